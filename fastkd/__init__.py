@@ -1,0 +1,35 @@
+"""fastkd: knowledge distillation on pruned data at the price of training without a teacher.
+
+The names below load on first use, so that `import fastkd` costs nothing and pulls in neither torch nor ffcv.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastkd.data.views import Views
+    from fastkd.errors import FastKDError
+    from fastkd.feed import Loader
+    from fastkd.prune.mask import Mask
+    from fastkd.store.logit_store import LogitStore
+
+__version__ = "0.1.0"
+__all__ = ["FastKDError", "Loader", "LogitStore", "Mask", "Views"]
+
+_HOME = {
+    "FastKDError": "fastkd.errors",
+    "Loader": "fastkd.feed",
+    "LogitStore": "fastkd.store.logit_store",
+    "Mask": "fastkd.prune.mask",
+    "Views": "fastkd.data.views",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fastkd' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

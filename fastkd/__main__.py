@@ -1,0 +1,5 @@
+"""`python -m fastkd`."""
+
+from fastkd.cli import main
+
+main()

@@ -1,0 +1,52 @@
+"""The ways in which input can be bad: one exception class each, every message one line.
+
+A message names what was read (a path, an option), what was found, what was expected and the way out. The command line
+prints it and exits 1; `assert` is kept for fastkd's own invariants.
+"""
+
+
+class FastKDError(Exception):
+    """Base of every error that a user can cause; `str(error)` is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class NotFoundError(FastKDError):
+    """A path, glob or class folder that is not there."""
+
+
+class OptionError(FastKDError):
+    """An option or argument outside its range, or options that contradict each other."""
+
+
+class FormatError(FastKDError):
+    """A file of another kind, another format version, or one that is cut or malformed."""
+
+
+class CorruptError(FastKDError):
+    """Bytes that do not match their checksum, or an image that does not decode."""
+
+
+class MismatchError(FastKDError):
+    """Two artefacts that do not belong together: another beton, teacher, view, mask or decoder."""
+
+
+class UnfinishedError(FastKDError):
+    """An artefact that is still being filled."""
+
+
+class BusyError(FastKDError):
+    """An artefact that another process is writing at the moment."""
+
+
+class ModelError(FastKDError):
+    """An unknown model name, or weights that do not fit the model."""
+
+
+class SourceError(FastKDError):
+    """A source image that cannot be read; the message names it."""
+
+
+class MissingDependencyError(FastKDError):
+    """An optional package, system library or downloaded file that is needed here and missing."""

@@ -1,0 +1,1 @@
+"""Teacher logits on disk: row codecs and the HDF5 store."""
