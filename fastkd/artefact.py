@@ -1,0 +1,210 @@
+"""What all files written by fastkd have in common: the header, and the way in which they appear on disk.
+
+An HDF5 artefact names itself in five root attributes: `fastkd_kind`, `format_version`, `fingerprint` (of its content),
+`inputs` (JSON: name → fingerprint of what it was made from) and `params` (JSON: how it was made). A file appears under
+its own name only when it is whole: it is written beside it, synced and renamed.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fastkd.errors import CorruptError, FormatError, MismatchError, NotFoundError
+from fastkd.hashing import fingerprint
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """The common header of an artefact."""
+
+    kind: str
+    format_version: int
+    fingerprint: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of what the artefact was made from, by role: beton, mask, teacher, …"""
+    params: dict[str, Any] = field(default_factory=dict)
+    """How it was made; plain JSON values."""
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A path to write to that becomes `path` when the block ends well, and vanishes when it does not.
+
+    The data is on disk before the name is: fsync of the file, rename, fsync of the folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise NotFoundError(f"{path}: the folder {path.parent} does not exist")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        sync_file(partial)
+        os.replace(partial, path)
+        sync_file(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sync_file(path: Path) -> None:
+    """Waits until the file (or folder) is on disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_header(file: h5py.File, header: Header) -> None:
+    """Writes the five root attributes."""
+    file.attrs["fastkd_kind"] = header.kind
+    file.attrs["format_version"] = header.format_version
+    file.attrs["fingerprint"] = header.fingerprint
+    file.attrs["inputs"] = json.dumps(header.inputs, sort_keys=True)
+    file.attrs["params"] = json.dumps(header.params, sort_keys=True)
+
+
+def content_fingerprint(
+    kind: str, inputs: Mapping[str, str], params: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> str:
+    """The fingerprint of an artefact: its kind, inputs, parameters and the bytes of its datasets."""
+    head = json.dumps([kind, dict(inputs), dict(params)], sort_keys=True)
+    return fingerprint([head, *(part for name in sorted(arrays) for part in (name, arrays[name]))])
+
+
+def write_artefact(
+    path: str | Path,
+    *,
+    kind: str,
+    format_version: int,
+    inputs: dict[str, str],
+    params: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+) -> Header:
+    """Writes a small HDF5 artefact at once: header and datasets, atomically.
+
+    Returns:
+        The header that was written.
+    """
+    header = Header(
+        kind=kind,
+        format_version=format_version,
+        fingerprint=content_fingerprint(kind, inputs, params, arrays),
+        inputs=inputs,
+        params=params,
+    )
+    with atomic_path(path) as partial, h5py.File(partial, "w", libver=("earliest", "v110")) as file:
+        write_header(file, header)
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, track_times=False)
+    return header
+
+
+def read_header(file: h5py.File, path: str | Path) -> Header:
+    """Reads the five root attributes of an open HDF5 file.
+
+    Raises:
+        FormatError: the file is HDF5 but not one of fastkd's, or its header is damaged.
+    """
+    try:
+        kind, version, digest = (file.attrs[name] for name in ("fastkd_kind", "format_version", "fingerprint"))
+        inputs, params = json.loads(file.attrs["inputs"]), json.loads(file.attrs["params"])
+        if not (isinstance(kind, str) and isinstance(digest, str) and isinstance(inputs, dict)):
+            raise TypeError("header attributes of other types")
+        return Header(kind=kind, format_version=int(version), fingerprint=digest, inputs=inputs, params=dict(params))
+    except KeyError:
+        raise FormatError(f"{path}: HDF5, but without fastkd's header; expected a file that fastkd wrote") from None
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        raise FormatError(f"{path}: damaged header ({error})") from None
+
+
+@contextmanager
+def open_artefact(path: str | Path, kind: str | None, format_version: int | None = None) -> Iterator[tuple[h5py.File, Header]]:
+    """Opens an HDF5 artefact for reading, without HDF5's file locks, and checks what it is.
+
+    Args:
+        path: the file.
+        kind: the kind expected, or None for any.
+        format_version: the version expected, or None for any.
+
+    Raises:
+        NotFoundError: no such file.
+        FormatError: not HDF5, cut, damaged, of another kind or of another format version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file")
+    with path.open("rb") as raw:
+        magic = raw.read(8)
+    if magic != HDF5_MAGIC:
+        wanted = f"a {kind}" if kind else "an HDF5 artefact"
+        raise FormatError(f"{path}: not an HDF5 file (first bytes {magic[:4].hex() or 'none'}); expected {wanted} that fastkd wrote")
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise FormatError(f"{path}: cut or damaged HDF5 ({error})") from None
+    with file:
+        header = read_header(file, path)
+        if kind is not None and header.kind != kind:
+            raise FormatError(f"{path}: is a {header.kind}, expected a {kind}")
+        if format_version is not None and header.format_version != format_version:
+            raise FormatError(
+                f"{path}: {header.kind} of format version {header.format_version}, this fastkd reads version {format_version}"
+            )
+        yield file, header
+
+
+def read_dataset(file: h5py.File, name: str, *, dtype: str, ndim: int, path: str | Path) -> np.ndarray:
+    """Reads one dataset whole and checks its type.
+
+    Raises:
+        FormatError: missing, of another dtype or rank, or unreadable.
+    """
+    try:
+        dataset = file[name]
+        if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.dtype(dtype) or dataset.ndim != ndim:
+            raise FormatError(f"{path}: dataset {name!r} is not {ndim}-dimensional {dtype}")
+        return np.asarray(dataset[...])
+    except (KeyError, OSError, RuntimeError, ValueError, MemoryError) as error:
+        raise FormatError(f"{path}: dataset {name!r} cannot be read ({error})") from None
+
+
+def read_artefact(path: str | Path, *, kind: str, format_version: int, arrays: dict[str, tuple[str, int]]) -> tuple[Header, dict[str, np.ndarray]]:
+    """Reads a small artefact whole and checks its fingerprint.
+
+    Args:
+        arrays: name → (dtype, rank) of each dataset to be read.
+
+    Raises:
+        NotFoundError, FormatError: as `open_artefact`.
+        CorruptError: the content does not match the fingerprint in the header.
+    """
+    with open_artefact(path, kind, format_version) as (file, header):
+        data = {name: read_dataset(file, name, dtype=dtype, ndim=ndim, path=path) for name, (dtype, ndim) in arrays.items()}
+    found = content_fingerprint(header.kind, header.inputs, header.params, data)
+    if found != header.fingerprint:
+        raise CorruptError(f"{path}: content has fingerprint {found[:12]}…, its header says {header.fingerprint[:12]}…; the file is damaged")
+    return header, data
+
+
+def require_input(header: Header, path: str | Path, role: str, expected: str, expected_path: str | Path) -> None:
+    """Refuses an artefact that was made from something else.
+
+    Raises:
+        MismatchError: `header.inputs[role]` is not `expected`.
+    """
+    found = header.inputs.get(role)
+    if found != expected:
+        raise MismatchError(
+            f"{path}: this {header.kind} was made for another {role} ({(found or 'none')[:12]}), "
+            f"not for {expected_path} ({expected[:12]})"
+        )

@@ -1,0 +1,72 @@
+"""torchrun's environment, read in one place, with defaults that make one process the ordinary case."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fastkd.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process among those of the run.
+
+    rank: 0 … size-1 over all nodes. local_rank: the same on this node. size: number of processes.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise OptionError(f"RANK is {self.rank}, expected 0 … {self.size - 1} (WORLD_SIZE is {self.size})")
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that prints and writes."""
+        return self.rank == 0
+
+
+def read_world() -> World:
+    """The World of RANK, LOCAL_RANK and WORLD_SIZE; a single process where they are not set.
+
+    Raises:
+        OptionError: a variable that is not an integer, or a rank outside the world.
+    """
+    values = {}
+    for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)):
+        text = os.environ.get(name, str(default))
+        if not text.isdigit():
+            raise OptionError(f"environment variable {name} is {text!r}, expected a non-negative integer")
+        values[name] = int(text)
+    return World(rank=values["RANK"], local_rank=values["LOCAL_RANK"], size=values["WORLD_SIZE"])
+
+
+@contextmanager
+def process_group(world: World, device_type: str = "cpu") -> Iterator[None]:
+    """Joins the process group (NCCL on GPUs, gloo else) for the length of the block; nothing to do in a single process."""
+    if world.size == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", rank=world.rank, world_size=world.size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def even_split(num_items: int, rank: int, size: int) -> tuple[int, int]:
+    """Part `rank` of `num_items` cut into `size` contiguous parts whose lengths differ by at most one.
+
+    The first `num_items % size` parts are the longer ones; nothing is padded, repeated or dropped.
+
+    Returns:
+        start and end (exclusive) of the part.
+    """
+    base, extra = divmod(num_items, size)
+    start = rank * base + min(rank, extra)
+    return start, start + base + (rank < extra)

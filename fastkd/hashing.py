@@ -1,0 +1,123 @@
+"""Counter-based draws, CRC32C and content fingerprints.
+
+A draw is a pure function of what it is for (a sample, a seed, the number of the draw), never of what was drawn before:
+no state, no order, and a new operation takes a new draw number without shifting anybody else's. The mixing function is
+the finaliser of splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
+Compiled without fastmath, so that integers and IEEE doubles come out the same on every machine.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numba import njit, uint64
+
+_GOLDEN = uint64(0x9E3779B97F4A7C15)
+_MIX_1 = uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = uint64(0x94D049BB133111EB)
+
+
+@njit(cache=True, nogil=True)
+def mix(value: int) -> int:
+    """Finaliser of splitmix64: a bijection of uint64 in which every input bit moves every output bit."""
+    z = uint64(value)
+    z = (z ^ (z >> uint64(30))) * _MIX_1
+    z = (z ^ (z >> uint64(27))) * _MIX_2
+    return z ^ (z >> uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def draw(a: int, b: int, number: int) -> int:
+    """Draw `number` of the key (a, b), for instance (sample_id, aug_seed): a uint64."""
+    h = mix(uint64(a) + _GOLDEN)
+    h = mix((h ^ uint64(b)) + _GOLDEN)
+    return mix((h ^ uint64(number)) + _GOLDEN)
+
+
+@njit(cache=True, nogil=True)
+def draw_unit(a: int, b: int, number: int) -> float:
+    """The same draw as a double in [0, 1), a multiple of 2**-53."""
+    return float(draw(a, b, number) >> uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@njit(cache=True, nogil=True)
+def draw_below(a: int, b: int, number: int, bound: int) -> int:
+    """The same draw as an integer in [0, bound), for 1 <= bound <= 2**32 (bias at most bound / 2**32)."""
+    return np.int64(((draw(a, b, number) >> uint64(32)) * uint64(bound)) >> uint64(32))
+
+
+@njit(cache=True, nogil=True)
+def draws(a: np.ndarray, b: int, number: int) -> np.ndarray:
+    """`draw` for every entry of `a`: uint64 array of the same length."""
+    out = np.empty(len(a), np.uint64)
+    for i in range(len(a)):
+        out[i] = draw(a[i], b, number)
+    return out
+
+
+def _crc32c_tables() -> np.ndarray:
+    """The eight tables of slicing-by-8 for the Castagnoli polynomial (reflected 0x82F63B78), uint32 (8, 256)."""
+    table = np.zeros((8, 256), np.uint32)
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+        table[0, byte] = crc
+    for k in range(1, 8):
+        table[k] = table[0, table[k - 1] & 0xFF] ^ (table[k - 1] >> 8)
+    return table
+
+
+_CRC = _crc32c_tables()
+
+
+@njit(cache=True, nogil=True)
+def crc32c(data: np.ndarray) -> int:
+    """CRC32C (RFC 3720, appendix B.4) of a contiguous uint8 array, eight bytes a step."""
+    crc = np.uint32(0xFFFFFFFF)
+    n = len(data)
+    i = 0
+    while i + 8 <= n:
+        low = crc ^ (
+            np.uint32(data[i])
+            | (np.uint32(data[i + 1]) << np.uint32(8))
+            | (np.uint32(data[i + 2]) << np.uint32(16))
+            | (np.uint32(data[i + 3]) << np.uint32(24))
+        )
+        crc = (
+            _CRC[7, low & np.uint32(0xFF)]
+            ^ _CRC[6, (low >> np.uint32(8)) & np.uint32(0xFF)]
+            ^ _CRC[5, (low >> np.uint32(16)) & np.uint32(0xFF)]
+            ^ _CRC[4, low >> np.uint32(24)]
+            ^ _CRC[3, data[i + 4]]
+            ^ _CRC[2, data[i + 5]]
+            ^ _CRC[1, data[i + 6]]
+            ^ _CRC[0, data[i + 7]]
+        )
+        i += 8
+    while i < n:
+        crc = _CRC[0, (crc ^ np.uint32(data[i])) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+        i += 1
+    return np.uint32(crc ^ np.uint32(0xFFFFFFFF))
+
+
+def fingerprint(parts: Iterable[bytes | str | np.ndarray]) -> str:
+    """BLAKE2b-128 over the parts, each preceded by its length, so that no two lists of parts share an input.
+
+    Args:
+        parts: strings (as UTF-8), bytes, or arrays (dtype, shape, then the bytes in C order).
+
+    Returns:
+        32 lower-case hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            head = f"{part.dtype.str}{part.shape}".encode()
+            digest.update(len(head).to_bytes(8, "little") + head)
+            digest.update(np.ascontiguousarray(part).view(np.uint8).reshape(-1) if part.size else b"")
+        else:
+            data = part.encode() if isinstance(part, str) else part
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+    return digest.hexdigest()
