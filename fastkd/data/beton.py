@@ -1,0 +1,263 @@
+"""Betons: FFCV's file format version 2, opened with every table checked, and the manifest beside it.
+
+FFCV's own reader trusts what it reads (a killed writer's file opens, a wrong size ends in a segmentation fault), so the
+tables are mapped and checked here before FFCV's pipeline sees them. This module needs neither ffcv nor torch.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastkd.artefact import atomic_path
+from fastkd.errors import FormatError, MismatchError, NotFoundError
+from fastkd.hashing import fingerprint
+
+HEADER_BYTES, FIELD_BYTES = 24, 1041
+MODE_JPG, MODE_RAW = 0, 1
+FIELD_INT, FIELD_IMAGE = 1, 2
+IMAGE_TYPE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+_POINTER_AND_SIZE = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+_FIELD_TYPES = {0: "<f8", 1: "<i8", 2: IMAGE_TYPE, 3: _POINTER_AND_SIZE, 4: "<u8", 5: _POINTER_AND_SIZE, 6: "<u8"}
+_POINTER_FIELDS = (2, 3, 4, 5, 6)
+_ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Beton:
+    """An opened beton whose tables are consistent; arrays are mapped or made once, all in sample order.
+
+    metadata: the structured table as FFCV defines it, fields `f0`, `f1`, …
+    data: uint8, the whole file, mapped read-only.
+    labels: int64 (N,). heights, widths: int64 (N,), pixels. modes: uint8 (N,), 0 JPEG, 1 raw.
+    ptrs, sizes: int64 (N,), where the encoded image lies in `data`.
+    """
+
+    path: Path
+    num_samples: int
+    page_size: int
+    field_types: tuple[int, ...]
+    field_names: tuple[str, ...]
+    image_field: int
+    label_field: int
+    metadata: np.ndarray
+    data: np.ndarray
+    labels: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+    modes: np.ndarray
+    ptrs: np.ndarray
+    sizes: np.ndarray
+    tables_crc32: int
+    size_bytes: int
+
+    def payload(self, sample_id: int) -> np.ndarray:
+        """The encoded bytes of one image: uint8, a view of the mapped file."""
+        start = int(self.ptrs[sample_id])
+        return self.data[start : start + int(self.sizes[sample_id])]
+
+
+def open_beton(path: str | Path) -> Beton:
+    """Opens a beton written by fastkd or by FFCV and checks its tables.
+
+    Raises:
+        NotFoundError: no such file.
+        FormatError: not a beton, cut, unfinished, or with tables that contradict each other; or without an image field
+            and an integer label field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file")
+    size_bytes = path.stat().st_size
+
+    def need(condition: bool, what: str) -> None:
+        if not condition:
+            raise FormatError(f"{path}: not a whole beton: {what}")
+
+    need(size_bytes >= HEADER_BYTES, f"{size_bytes} bytes, a header alone has {HEADER_BYTES}")
+    data = np.memmap(path, np.uint8, "r")
+    version, num_fields = (int(x) for x in data[:4].view("<u2"))
+    page_size = int(data[4:8].view("<u4")[0])
+    num_samples, table_ptr = (int(x) for x in data[8:24].view("<u8"))
+    need(version == 2, f"format version {version}, expected FFCV's version 2")
+    need(2**21 <= page_size < 2**32 and page_size & (page_size - 1) == 0, f"page size {page_size}")
+    need(1 <= num_fields <= 64, f"{num_fields} fields")
+    need(table_ptr != 0, "its writer was stopped before the end (no allocation table); build it again")
+    fields_end = HEADER_BYTES + FIELD_BYTES * num_fields
+    need(fields_end <= size_bytes, f"{size_bytes} bytes end inside the field table")
+
+    fields = data[HEADER_BYTES:fields_end].reshape(num_fields, FIELD_BYTES)
+    types = tuple(int(x) for x in fields[:, 0])
+    names = tuple(bytes(row[1:17]).split(b"\0")[0].decode("ascii", "replace") for row in fields)
+    unknown = [name for name, kind in zip(names, types, strict=True) if kind not in _FIELD_TYPES]
+    need(not unknown, f"field {unknown[0] if unknown else ''!r} is of a type that FFCV does not define")
+    need(FIELD_IMAGE in types, f"no RGB image field among {', '.join(names)}")
+    need(FIELD_INT in types, f"no integer field for the label among {', '.join(names)}")
+
+    row_type = np.dtype([("", _FIELD_TYPES[kind]) for kind in types], align=True)
+    metadata_end = fields_end + num_samples * row_type.itemsize
+    need(num_samples >= 1, "no samples")
+    need(metadata_end <= table_ptr <= size_bytes, f"allocation table at byte {table_ptr:,}, the file has {size_bytes:,} (cut?)")
+    num_pointers = num_samples * sum(kind in _POINTER_FIELDS for kind in types)
+    found, rest = divmod(size_bytes - table_ptr, _ALLOCATION.itemsize)
+    need((found, rest) == (num_pointers, 0), f"allocation table of {found:,} rows, {num_pointers:,} expected (cut?)")
+
+    metadata = np.array(data[fields_end:metadata_end]).view(row_type)
+    table = data[table_ptr:].view(_ALLOCATION)
+    image_field, label_field = types.index(FIELD_IMAGE), types.index(FIELD_INT)
+    image = metadata[f"f{image_field}"]
+    ptrs, sizes = _find_allocations(image["data_ptr"], table, num_samples, need)
+    heights, widths, modes = image["height"].astype(np.int64), image["width"].astype(np.int64), image["mode"].copy()
+    _check_rows(ptrs, sizes, heights, widths, modes, metadata_end, table_ptr, page_size, need)
+    return Beton(
+        path=path,
+        num_samples=num_samples,
+        page_size=page_size,
+        field_types=types,
+        field_names=names,
+        image_field=image_field,
+        label_field=label_field,
+        metadata=metadata,
+        data=data,
+        labels=metadata[f"f{label_field}"].astype(np.int64),
+        heights=heights,
+        widths=widths,
+        modes=modes,
+        ptrs=ptrs,
+        sizes=sizes,
+        tables_crc32=zlib.crc32(data[table_ptr:], zlib.crc32(data[:metadata_end])),
+        size_bytes=size_bytes,
+    )
+
+
+def _find_allocations(
+    data_ptrs: np.ndarray, table: np.ndarray, num_samples: int, need: Callable[[bool, str], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Start and size of every image: its pointer, looked up in the (unordered) allocation table; int64 (N,) each."""
+    need(int(table["ptr"].max()) < 2**63 and int(table["size"].max()) < 2**63, "allocations beyond 2^63")
+    order = np.argsort(table["ptr"], kind="stable")
+    ordered = table["ptr"][order]
+    at = np.searchsorted(ordered, data_ptrs)
+    row = order[np.minimum(at, len(order) - 1)]
+    wrong = (table["ptr"][row] != data_ptrs) | (table["sample_id"][row] != np.arange(num_samples, dtype=np.uint64))
+    need(not wrong.any(), f"sample {int(wrong.argmax())} points to data that no allocation of its own covers")
+    ends = ordered + table["size"][order]
+    overlap = ends[:-1] > ordered[1:]
+    need(not overlap.any(), f"two allocations overlap at byte {int(ordered[1:][overlap][0]) if overlap.any() else 0:,}")
+    return data_ptrs.astype(np.int64), table["size"][row].astype(np.int64)
+
+
+def _check_rows(
+    ptrs: np.ndarray,
+    sizes: np.ndarray,
+    heights: np.ndarray,
+    widths: np.ndarray,
+    modes: np.ndarray,
+    first: int,
+    last: int,
+    page_size: int,
+    need: Callable[[bool, str], None],
+) -> None:
+    """The rules that every row of a beton keeps; names the first sample that breaks one."""
+    rules = (
+        ("has an empty image", (heights < 1) | (widths < 1) | (sizes < 1)),
+        ("has an image mode that is neither 0 (jpg) nor 1 (raw)", modes > MODE_RAW),
+        ("lies outside the pages", (ptrs < first) | (ptrs > last - sizes)),
+        ("crosses a page", ptrs // page_size != (ptrs + np.maximum(sizes, 1) - 1) // page_size),
+        ("is raw with a size that is not 3·height·width", (modes == MODE_RAW) & (sizes != 3 * heights * widths)),
+    )
+    for what, broken in rules:
+        need(not broken.any(), f"sample {int(broken.argmax())} {what}")
+
+
+def payload_digests(beton: Beton) -> Iterator[tuple[bytes, int]]:
+    """BLAKE2b-128 and CRC-32 of each encoded image, in sample order; reads the whole file."""
+    for sample_id in range(beton.num_samples):
+        payload = beton.payload(sample_id)
+        yield hashlib.blake2b(payload, digest_size=16).digest(), zlib.crc32(payload)
+
+
+def beton_fingerprint(beton: Beton, digests: bytes) -> str:
+    """The fingerprint over content in sample order: labels, image sizes, modes, and the encoded bytes by their digests.
+
+    Args:
+        digests: the N BLAKE2b-128 digests of the encoded images, 16 bytes each, concatenated.
+    """
+    return fingerprint(["beton", beton.labels, beton.heights, beton.widths, beton.modes, beton.sizes, digests])
+
+
+def manifest_path(path: str | Path) -> Path:
+    """`X.beton` → `X.beton.json`."""
+    return Path(path).with_name(Path(path).name + ".json")
+
+
+def write_manifest(beton: Beton, path: str | Path, **fields: Any) -> dict[str, Any]:
+    """Reads the whole beton and writes the manifest of the beton that stands (or will stand) at `path`.
+
+    Args:
+        fields: source, names (N strings), class_names, options, versions: what the beton itself does not say.
+
+    Returns:
+        The manifest.
+    """
+    pairs = list(payload_digests(beton))
+    manifest = {
+        "fastkd_kind": "beton",
+        "format_version": MANIFEST_VERSION,
+        "fingerprint": beton_fingerprint(beton, b"".join(digest for digest, _ in pairs)),
+        "num_samples": beton.num_samples,
+        "size_bytes": beton.size_bytes,
+        "tables_crc32": beton.tables_crc32,
+        **fields,
+        "payload_crc32": [crc for _, crc in pairs],
+    }
+    with atomic_path(manifest_path(path)) as partial:
+        partial.write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
+    return manifest
+
+
+def read_manifest(beton: Beton) -> dict[str, Any] | None:
+    """The manifest beside a beton, or None where there is none.
+
+    Raises:
+        FormatError: the manifest is not one of fastkd's, or of another format version.
+        MismatchError: it belongs to another beton.
+    """
+    path = manifest_path(beton.path)
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        kind, version, stamp = (manifest[key] for key in ("fastkd_kind", "format_version", "tables_crc32"))
+        if not isinstance(manifest["fingerprint"], str):
+            raise TypeError("the fingerprint is not a string")
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path}: not a manifest of fastkd's ({error}); `fastkd verify --write-manifest` makes it again") from None
+    if kind != "beton" or version != MANIFEST_VERSION:
+        raise FormatError(f"{path}: {kind} manifest of version {version}, this fastkd reads beton manifests of version {MANIFEST_VERSION}")
+    if (stamp, manifest.get("size_bytes")) != (beton.tables_crc32, beton.size_bytes):
+        raise MismatchError(f"{path}: belongs to another beton than {beton.path.name} stands here; build it again, or `fastkd verify --write-manifest`")
+    return manifest
+
+
+def identify(beton: Beton) -> tuple[str, list[str]]:
+    """Fingerprint and class names of a beton: from its manifest, else by reading it whole.
+
+    Returns:
+        The fingerprint, and num_classes names (`"0"`, `"1"`, … without a manifest).
+    """
+    manifest = read_manifest(beton)
+    num_labels = int(beton.labels.max()) + 1
+    if manifest is None:
+        digests = b"".join(digest for digest, _ in payload_digests(beton))
+        return beton_fingerprint(beton, digests), [str(i) for i in range(num_labels)]
+    names = manifest.get("class_names") or [str(i) for i in range(num_labels)]
+    if int(beton.labels.min()) < 0 or num_labels > len(names):
+        raise FormatError(f"{beton.path}: labels run from {beton.labels.min()} to {num_labels - 1}, the manifest names {len(names)} classes")
+    return manifest["fingerprint"], names

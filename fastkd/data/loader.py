@@ -1,0 +1,251 @@
+"""Batches of seeded views out of a beton, through an FFCV pipeline.
+
+FFCV compiles the pipeline; running it is done here, by threads that each make a whole batch. An exception in a thread is
+raised where the batch would have come; leaving a loop early stops the threads and frees their memory; every batch has
+memory of its own and is never written to again.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from ffcv.fields import IntField, RGBImageField
+from ffcv.fields.basics import IntDecoder
+from ffcv.pipeline.graph import Graph
+from ffcv.pipeline.pipeline_spec import PipelineSpec
+
+from fastkd.data.beton import MODE_JPG, Beton
+from fastkd.data.decode import REASONS, Column, ColumnRows, SampleIds, ViewDecoder
+from fastkd.data.order import batch_ids, epoch_order, num_batches
+from fastkd.data.views import Views
+from fastkd.dist import World
+from fastkd.errors import CorruptError, OptionError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What the training loop gets; its memory is its own.
+
+    images: uint8 (B, 3, H, W), channels_last. labels, sample_ids: int64 (B,). logits: float32 (B, C), or None.
+    aug_seed: the seed of the views.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    sample_ids: torch.Tensor
+    logits: torch.Tensor | None
+    aug_seed: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "aug_seed"}
+        return replace(self, **{name: None if tensor is None else function(tensor) for name, tensor in tensors.items()})
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on another device; the copy does not block where the memory is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def copy(self) -> "Batch":
+        """An independent copy, to be changed in place."""
+        return self._map(torch.clone)
+
+
+def default_num_workers() -> int:
+    """The CPUs that this process may use, divided by the processes that torchrun started on this node."""
+    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, len(os.sched_getaffinity(0)) // max(1, int(local) if local.isdigit() else 1))
+
+
+class ViewLoader:
+    """Seeded views of some samples of a beton, in batches.
+
+    Args:
+        beton: an opened beton.
+        views: which views; their `num_seeds` is the K of `aug_seed = epoch mod K`.
+        ids: int64 (n,), distinct sample_ids in any order; None for all.
+        column: rows that accompany the samples (their logits).
+        batch_size: samples a batch on each rank.
+        shuffle, seed: the order of an epoch is a pure function of (seed, epoch), or `ids` as they are.
+        drop_last: leave the last batch out where it is not full.
+        num_workers: threads, each of which makes whole batches; 0 for one a CPU of this process.
+        prefetch: batches made ahead of the one that is asked for.
+        device: where the batches end up.
+        world: this process among torchrun's; every rank sees its own part of each global batch.
+
+    Raises:
+        OptionError: ids out of range, repeated, none, or fewer than a batch that is never filled; images of another
+            size than `crop-flip` is for; an option out of range.
+    """
+
+    def __init__(
+        self,
+        beton: Beton,
+        views: Views,
+        *,
+        ids: np.ndarray | None = None,
+        column: Column | None = None,
+        batch_size: int = 64,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        num_workers: int = 0,
+        prefetch: int = 3,
+        device: torch.device | str = "cpu",
+        world: World = World(),  # noqa: B008  (frozen)
+    ) -> None:
+        for name, value, low in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("prefetch", prefetch, 1)):
+            if value < low:
+                raise OptionError(f"{name} is {value}, expected at least {low}")
+        if not 0 <= seed < 2**63:
+            raise OptionError(f"seed is {seed}, expected 0 … 2^63-1")
+        self.beton, self.views, self.column = beton, views, column
+        self.ids = check_ids(ids, beton.num_samples)
+        self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
+        self.num_workers = num_workers or default_num_workers()
+        self.prefetch, self.device, self.world = prefetch, torch.device(device), world
+        if drop_last and not len(self):
+            raise OptionError(f"{len(self.ids)} samples are fewer than one batch of {batch_size} × {world.size} ranks; lower the batch size")
+        _check_sizes(beton, views, self.ids)
+        jpegs = self.ids[beton.modes[self.ids] == MODE_JPG]
+        self._scratch_bytes = int((3 * beton.heights[jpegs] * beton.widths[jpegs]).max()) if len(jpegs) else 0
+        self._local = threading.local()
+        self._data = beton.data.view(np.ndarray)
+        self._names, self._queries, self._stages, self._outputs = _compile(beton, views, column)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return num_batches(len(self.ids), batch_size=self.batch_size, drop_last=self.drop_last, size=self.world.size)
+
+    def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, with aug_seed = epoch mod num_seeds; from any batch on, for a run that resumes."""
+        order = epoch_order(self.ids, epoch=epoch, shuffle=self.shuffle, seed=self.seed)
+        parts = (
+            batch_ids(order, b, batch_size=self.batch_size, rank=self.world.rank, size=self.world.size)
+            for b in range(start_batch, len(self))
+        )
+        return self.run((part, epoch % self.views.num_seeds) for part in parts)
+
+    def run(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[Batch]:
+        """Batches named one by one as (int64 sample_ids, aug_seed); they come in the order of the jobs.
+
+        Raises:
+            CorruptError: a sample that cannot be decoded, or whose row is damaged.
+        """
+        waiting: deque[Future[Batch]] = deque()
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="fastkd-loader")
+        try:
+            for ids, aug_seed in jobs:
+                waiting.append(pool.submit(self._make, ids, aug_seed))
+                if len(waiting) > self.prefetch:
+                    yield self._hand_over(waiting.popleft())
+            while waiting:
+                yield self._hand_over(waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _hand_over(self, future: "Future[Batch]") -> Batch:
+        batch = future.result()
+        return batch if self.device.type == "cpu" else batch.to(self.device)
+
+    def _make(self, ids: np.ndarray, aug_seed: int) -> Batch:
+        """Runs the compiled pipeline for one batch, in memory of its own."""
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = np.empty(self._scratch_bytes, np.uint8)
+        status = np.zeros(len(ids), np.int32)
+        pinned = self.device.type == "cuda"
+        buffers = {
+            node: torch.empty((len(ids), *query.shape), dtype=_TORCH_TYPES[query.dtype], pin_memory=pinned)
+            for node, query in self._queries.items()
+        }
+        rows = None if self.column is None else (self.column.records, self.column.rows)
+        arguments: dict[str, Any] = {
+            "batch_indices": ids,
+            "metadata": self.beton.metadata,
+            "storage_state": (self._data, self.beton.sizes, aug_seed, self._local.scratch, status, rows),
+            **{f"memory_{node}": buffer.numpy() for node, buffer in buffers.items()},
+            **{f"shared_memory_{node}": None for node in buffers},
+        }
+        for stage, _ in self._stages:
+            stage(**arguments)
+        if status.any():
+            bad = int(np.flatnonzero(status)[0])
+            raise CorruptError(f"{self.beton.path}: sample {ids[bad]}: {REASONS[int(status[bad])]}; `fastkd verify` lists all that is damaged")
+        made = {name: buffers[node] for name, node in zip(self._names, self._outputs, strict=True)}
+        return Batch(
+            images=made["images"].permute(0, 3, 1, 2),
+            labels=made["labels"][:, 0],
+            sample_ids=made["sample_ids"][:, 0],
+            logits=made.get("logits"),
+            aug_seed=aug_seed,
+        )
+
+
+_TORCH_TYPES = {np.dtype("u1"): torch.uint8, np.dtype("i8"): torch.int64, np.dtype("f4"): torch.float32}
+
+
+def _compile(beton: Beton, views: Views, column: Column | None) -> tuple[list[str], dict, list, list]:
+    """FFCV's pipeline graph over the beton: output names, memory queries by node, stages, output nodes.
+
+    The operations are made afresh for each loader: FFCV's pipelines change the lists and operations they are given.
+    """
+    image, label = beton.field_names[beton.image_field], beton.field_names[beton.label_field]
+    specs = {
+        "images": PipelineSpec(image, decoder=ViewDecoder(views)),
+        "labels": PipelineSpec(label, decoder=IntDecoder()),
+        "sample_ids": PipelineSpec(label, decoder=SampleIds()),
+    }
+    if column is not None:
+        specs["logits"] = PipelineSpec(label, decoder=ColumnRows(column))
+    graph = Graph(
+        specs,
+        {image: RGBImageField(), label: IntField()},
+        {image: beton.image_field, label: beton.label_field},
+        beton.metadata,
+        None,  # FFCV's own reader of the storage state: the operations above read it themselves
+    )
+    queries, code = graph.collect_requirements()
+    stages, outputs = graph.codegen_all(code)
+    return list(specs), queries["operation"], stages, outputs
+
+
+def check_ids(ids: np.ndarray | None, num_samples: int) -> np.ndarray:
+    """sample_ids as a contiguous int64 array, checked.
+
+    Raises:
+        OptionError: not a one-dimensional integer array, empty, out of 0 … num_samples-1, or with repeats.
+    """
+    if ids is None:
+        return np.arange(num_samples, dtype=np.int64)
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        hint = "; turn a boolean mask into ids with numpy.flatnonzero" if ids.dtype == bool else ""
+        raise OptionError(f"ids are {ids.dtype} of shape {ids.shape}, expected a one-dimensional integer array of sample_ids{hint}")
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    if not len(ids):
+        raise OptionError("no ids: at least one sample is needed")
+    if ids.min() < 0 or ids.max() >= num_samples:
+        raise OptionError(f"ids run from {ids.min()} to {ids.max()}, the beton has sample_ids 0 … {num_samples - 1}")
+    seen = np.zeros(num_samples, bool)
+    seen[ids] = True
+    if np.count_nonzero(seen) != len(ids):
+        raise OptionError(f"{len(ids)} ids, {np.count_nonzero(seen)} of them distinct: each sample can be kept once")
+    return ids
+
+
+def _check_sizes(beton: Beton, views: Views, ids: np.ndarray) -> None:
+    if views.kind != "crop-flip":
+        return
+    wrong = ids[(beton.heights[ids] != views.size) | (beton.widths[ids] != views.size)]
+    if len(wrong):
+        height, width = beton.heights[wrong[0]], beton.widths[wrong[0]]
+        raise OptionError(
+            f"{beton.path}: views crop-flip of size {views.size} need images of {views.size}×{views.size}, sample {wrong[0]} has {height}×{width}; use rrc"
+        )
