@@ -1,0 +1,217 @@
+"""Row codecs: float32 logits of one sample to a self-contained record of bytes, and back.
+
+A record is the codec's payload, CRC32C of that payload (little endian), and zeros up to a multiple of 64 B. All numbers
+are little endian. Payloads for C classes:
+
+- `fp16`: C float16 logits. Error: float16 rounding (relative 2^-11).
+- `int8+top4`: C uint8 codes, float16 scale, float16 offset, then for the t = min(4, C) largest logits, largest first,
+  (uint16 class, float16 logit). A class that is not among them decodes to offset + scale·code; the codes span the range
+  of these others, so the error is at most scale/2, with scale <= (largest - smallest of the others)/255·(1 + 2^-9).
+  The class with the largest logit is the same after decoding, always.
+
+Plain Numba and numpy on arrays; nothing here knows of files.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from fastkd.errors import OptionError
+from fastkd.hashing import crc32c
+
+RECORD_ALIGN = 64
+TOP = 4
+_FP16_MAX = 65_504.0
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """A codec for rows of `num_classes` logits.
+
+    payload_bytes: bytes before the checksum. row_bytes: bytes of a record. unpack: compiled (record uint8 (row_bytes,),
+    out float32 (num_classes,)) → bool, False where the checksum does not match.
+    """
+
+    name: str
+    num_classes: int
+    payload_bytes: int
+    row_bytes: int
+    unpack: Callable[[np.ndarray, np.ndarray], bool]
+
+
+def make_codec(name: str, num_classes: int) -> Codec:
+    """The codec called `name`; `auto` is fp16 up to 64 classes (a record has 64 B at least), else int8+top4.
+
+    Raises:
+        OptionError: an unknown name, or more classes than the codec can number.
+    """
+    if name == "auto":
+        name = "fp16" if num_classes <= 64 else "int8+top4"
+    if name not in CODECS:
+        raise OptionError(f"codec {name!r}, expected one of auto, {', '.join(CODECS)}")
+    if not 1 <= num_classes <= 65_536:
+        raise OptionError(f"{num_classes} classes, expected 1 … 65536")
+    payload = 2 * num_classes if name == "fp16" else num_classes + 4 + 4 * min(TOP, num_classes)
+    row_bytes = -(-(payload + 4) // RECORD_ALIGN) * RECORD_ALIGN
+    return Codec(name, num_classes, payload, row_bytes, CODECS[name][1])
+
+
+def check_encodable(logits_BC: np.ndarray) -> np.ndarray:
+    """Which rows no codec can hold: bool (B,), True where a logit is NaN, infinite or beyond float16's range."""
+    return ~(np.abs(logits_BC) <= _FP16_MAX).all(axis=1)
+
+
+def encode_rows(codec: Codec, logits_BC: np.ndarray) -> np.ndarray:
+    """Records of float32 logits.
+
+    Args:
+        logits_BC: float32 (B, num_classes), finite and within ±65504 (see `check_encodable`).
+
+    Returns:
+        uint8 (B, row_bytes).
+    """
+    assert logits_BC.shape[1] == codec.num_classes and not check_encodable(logits_BC).any()
+    out = np.zeros((len(logits_BC), codec.row_bytes), np.uint8)
+    CODECS[codec.name][0](np.ascontiguousarray(logits_BC, np.float32), out[:, : codec.payload_bytes])
+    _seal(out, codec.payload_bytes)
+    return out
+
+
+def decode_rows(codec: Codec, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of records.
+
+    Args:
+        records: uint8 (B, row_bytes).
+
+    Returns:
+        float32 (B, num_classes), and bool (B,): whether the record matches its checksum.
+    """
+    return _decode_rows(np.ascontiguousarray(records), codec.num_classes, codec.unpack)
+
+
+@njit(nogil=True)
+def _decode_rows(records: np.ndarray, num_classes: int, unpack: Callable) -> tuple[np.ndarray, np.ndarray]:
+    out = np.empty((len(records), num_classes), np.float32)
+    good = np.empty(len(records), np.bool_)
+    for b in range(len(records)):
+        good[b] = unpack(records[b], out[b])
+    return out, good
+
+
+@njit(cache=True, nogil=True)
+def _seal(records: np.ndarray, payload_bytes: int) -> None:
+    """Writes the CRC32C of each record's payload behind it."""
+    for b in range(len(records)):
+        crc = crc32c(records[b, :payload_bytes])
+        for i in range(4):
+            records[b, payload_bytes + i] = (crc >> (8 * i)) & 0xFF
+
+
+@njit(cache=True, nogil=True)
+def _is_sealed(record: np.ndarray, payload_bytes: int) -> bool:
+    crc = np.uint32(0)
+    for i in range(4):
+        crc |= np.uint32(record[payload_bytes + i]) << np.uint32(8 * i)
+    return crc == crc32c(record[:payload_bytes])
+
+
+def _encode_fp16(logits_BC: np.ndarray, payload: np.ndarray) -> None:
+    payload[:] = logits_BC.astype("<f2").view(np.uint8)
+
+
+@njit(cache=True, nogil=True)
+def _widen(halves: np.ndarray, out: np.ndarray) -> None:
+    """Finite float16 numbers, given as uint16, to float32: shift the bits into place, then mend the exponent exactly."""
+    bits = out.view(np.uint32)
+    for i in range(len(out)):
+        half = np.uint32(halves[i])
+        bits[i] = ((half & np.uint32(0x8000)) << np.uint32(16)) | ((half & np.uint32(0x7FFF)) << np.uint32(13))
+    for i in range(len(out)):
+        out[i] *= np.float32(2.0**112)
+
+
+@njit(cache=True, nogil=True)
+def unpack_fp16(record: np.ndarray, out: np.ndarray) -> bool:
+    """Decodes one `fp16` record."""
+    n = len(out)
+    if not _is_sealed(record, 2 * n):
+        return False
+    _widen(record[: 2 * n].view(np.uint16), out)
+    return True
+
+
+def _encode_int8_top4(logits_BC: np.ndarray, payload: np.ndarray) -> None:
+    num_rows, num_classes = logits_BC.shape
+    top = min(TOP, num_classes)
+    order_BT = np.argsort(-logits_BC, axis=1, kind="stable")[:, :top]
+    top_BT = np.take_along_axis(logits_BC, order_BT, axis=1).astype(np.float16)
+    rest_BC = logits_BC.copy()
+    np.put_along_axis(rest_BC, order_BT, np.nan, axis=1)
+    if num_classes > top:
+        low, high = np.nanmin(rest_BC, axis=1), np.nanmax(rest_BC, axis=1)
+    else:
+        low = high = np.zeros(num_rows, np.float32)
+    offset = low.astype(np.float16)
+    scale = _round_up(np.maximum(high - offset, 0) / np.float32(255))
+    step = np.where(scale > 0, scale, np.float16(1)).astype(np.float32)
+    codes = np.rint((np.nan_to_num(rest_BC) - offset[:, None].astype(np.float32)) / step[:, None]).clip(0, 255).astype(np.uint8)
+    # Rounding may lift another class to the level of the largest: the largest then goes up to the next float16.
+    decoded = offset[:, None].astype(np.float32) + step[:, None] * codes
+    np.put_along_axis(decoded, order_BT, top_BT.astype(np.float32), axis=1)
+    flipped = decoded.argmax(axis=1) != order_BT[:, 0]
+    top_BT[flipped, 0] = _next_above(decoded.max(axis=1))[flipped]
+    payload[:, :num_classes] = codes
+    payload[:, num_classes : num_classes + 4] = np.stack([scale, offset], 1).astype("<f2").view(np.uint8)
+    pairs = np.empty((num_rows, top), np.dtype([("index", "<u2"), ("logit", "<f2")]))
+    pairs["index"], pairs["logit"] = order_BT, top_BT
+    payload[:, num_classes + 4 :] = pairs.view(np.uint8)
+
+
+def _round_up(x: np.ndarray) -> np.ndarray:
+    """The smallest float16 that is not below x >= 0."""
+    near = x.astype(np.float16)
+    return np.where(near < x, np.nextafter(near, np.float16(np.inf)), near)
+
+
+def _next_above(x: np.ndarray) -> np.ndarray:
+    """The smallest float16 above x."""
+    near = x.astype(np.float16)
+    return np.where(near > x, near, np.nextafter(near, np.float16(np.inf)))
+
+
+@njit(cache=True, nogil=True)
+def unpack_int8_top4(record: np.ndarray, out: np.ndarray) -> bool:
+    """Decodes one `int8+top4` record."""
+    n = len(out)
+    top = min(TOP, n)
+    if not _is_sealed(record, n + 4 + 4 * top):
+        return False
+    halves = np.empty(2 + TOP, np.uint16)  # scale, offset, the largest logits
+    for i in range(2):
+        halves[i] = _read_uint16(record, n + 2 * i)
+    for t in range(top):
+        halves[2 + t] = _read_uint16(record, n + 6 + 4 * t)
+    values = np.empty(2 + TOP, np.float32)
+    _widen(halves[: 2 + top], values[: 2 + top])
+    for i in range(n):
+        out[i] = values[1] + values[0] * np.float32(record[i])
+    for t in range(top):
+        index = _read_uint16(record, n + 4 + 4 * t)
+        if index >= n:
+            return False
+        out[index] = values[2 + t]
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _read_uint16(record: np.ndarray, at: int) -> int:
+    return np.int64(record[at]) | (np.int64(record[at + 1]) << 8)
+
+
+CODECS: dict[str, tuple[Callable, Callable]] = {
+    "fp16": (_encode_fp16, unpack_fp16),
+    "int8+top4": (_encode_int8_top4, unpack_int8_top4),
+}
+"""name → (encode rows into payloads, unpack one record)."""
