@@ -1,0 +1,186 @@
+"""Beton + mask + store → batches: opens the three, checks that they belong together, and joins them in one loader."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastkd.artefact import require_input
+from fastkd.data.beton import Beton, identify, open_beton
+from fastkd.data.decode import PIXELS, Column
+from fastkd.data.loader import ViewLoader
+from fastkd.data.views import Views
+from fastkd.dist import World
+from fastkd.errors import MismatchError, OptionError
+from fastkd.hashing import crc32c, draw_below
+from fastkd.prune.mask import Mask
+from fastkd.store.logit_store import LogitStore
+
+NUM_PROBES = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Dataset:
+    """An opened beton with its identity. fingerprint: over its content. class_names: one for each label."""
+
+    beton: Beton
+    fingerprint: str
+    class_names: list[str]
+
+    @property
+    def num_classes(self) -> int:
+        """C, the classes that labels are drawn from."""
+        return len(self.class_names)
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Opens and identifies a beton.
+
+    Raises:
+        NotFoundError, FormatError, MismatchError: as `open_beton` and `identify`.
+    """
+    beton = open_beton(path)
+    fingerprint, class_names = identify(beton)
+    return Dataset(beton=beton, fingerprint=fingerprint, class_names=class_names)
+
+
+def kept_ids(dataset: Dataset, mask: Mask | None) -> np.ndarray:
+    """The sample_ids that a mask keeps of a beton, in priority order; all of them without a mask.
+
+    Raises:
+        MismatchError: the mask was made for another beton.
+    """
+    if mask is None:
+        return np.arange(dataset.beton.num_samples, dtype=np.int64)
+    mask.require_beton(dataset.fingerprint, dataset.beton.path)
+    return mask.sample_ids
+
+
+def store_views(store: LogitStore) -> Views:
+    """The views that a store holds logits of, with its K."""
+    spec = store.tables.header.params["views"]
+    extra = {"crop_ratio": spec["crop_ratio"]} if "crop_ratio" in spec else {}
+    return Views(spec["kind"], spec["size"], store.num_seeds, **extra)
+
+
+def view_identity(views: Views) -> dict:
+    """What the pixels of a view follow from, besides the beton; part of a store's identity."""
+    return {"views": views.identity(), "pixels": PIXELS}
+
+
+def check_store(store: LogitStore, dataset: Dataset, views: Views) -> None:
+    """Refuses a store whose logits were not made from these views of this beton, as this machine decodes them.
+
+    Raises:
+        MismatchError: another beton, other views, fewer seeds, other numbers of classes, or a machine that decodes some
+            of the store's probe views to other pixels.
+    """
+    path, header = store.tables.path, store.tables.header
+    require_input(header, path, "beton", dataset.fingerprint, dataset.beton.path)
+    for name, wanted in view_identity(views).items():
+        if header.params.get(name) != wanted:
+            raise MismatchError(f"{path}: made for {name} {header.params.get(name)}, asked for {wanted}")
+    if views.num_seeds > store.num_seeds:
+        raise MismatchError(f"{path}: holds {store.num_seeds} seeds a sample, {views.num_seeds} are asked for")
+    if store.num_classes != dataset.num_classes:
+        raise MismatchError(f"{path}: rows of {store.num_classes} logits, {dataset.beton.path} has {dataset.num_classes} classes")
+    probes = store.tables.probes
+    found = probe_checksums(dataset.beton, store_views(store), probes)
+    wrong = int(np.count_nonzero(found != store.tables.probe_crc32c))
+    if wrong:
+        raise MismatchError(
+            f"{path}: {wrong} of {len(probes)} probe views decode to other pixels here than where the store was filled; "
+            f"use the same decoder libraries, or fill the store on this machine"
+        )
+
+
+def choose_probes(sample_ids: np.ndarray, num_seeds: int) -> np.ndarray:
+    """Up to 256 views of a store, drawn by hash: int64 (P, 2), pairs (sample_id, aug_seed)."""
+    pairs = {
+        (int(sample_ids[draw_below(i, len(sample_ids), 0, len(sample_ids))]), draw_below(i, len(sample_ids), 1, num_seeds))
+        for i in range(NUM_PROBES)
+    }
+    return np.array(sorted(pairs, key=lambda pair: pair[::-1]), np.int64)
+
+
+def probe_checksums(beton: Beton, views: Views, probes: np.ndarray) -> np.ndarray:
+    """CRC32C of the pixels (uint8, H×W×3) of each probe view: uint32 (P,).
+
+    Raises:
+        CorruptError: a probe's image does not decode.
+    """
+    loader = ViewLoader(beton, views, ids=np.unique(probes[:, 0]) if len(probes) else None)
+    batches = loader.run((probes[i : i + 1, 0], int(probes[i, 1])) for i in range(len(probes)))
+    return np.array([crc32c(batch.images.permute(0, 2, 3, 1).reshape(-1).numpy()) for batch in batches], np.uint32)
+
+
+def store_column(store: LogitStore, ids: np.ndarray, num_samples: int) -> Column:
+    """A store's rows as the loader takes them.
+
+    Raises:
+        MismatchError: samples among `ids` that the store does not hold.
+    """
+    rows = np.full(num_samples, -1, np.int32)
+    rows[ids] = store.rows_of(ids)
+    return Column(records=store.records, rows=rows, width=store.num_classes, unpack=store.tables.codec.unpack)
+
+
+class Loader(ViewLoader):
+    """Batches of seeded views, with the teacher's logits of the same views where there is a store.
+
+    Args:
+        beton: path, or a `Dataset` that is open already.
+        views: which views; None for those of the store.
+        mask: path of a mask, a `Mask`, or int64 sample_ids; None keeps all.
+        logits: path of a store or an open `LogitStore`; None for batches without logits.
+        batch_size, shuffle, seed, drop_last, num_workers, prefetch, device, world: as `ViewLoader`.
+
+    Raises:
+        FastKDError: a file that is missing, damaged or unfinished, files that do not belong together, options out of
+            range; see `ViewLoader`, `check_store` and `kept_ids`.
+    """
+
+    def __init__(
+        self,
+        beton: str | Path | Dataset,
+        views: Views | None = None,
+        *,
+        mask: str | Path | Mask | np.ndarray | None = None,
+        logits: str | Path | LogitStore | None = None,
+        batch_size: int = 64,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        num_workers: int = 0,
+        prefetch: int = 3,
+        device: torch.device | str = "cpu",
+        world: World = World(),  # noqa: B008  (frozen)
+    ) -> None:
+        self.dataset = beton if isinstance(beton, Dataset) else open_dataset(beton)
+        if isinstance(mask, str | Path):
+            mask = Mask.load(mask)
+        ids = mask if isinstance(mask, np.ndarray) else kept_ids(self.dataset, mask)
+        store = LogitStore(logits) if isinstance(logits, str | Path) else logits
+        if views is None:
+            if store is None:
+                raise OptionError("views are needed where there is no store to take them from")
+            views = store_views(store)
+        column = None
+        if store is not None:
+            check_store(store, self.dataset, views)
+            column = store_column(store, ids, self.dataset.beton.num_samples)
+        super().__init__(
+            self.dataset.beton,
+            views,
+            ids=ids,
+            column=column,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            num_workers=num_workers,
+            prefetch=prefetch,
+            device=device,
+            world=world,
+        )

@@ -1,0 +1,135 @@
+"""Masks: which samples are kept, as sample_ids in priority order.
+
+A smaller mask of the same method and seed is a prefix of a larger one, so masks are nested across fractions, and a store
+made for the larger one serves the smaller.
+"""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastkd.artefact import Header, read_artefact, require_input, write_artefact
+from fastkd.errors import FormatError, OptionError
+from fastkd.hashing import draws
+
+KIND, FORMAT_VERSION = "mask", 1
+_CLASS_ORDER, _ROUND_ORDER = 1, 2  # draw numbers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Mask:
+    """The kept samples of one beton.
+
+    sample_ids: int64 (num_kept,), distinct, highest priority first. num_samples: N of the full beton.
+    header: kind, fingerprint, inputs (`beton`) and params (method, seed, …) of the file it was read from.
+    """
+
+    sample_ids: np.ndarray
+    num_samples: int
+    header: Header
+    path: Path | None = field(default=None)
+
+    @property
+    def fraction(self) -> float:
+        """Kept samples over all, 0 < fraction <= 1."""
+        return len(self.sample_ids) / self.num_samples
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Mask":
+        """Reads a mask and checks it.
+
+        Raises:
+            NotFoundError, FormatError, CorruptError: no file; not a mask; damaged.
+        """
+        header, arrays = read_artefact(path, kind=KIND, format_version=FORMAT_VERSION, arrays={"sample_ids": ("<i8", 1)})
+        ids, num_samples = arrays["sample_ids"], header.params.get("num_samples")
+        if not isinstance(num_samples, int) or not len(ids) or ids.min() < 0 or ids.max() >= num_samples or len(np.unique(ids)) != len(ids):
+            raise FormatError(f"{path}: not a mask: its sample_ids are not distinct numbers below {num_samples}")
+        return cls(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path))
+
+    def require_beton(self, fingerprint: str, beton_path: str | Path) -> None:
+        """Refuses a beton that the mask was not made for.
+
+        Raises:
+            MismatchError: the fingerprints differ.
+        """
+        require_input(self.header, self.path or "mask", "beton", fingerprint, beton_path)
+
+
+def save_mask(
+    path: str | Path, sample_ids: np.ndarray, *, num_samples: int, beton_fingerprint: str, params: dict[str, Any]
+) -> Mask:
+    """Writes a mask atomically and returns it.
+
+    Args:
+        sample_ids: int64 (num_kept,), priority order.
+        params: how it was chosen: method, seed, keep, balance.
+    """
+    ids = np.ascontiguousarray(sample_ids, np.int64)
+    header = write_artefact(
+        path,
+        kind=KIND,
+        format_version=FORMAT_VERSION,
+        inputs={"beton": beton_fingerprint},
+        params=params | {"num_samples": num_samples},
+        arrays={"sample_ids": ids},
+    )
+    return Mask(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path))
+
+
+def parse_keep(text: str, num_samples: int) -> int:
+    """How many samples `--keep` asks for.
+
+    Args:
+        text: a fraction with a point in (0, 1] (`0.1`, `1.0`), or a count without one (`5000`).
+
+    Returns:
+        1 … num_samples; a fraction is rounded to the nearest count.
+
+    Raises:
+        OptionError: not a number, zero or less, above 1.0 or above the number of samples, or a fraction of less than
+            half a sample.
+    """
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise OptionError(f"--keep {text!r} is not a number; expected a fraction such as 0.1 or a count such as 5000") from None
+    is_count = text.strip().lstrip("+").isdigit()
+    if is_count and not 1 <= value <= num_samples:
+        raise OptionError(f"--keep {text}: expected a count of 1 … {num_samples} samples, or a fraction with a point")
+    if not is_count and not 0 < value <= 1:
+        raise OptionError(f"--keep {text}: expected a fraction above 0 and up to 1.0, or a whole count of samples")
+    count = int(value) if is_count else round(value * num_samples)
+    if count < 1:
+        raise OptionError(f"--keep {text} of {num_samples} samples keeps none")
+    return count
+
+
+def random_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """All samples in a random, class-balanced priority order.
+
+    Each class is shuffled by hashes of its sample_ids; round r then takes the r-th sample of every class that still has
+    one, the classes in an order drawn anew each round. Every prefix holds equal counts of all classes to within one
+    sample, except for classes that are used up (water-filling).
+
+    Args:
+        labels: int64 (N,), the class of each sample. seed: 0 … 2^63-1.
+
+    Returns:
+        int64 (N,), a permutation of the sample_ids.
+    """
+    ids = np.arange(len(labels), dtype=np.int64)
+    by_class = np.lexsort((ids, draws(ids, seed, _CLASS_ORDER), labels))
+    ordered = labels[by_class]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    rounds = np.arange(len(labels)) - np.repeat(starts, np.diff(np.r_[starts, len(labels)]))
+    turn = draws(rounds * (int(labels.max()) + 1) + ordered, seed, _ROUND_ORDER)
+    return by_class[np.lexsort((by_class, turn, rounds))]
+
+
+def class_counts(labels: np.ndarray, sample_ids: np.ndarray, num_classes: int) -> np.ndarray:
+    """Kept samples of each class: int64 (num_classes,)."""
+    return np.bincount(labels[sample_ids], minlength=num_classes)
