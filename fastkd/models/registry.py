@@ -1,0 +1,307 @@
+"""Networks by name, and weights into networks.
+
+A name is one of the CIFAR networks (`resnet20`, `wrn_40_2`), one of torchvision's classification networks (`resnet50`)
+or `timm:NAME`. torchvision and timm are imported only where one of their names, or an error's suggestions, need them.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from pickle import UnpicklingError
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from fastkd.errors import MissingDependencyError, ModelError, OptionError
+from fastkd.hashing import fingerprint
+from fastkd.models.cifar import CifarResNet, WideResNet
+
+CIFAR_RESNET_DEPTHS = {f"resnet{depth}": depth for depth in (8, 14, 20, 32, 44, 56, 110)}
+CIFAR_MODELS = (*CIFAR_RESNET_DEPTHS, "wrn_40_2")
+
+_AUXILIARY_HEADS = ("googlenet", "inception_v3")  # these return tuples of logits while they train
+_PROBE_CLASSES = 1013  # a size that no other dimension of a network has: it marks the head
+_DOWNLOAD_ERRORS = (OSError, RuntimeError, HTTPException, EOFError, UnpicklingError)
+
+
+def canonical_name(name: str) -> str:
+    """The one spelling of a network's name: lower case, `_` for `-`; what follows `timm:` stays as it is."""
+    if name.lower().startswith("timm:"):
+        return "timm:" + name[len("timm:") :]
+    return name.lower().replace("-", "_")
+
+
+def is_cifar_model(name: str) -> bool:
+    """Whether the name is one of the networks for small images that fastkd brings itself."""
+    return canonical_name(name) in CIFAR_MODELS
+
+
+def create_model(name: str, num_classes: int, *, shortcut: str = "B") -> nn.Module:
+    """Makes a network with fresh weights, drawn from torch's global generator.
+
+    Args:
+        name: a CIFAR network's name, a torchvision classification name or `timm:NAME`.
+        num_classes: number of logits, at least 1.
+        shortcut: "A" or "B", for the CIFAR ResNets alone: see `CifarResNet`.
+
+    Returns:
+        The network in training mode, on the CPU: float32 images (B, 3, H, W) to logits (B, num_classes).
+
+    Raises:
+        ModelError: an unknown name, or one without the shortcut asked for.
+        OptionError: num_classes below 1.
+        MissingDependencyError: a `timm:` name without timm.
+    """
+    name = canonical_name(name)
+    if num_classes < 1:
+        raise OptionError(f"{name}: num_classes is {num_classes}, expected at least 1")
+    if name in CIFAR_RESNET_DEPTHS:
+        return CifarResNet(CIFAR_RESNET_DEPTHS[name], num_classes, shortcut)
+    if shortcut != "B":
+        raise ModelError(
+            f"{name}: has no shortcut {shortcut!r}; the CIFAR ResNets alone ({', '.join(CIFAR_RESNET_DEPTHS)}) have"
+        )
+    if name == "wrn_40_2":
+        return WideResNet(40, 2, num_classes)
+    if name.startswith("timm:"):
+        return _timm_for(name).create_model(name.removeprefix("timm:"), pretrained=False, num_classes=num_classes)
+    if name in _AUXILIARY_HEADS:
+        raise ModelError(f"{name}: has auxiliary heads, expected a network with one output; choose another")
+    return _torchvision_for(name).get_model(name, weights=None, num_classes=num_classes)
+
+
+def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes: int | None = None) -> nn.Module:
+    """Makes the network that the keys describe and loads all of them, and nothing else, into it.
+
+    `module.` and `_orig_mod.` prefixes are taken off; akamaster's names become ours; the shortcut option and the number
+    of classes are read off the keys and the head; missing `num_batches_tracked` (torch before 0.4.1) are taken as 0.
+
+    Args:
+        model_name: as for `create_model`.
+        state_dict: name to tensor.
+        num_classes: the number of classes that the head must have, or None for any.
+
+    Returns:
+        The network, on the CPU, in training mode.
+
+    Raises:
+        ModelError: an unknown name, keys or shapes that are not this network's, or another number of classes.
+        MissingDependencyError: a `timm:` name without timm.
+    """
+    name = canonical_name(model_name)
+    state = strip_prefixes(state_dict)
+    shortcut = _shortcut(name, state)
+    try:
+        shapes = _shapes(name, shortcut)
+    except RuntimeError:  # regnet reads values of tensors while it is built, which "meta" has not
+        shapes = _shapes(name, shortcut, device="cpu")
+    found, classes, problem = _match(name, state, shapes)
+    if problem is not None:
+        likely = _lookalike(name, state)
+        hint = f"; the keys look like {likely}" if likely else ""
+        raise ModelError(f"{name}: the weights do not fit: {problem}{hint}")
+    if num_classes not in (None, classes):
+        raise ModelError(f"{name}: the weights have {classes} classes, expected {num_classes}")
+    model = create_model(name, classes, shortcut=shortcut)
+    complete = model.state_dict()  # with torch's version marks and the counters that the weights may lack
+    complete.update(found)
+    model.load_state_dict(complete)
+    return model
+
+
+def pretrained(name: str) -> tuple[nn.Module, dict]:
+    """Loads a published network, over the network where it is not in torch's (or timm's) cache.
+
+    Args:
+        name: a torchvision classification name, for its DEFAULT weights, or `timm:NAME`.
+
+    Returns:
+        The network in evaluation mode, and what its weights expect: `model`, `weights` (their name), `num_classes`,
+        `mean` and `std` (of pixels in 0-1, a float a channel), `resize_size` (shorter side) and `crop_size`, in pixels.
+
+    Raises:
+        ModelError: an unknown name, or one without published weights.
+        MissingDependencyError: timm is missing, or the weights cannot be fetched.
+    """
+    name = canonical_name(name)
+    if name in CIFAR_MODELS:
+        raise ModelError(f"{name}: has no published weights that fastkd knows; give the path of a checkpoint")
+    load = _timm_pretrained if name.startswith("timm:") else _torchvision_pretrained
+    try:
+        with _safe_unpickling():
+            model, spec = load(name)
+    except _DOWNLOAD_ERRORS as error:
+        reason = str(error).strip().split("\n")[0]
+        message = f"{name}: its published weights cannot be fetched ({reason}); give the path of a checkpoint instead"
+        raise MissingDependencyError(message) from None
+    return model.eval(), {"model": name, **spec}
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """The fingerprint of a network's parameters and buffers: 32 hex digits, whatever its device and its wrapper."""
+    return state_fingerprint(model.state_dict())
+
+
+def state_fingerprint(state_dict: Mapping[str, Tensor]) -> str:
+    """BLAKE2b-128 over the entries in the order of their names: name, dtype, shape, bytes. Prefixes do not count."""
+    entries = sorted(strip_prefixes(state_dict).items())
+    return fingerprint(
+        part for key, value in entries for part in (f"{key} {value.dtype} {tuple(value.shape)}", _bytes(value))
+    )
+
+
+def strip_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Takes off what (Distributed)DataParallel (`module.`) and torch.compile (`_orig_mod.`) put into the names."""
+    return {re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", "")): value for key, value in state_dict.items()}
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _match(
+    name: str, state: Mapping[str, Tensor], probe: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Tensor], int, str | None]:
+    """Compares a state dict with the shapes of the network at _PROBE_CLASSES classes.
+
+    Returns:
+        The state dict under our names, its number of classes, and the first difference (None where everything fits).
+    """
+    found = _rename(name, state)
+    heads = [found[key] for key, shape in probe.items() if shape[:1] == (_PROBE_CLASSES,) and key in found]
+    num_classes = next((len(head) for head in heads if head.ndim), _PROBE_CLASSES)
+    for key, shape in probe.items():
+        expected = (num_classes, *shape[1:]) if shape[:1] == (_PROBE_CLASSES,) else shape
+        if key not in found and not _is_counter(key):
+            return found, num_classes, f"{key} is missing, expected shape {expected}"
+        if key in found and tuple(found[key].shape) != expected:
+            return found, num_classes, f"{key} has shape {tuple(found[key].shape)}, expected {expected}"
+    extra = next((key for key in found if key not in probe), None)
+    problem = extra and f"{extra} has shape {tuple(found[extra].shape)}, expected no such key"
+    return found, num_classes, problem
+
+
+def _rename(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """akamaster's names as ours: head `linear`, option B under `shortcut`."""
+    if name not in CIFAR_RESNET_DEPTHS:
+        return dict(state)
+    return {
+        re.sub(r"^linear\.", "fc.", key.replace(".shortcut.", ".downsample.")): value for key, value in state.items()
+    }
+
+
+def _shortcut(name: str, state: Mapping[str, Tensor]) -> str:
+    has_parameters = any(".downsample." in key or ".shortcut." in key for key in state)
+    return "A" if name in CIFAR_RESNET_DEPTHS and not has_parameters else "B"
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
+
+
+def _shapes(name: str, shortcut: str, device: str = "meta") -> dict[str, tuple[int, ...]]:
+    """The shape of every entry of a network's state dict, at _PROBE_CLASSES classes; on "meta" it costs no memory."""
+    with torch.device(device):
+        model = create_model(name, _PROBE_CLASSES, shortcut=shortcut)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _lookalike(name: str, state: Mapping[str, Tensor]) -> str | None:
+    """The CIFAR network, or the network of torchvision's same family, that the state dict fits."""
+    family = re.match("[a-z]*", name.removeprefix("timm:"))
+    prefix = family.group() if family else ""
+    relatives = [other for other in _torchvision_names() if prefix and other.startswith(prefix)]
+    for candidate in (*CIFAR_MODELS, *relatives):
+        with suppress(RuntimeError):  # a network that cannot be built on "meta" is not worth its memory for a hint
+            shapes = _shapes(candidate, _shortcut(candidate, state))
+            if candidate != name and _match(candidate, state, shapes)[2] is None:
+                return candidate
+    return None
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision.models
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [name for name in names if name not in _AUXILIARY_HEADS]
+
+
+def _torchvision_for(name: str) -> ModuleType:
+    """torchvision.models, if it has the classification network."""
+    import torchvision.models
+
+    if name not in _AUXILIARY_HEADS and name not in _torchvision_names():
+        raise ModelError(_unknown(name, [*CIFAR_MODELS, *_torchvision_names()]))
+    return torchvision.models
+
+
+def _timm_for(name: str) -> ModuleType:
+    """timm, if it is installed and has the network."""
+    try:
+        import timm
+    except ImportError:
+        raise MissingDependencyError(
+            f"{name}: needs timm, which is not installed: pip install 'fastkd[timm]'"
+        ) from None
+    if not timm.is_model(name.removeprefix("timm:").partition(".")[0]):
+        raise ModelError(_unknown(name, [f"timm:{other}" for other in timm.list_models()]))
+    return timm
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3)
+    hint = (
+        f"did you mean {', '.join(close)}?"
+        if close
+        else "expected e.g. resnet32, a torchvision classification name or timm:NAME"
+    )
+    return f"unknown model {name!r}: {hint}"
+
+
+def _torchvision_pretrained(name: str) -> tuple[nn.Module, dict]:
+    models = _torchvision_for(name)
+    weights = models.get_model_weights(name).DEFAULT
+    expects = weights.transforms()
+    spec = {
+        "weights": weights.name,
+        "num_classes": len(weights.meta["categories"]),
+        "mean": tuple(expects.mean),
+        "std": tuple(expects.std),
+        "resize_size": expects.resize_size[0],
+        "crop_size": expects.crop_size[0],
+    }
+    return models.get_model(name, weights=weights, progress=False), spec
+
+
+def _timm_pretrained(name: str) -> tuple[nn.Module, dict]:
+    timm = _timm_for(name)
+    model = timm.create_model(name.removeprefix("timm:"), pretrained=True)
+    expects = timm.data.resolve_model_data_config(model, use_test_size=True)
+    spec = {
+        "weights": str(model.pretrained_cfg.get("tag", "")),
+        "num_classes": model.num_classes,
+        "mean": tuple(expects["mean"]),
+        "std": tuple(expects["std"]),
+        "resize_size": int(expects["input_size"][-1] / expects["crop_pct"]),
+        "crop_size": expects["input_size"][-1],
+    }
+    return model, spec
+
+
+@contextmanager
+def _safe_unpickling() -> Iterator[None]:
+    """torch.hub unpickles whatever it finds; inside the block torch's own switch makes every load weights-only."""
+    switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(switch)
+    os.environ[switch] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[switch]
+        else:
+            os.environ[switch] = before

@@ -1,0 +1,292 @@
+"""Checkpoints (weights) and resume states on disk.
+
+fastkd writes weights as safetensors; the header's metadata holds `fastkd_kind`, `format_version`, `fingerprint` (of the
+tensors), `fastkd` (all that is known about them, as one JSON string) and `fastkd_digest` (of that string), so that some
+check covers every byte of the file. It reads its own files, other safetensors and torch files. Pickles are read by
+torch's weights-only unpickler alone, which runs no code of the file.
+"""
+
+import argparse
+import io
+import json
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.serialization import safe_globals
+
+from fastkd.artefact import atomic_path
+from fastkd.errors import CorruptError, FormatError, ModelError, NotFoundError
+from fastkd.hashing import fingerprint
+from fastkd.models.registry import canonical_name, load_weights, state_fingerprint, strip_prefixes
+
+FORMAT_VERSION = 1
+RESUME_MAGIC = b"fastkd-resume-1\n"
+
+_DIGEST_LENGTH = 32
+_HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
+_METADATA_KEYS = ("fastkd", "fastkd_kind", "format_version", "fingerprint", "fastkd_digest")
+_STATE_KEYS = ("state_dict", "model", "net", "model_state_dict")
+_PLAIN_TYPES = (bool, int, float, str, bytes, type(None), Tensor)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """What a checkpoint file holds."""
+
+    path: Path
+    state_dict: dict[str, Tensor]
+    """Tensors on the CPU under the names of the file, prefixes included."""
+    meta: dict[str, Any]
+    """What `save_weights` was told; {} for files of others."""
+    format: Literal["fastkd", "safetensors", "torch"]
+
+
+def save_weights(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> str:
+    """Writes a network's weights as safetensors, atomically: a kill leaves the old file or the new one, never a part.
+
+    Args:
+        path: the file.
+        model: the network, on any device, wrapped (DistributedDataParallel, torch.compile) or not.
+        meta: what is known about it, plain JSON values; `model`, its name, is what `load_model` needs.
+
+    Returns:
+        The fingerprint of the weights, as `weights_fingerprint` gives it.
+
+    Raises:
+        NotFoundError: the folder does not exist.
+    """
+    # Cloned, because safetensors refuses tensors that share memory and some networks tie theirs.
+    state = {
+        key: value.detach().cpu().contiguous().clone() for key, value in strip_prefixes(model.state_dict()).items()
+    }
+    digest, text = state_fingerprint(state), json.dumps(meta, sort_keys=True)
+    metadata = {
+        "fastkd": text,
+        "fastkd_kind": "checkpoint",
+        "format_version": str(FORMAT_VERSION),
+        "fingerprint": digest,
+        "fastkd_digest": fingerprint([text]),
+    }
+    content = _sort_header(safetensors.torch.save(state, metadata=metadata))
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+    return digest
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads weights from fastkd's files, other safetensors and torch files, told apart by content, not by suffix.
+
+    In torch files the state dict may be the whole file or lie under `state_dict`, `model`, `net` or `model_state_dict`.
+
+    Raises:
+        NotFoundError: no such file.
+        FormatError: not a checkpoint, cut, malformed, of a newer format version, or a pickle of more than tensors.
+        CorruptError: fastkd's own, with content that does not match its fingerprint.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FormatError(f"{path}: is a folder, expected a checkpoint file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: no such file, expected a checkpoint") from None
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
+    # Safetensors first: the length of its header, which comes before "{", can look like the start of the other two.
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _HEADER_LIMIT:
+        return _read_safetensors(path)
+    if head.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip, or its pickle of old
+        return Checkpoint(path=path, state_dict=_read_torch(path), meta={}, format="torch")
+    found = f"first bytes {head[:4].hex()}" if head else "it is empty"
+    raise FormatError(f"{path}: is not a checkpoint ({found}), expected safetensors or a torch file")
+
+
+def load_model(
+    path: str | Path,
+    model_name: str | None = None,
+    num_classes: int | None = None,
+    *,
+    name_option: str = "--model-name",
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Reads a checkpoint into the network that it is of.
+
+    Args:
+        path: any file that `read_checkpoint` takes.
+        model_name: the network, where the file does not say.
+        num_classes: the number of classes that it must have, or None for any.
+        name_option: the option that gives `model_name`, for the error's way out.
+
+    Returns:
+        The network on the CPU in evaluation mode, and the file's meta ({} for files of others).
+
+    Raises:
+        NotFoundError, FormatError, CorruptError: as `read_checkpoint`.
+        ModelError: no name, two different ones, an unknown one, or weights that do not fit it.
+        MissingDependencyError: a `timm:` name without timm.
+    """
+    checkpoint = read_checkpoint(path)
+    said = checkpoint.meta.get("model")
+    name = model_name or said
+    if not isinstance(name, str):
+        raise ModelError(f"{path}: does not say which network it holds: give {name_option} NAME")
+    if isinstance(said, str) and canonical_name(said) != canonical_name(name):
+        raise ModelError(f"{path}: holds a {said}, but {name_option} says {name}: leave the option out")
+    try:
+        model = load_weights(name, checkpoint.state_dict, num_classes)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    return model.eval(), checkpoint.meta
+
+
+def save_resume(path: str | Path, state: dict[str, Any]) -> None:
+    """Writes what a run needs to go on, atomically: a torch file, followed by magic and fingerprint, 48 bytes.
+
+    torch.load reads the file too; the tail is ours because torch checks no checksum of what it reads.
+
+    Args:
+        path: the file.
+        state: dicts, lists and tuples of tensors, numbers, strings, bytes and None.
+
+    Raises:
+        TypeError: a value of another type (numpy's numbers too), which could be written but not be read back.
+        NotFoundError: the folder does not exist.
+    """
+    _require_plain(state, "state")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    with atomic_path(path) as partial:
+        partial.write_bytes(content + RESUME_MAGIC + fingerprint([content]).encode())
+
+
+def load_resume(path: str | Path) -> dict[str, Any]:
+    """Reads what `save_resume` wrote, tensors on the CPU.
+
+    Raises:
+        NotFoundError: no such file.
+        FormatError: not a resume file, cut, or of another format version.
+        CorruptError: content that does not match its fingerprint.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: no such file, expected the resume state of a run") from None
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror}), expected the resume state of a run") from None
+    tail = len(content) - len(RESUME_MAGIC) - _DIGEST_LENGTH
+    if tail < 0 or content[tail:-_DIGEST_LENGTH] != RESUME_MAGIC:
+        raise FormatError(f"{path}: is not a whole resume state of this version of fastkd: start the run anew")
+    if fingerprint([content[:tail]]).encode() != content[-_DIGEST_LENGTH:]:
+        raise CorruptError(
+            f"{path}: the content does not match its fingerprint, the file is damaged: start the run anew"
+        )
+    try:
+        state = torch.load(io.BytesIO(content[:tail]), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise FormatError(f"{path}: {_torch_reason(error)}") from None
+    if not isinstance(state, dict):
+        raise FormatError(f"{path}: holds a {type(state).__name__}, expected the resume state of a run")
+    return state
+
+
+def _sort_header(content: bytes) -> bytes:
+    """The same safetensors file with its header in order: the library writes metadata in a random one."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format's alignment of the tensors behind it
+    return len(header).to_bytes(8, "little") + header + content[end:]
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise FormatError(f"{path}: safetensors, but cut or malformed ({str(error)[:100]})") from None
+    if not any(key in metadata for key in _METADATA_KEYS[:2]):
+        if not state:
+            raise FormatError(f"{path}: holds no tensors, expected a checkpoint")
+        return Checkpoint(path=path, state_dict=state, meta={}, format="safetensors")
+    return Checkpoint(path=path, state_dict=state, meta=_checked_meta(path, metadata, state), format="fastkd")
+
+
+def _checked_meta(path: Path, metadata: Mapping[str, str], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """fastkd's own metadata, if the file is of a version that is known and nothing in it changed."""
+    missing = [key for key in _METADATA_KEYS if key not in metadata]
+    if missing:
+        raise FormatError(f"{path}: a damaged checkpoint of fastkd: {missing[0]} is missing from its header")
+    if metadata["fastkd_kind"] != "checkpoint":
+        raise FormatError(f"{path}: is a {metadata['fastkd_kind']!r}, expected a checkpoint")
+    if metadata["format_version"] != str(FORMAT_VERSION):
+        found, way_out = metadata["format_version"], "use the fastkd that wrote it"
+        raise FormatError(f"{path}: format version {found!r}, this fastkd reads {FORMAT_VERSION}: {way_out}")
+    found = state_fingerprint(state)
+    if found != metadata["fingerprint"]:
+        raise CorruptError(
+            f"{path}: the tensors have fingerprint {found}, the header says {metadata['fingerprint']}: damaged"
+        )
+    if fingerprint([metadata["fastkd"]]) != metadata["fastkd_digest"]:
+        raise CorruptError(f"{path}: the metadata does not match its digest: damaged")
+    with suppress(ValueError, RecursionError):
+        meta = json.loads(metadata["fastkd"])
+        if isinstance(meta, dict):
+            return meta
+    raise FormatError(f"{path}: a damaged checkpoint of fastkd: the metadata is not a JSON object")
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        # RepDistiller's files carry their command line as a Namespace, a class that does nothing when it is rebuilt. An
+        # open file, because torch goes by the suffix of a path; no warnings, because the error says what matters.
+        with safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a malformed pickle raises anything
+        raise FormatError(f"{path}: {_torch_reason(error)}") from None
+    inside = [content.get(key) for key in _STATE_KEYS] if isinstance(content, dict) else []
+    for candidate in (*inside, content):
+        if isinstance(candidate, dict) and candidate and all(map(_is_entry, candidate.items())):
+            return {key: value.detach() for key, value in candidate.items()}
+    found = (
+        f"a dict of {', '.join(map(str, content))}"[:100]
+        if isinstance(content, dict)
+        else f"a {type(content).__name__}"
+    )
+    raise FormatError(
+        f"{path}: holds no state dict: found {found}, expected names and tensors, or one of {', '.join(_STATE_KEYS)}"
+    )
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _torch_reason(error: Exception) -> str:
+    """torch's paragraphs in a few words."""
+    foreign = re.search(r"nsupported (?:global: GLOBAL|GLOBAL|class) ([\w.]+)", str(error))
+    if foreign:
+        return f"holds Python objects ({foreign[1]}), which fastkd does not unpickle: save the state_dict alone"
+    return "a torch or pickle file that is cut, malformed or not of weights; expected a whole file with a state_dict"
+
+
+def _require_plain(value: Any, where: str) -> None:
+    if type(value) in (dict, OrderedDict):
+        for key, inner in value.items():
+            _require_plain(key, where)
+            _require_plain(inner, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for i, inner in enumerate(value):
+            _require_plain(inner, f"{where}[{i}]")
+    elif type(value) not in _PLAIN_TYPES:
+        raise TypeError(f"{where} is a {type(value).__name__}, which a weights-only load would refuse")
