@@ -128,7 +128,9 @@ def read_header(file: h5py.File, path: str | Path) -> Header:
 
 
 @contextmanager
-def open_artefact(path: str | Path, kind: str | None, format_version: int | None = None) -> Iterator[tuple[h5py.File, Header]]:
+def open_artefact(
+    path: str | Path, kind: str | None, format_version: int | None = None
+) -> Iterator[tuple[h5py.File, Header]]:
     """Opens an HDF5 artefact for reading, without HDF5's file locks, and checks what it is.
 
     Args:
@@ -147,7 +149,9 @@ def open_artefact(path: str | Path, kind: str | None, format_version: int | None
         magic = raw.read(8)
     if magic != HDF5_MAGIC:
         wanted = f"a {kind}" if kind else "an HDF5 artefact"
-        raise FormatError(f"{path}: not an HDF5 file (first bytes {magic[:4].hex() or 'none'}); expected {wanted} that fastkd wrote")
+        raise FormatError(
+            f"{path}: not an HDF5 file (first bytes {magic[:4].hex() or 'none'}); expected {wanted} that fastkd wrote"
+        )
     try:
         file = h5py.File(path, "r", locking=False)
     except (OSError, RuntimeError, KeyError) as error:
@@ -178,7 +182,9 @@ def read_dataset(file: h5py.File, name: str, *, dtype: str, ndim: int, path: str
         raise FormatError(f"{path}: dataset {name!r} cannot be read ({error})") from None
 
 
-def read_artefact(path: str | Path, *, kind: str, format_version: int, arrays: dict[str, tuple[str, int]]) -> tuple[Header, dict[str, np.ndarray]]:
+def read_artefact(
+    path: str | Path, *, kind: str, format_version: int, arrays: dict[str, tuple[str, int]]
+) -> tuple[Header, dict[str, np.ndarray]]:
     """Reads a small artefact whole and checks its fingerprint.
 
     Args:
@@ -189,10 +195,14 @@ def read_artefact(path: str | Path, *, kind: str, format_version: int, arrays: d
         CorruptError: the content does not match the fingerprint in the header.
     """
     with open_artefact(path, kind, format_version) as (file, header):
-        data = {name: read_dataset(file, name, dtype=dtype, ndim=ndim, path=path) for name, (dtype, ndim) in arrays.items()}
+        data = {
+            name: read_dataset(file, name, dtype=dtype, ndim=ndim, path=path) for name, (dtype, ndim) in arrays.items()
+        }
     found = content_fingerprint(header.kind, header.inputs, header.params, data)
     if found != header.fingerprint:
-        raise CorruptError(f"{path}: content has fingerprint {found[:12]}…, its header says {header.fingerprint[:12]}…; the file is damaged")
+        raise CorruptError(
+            f"{path}: content has fingerprint {found[:12]}…, its header says {header.fingerprint[:12]}…; the file is damaged"
+        )
     return header, data
 
 

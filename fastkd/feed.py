@@ -84,7 +84,9 @@ def check_store(store: LogitStore, dataset: Dataset, views: Views) -> None:
     if views.num_seeds > store.num_seeds:
         raise MismatchError(f"{path}: holds {store.num_seeds} seeds a sample, {views.num_seeds} are asked for")
     if store.num_classes != dataset.num_classes:
-        raise MismatchError(f"{path}: rows of {store.num_classes} logits, {dataset.beton.path} has {dataset.num_classes} classes")
+        raise MismatchError(
+            f"{path}: rows of {store.num_classes} logits, {dataset.beton.path} has {dataset.num_classes} classes"
+        )
     probes = store.tables.probes
     found = probe_checksums(dataset.beton, store_views(store), probes)
     wrong = int(np.count_nonzero(found != store.tables.probe_crc32c))
@@ -98,7 +100,10 @@ def check_store(store: LogitStore, dataset: Dataset, views: Views) -> None:
 def choose_probes(sample_ids: np.ndarray, num_seeds: int) -> np.ndarray:
     """Up to 256 views of a store, drawn by hash: int64 (P, 2), pairs (sample_id, aug_seed)."""
     pairs = {
-        (int(sample_ids[draw_below(i, len(sample_ids), 0, len(sample_ids))]), draw_below(i, len(sample_ids), 1, num_seeds))
+        (
+            int(sample_ids[draw_below(i, len(sample_ids), 0, len(sample_ids))]),
+            draw_below(i, len(sample_ids), 1, num_seeds),
+        )
         for i in range(NUM_PROBES)
     }
     return np.array(sorted(pairs, key=lambda pair: pair[::-1]), np.int64)

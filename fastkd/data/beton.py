@@ -103,7 +103,10 @@ def open_beton(path: str | Path) -> Beton:
     row_type = np.dtype([("", _FIELD_TYPES[kind]) for kind in types], align=True)
     metadata_end = fields_end + num_samples * row_type.itemsize
     need(num_samples >= 1, "no samples")
-    need(metadata_end <= table_ptr <= size_bytes, f"allocation table at byte {table_ptr:,}, the file has {size_bytes:,} (cut?)")
+    need(
+        metadata_end <= table_ptr <= size_bytes,
+        f"allocation table at byte {table_ptr:,}, the file has {size_bytes:,} (cut?)",
+    )
     num_pointers = num_samples * sum(kind in _POINTER_FIELDS for kind in types)
     found, rest = divmod(size_bytes - table_ptr, _ALLOCATION.itemsize)
     need((found, rest) == (num_pointers, 0), f"allocation table of {found:,} rows, {num_pointers:,} expected (cut?)")
@@ -238,11 +241,17 @@ def read_manifest(beton: Beton) -> dict[str, Any] | None:
         if not isinstance(manifest["fingerprint"], str):
             raise TypeError("the fingerprint is not a string")
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{path}: not a manifest of fastkd's ({error}); `fastkd verify --write-manifest` makes it again") from None
+        raise FormatError(
+            f"{path}: not a manifest of fastkd's ({error}); `fastkd verify --write-manifest` makes it again"
+        ) from None
     if kind != "beton" or version != MANIFEST_VERSION:
-        raise FormatError(f"{path}: {kind} manifest of version {version}, this fastkd reads beton manifests of version {MANIFEST_VERSION}")
+        raise FormatError(
+            f"{path}: {kind} manifest of version {version}, this fastkd reads beton manifests of version {MANIFEST_VERSION}"
+        )
     if (stamp, manifest.get("size_bytes")) != (beton.tables_crc32, beton.size_bytes):
-        raise MismatchError(f"{path}: belongs to another beton than {beton.path.name} stands here; build it again, or `fastkd verify --write-manifest`")
+        raise MismatchError(
+            f"{path}: belongs to another beton than {beton.path.name} stands here; build it again, or `fastkd verify --write-manifest`"
+        )
     return manifest
 
 
@@ -259,5 +268,7 @@ def identify(beton: Beton) -> tuple[str, list[str]]:
         return beton_fingerprint(beton, digests), [str(i) for i in range(num_labels)]
     names = manifest.get("class_names") or [str(i) for i in range(num_labels)]
     if int(beton.labels.min()) < 0 or num_labels > len(names):
-        raise FormatError(f"{beton.path}: labels run from {beton.labels.min()} to {num_labels - 1}, the manifest names {len(names)} classes")
+        raise FormatError(
+            f"{beton.path}: labels run from {beton.labels.min()} to {num_labels - 1}, the manifest names {len(names)} classes"
+        )
     return manifest["fingerprint"], names

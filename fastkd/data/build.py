@@ -26,7 +26,7 @@ from fastkd.errors import FastKDError, OptionError, SourceError
 
 MODES = ("raw", "jpg", "keep")
 _CHUNK = 64  # samples a job: small enough that the pages in flight stay a few megabytes
-_MIN_PARALLEL = 4_000  # raw samples below which starting workers costs more than it saves
+_MIN_PARALLEL = 100_000  # raw samples below which starting workers costs more than it saves
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +116,9 @@ def encode(data: bytes | np.ndarray, name: str, options: WriteOptions) -> Encode
         return Encoded(MODE_JPG, size[0], size[1], np.frombuffer(data, np.uint8))
     pixels = _decode(data, name)
     if max(pixels.shape[:2]) > 65_535 and options.max_size is None:
-        raise SourceError(f"{name}: {pixels.shape[1]}×{pixels.shape[0]} pixels, a beton holds sides up to 65535; give --max-size")
+        raise SourceError(
+            f"{name}: {pixels.shape[1]}×{pixels.shape[0]} pixels, a beton holds sides up to 65535; give --max-size"
+        )
     field = RGBImageField(
         write_mode="raw" if options.mode == "raw" else "jpg",
         max_resolution=options.max_size,
@@ -144,6 +146,19 @@ def _encode_chunk(source: Source, ids: range, options: WriteOptions) -> list[Enc
     return results
 
 
+_worker: tuple[Source, WriteOptions] | None = None  # what this worker process encodes; sent once, not with every job
+
+
+def _start_worker(source: Source, options: WriteOptions) -> None:
+    global _worker
+    _worker = source, options
+
+
+def _encode_job(ids: range) -> list[Encoded | FastKDError]:
+    assert _worker is not None
+    return _encode_chunk(_worker[0], ids, _worker[1])
+
+
 def _encode_all(source: Source, options: WriteOptions, num_workers: int) -> Iterator[Encoded | FastKDError]:
     """Every sample encoded, in order; errors take the place of the samples that caused them."""
     chunks = [range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)]
@@ -153,17 +168,19 @@ def _encode_all(source: Source, options: WriteOptions, num_workers: int) -> Iter
         return
     context = multiprocessing.get_context("forkserver")  # fork is unsafe once Numba or OpenCV run threads
     context.set_forkserver_preload(["fastkd.data.build", "ffcv.fields"])
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(num_workers, context, _start_worker, (source, options)) as pool:
         waiting: deque = deque()
         try:
             for chunk in chunks:
-                waiting.append(pool.submit(_encode_chunk, source, chunk, options))
+                waiting.append(pool.submit(_encode_job, chunk))
                 if len(waiting) > 4 * num_workers:
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
         except BrokenProcessPool:
-            raise FastKDError("a worker process of build-beton was killed (out of memory?); try fewer --num-workers") from None
+            raise FastKDError(
+                "a worker process of build-beton was killed (out of memory?); try fewer --num-workers"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

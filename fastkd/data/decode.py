@@ -44,7 +44,9 @@ llvmlite.binding.add_symbol("fastkd_imdecode", ctypes.cast(libffcv.lib.imdecode,
 llvmlite.binding.add_symbol("fastkd_resize", ctypes.cast(libffcv.lib.resize, ctypes.c_void_p).value)
 _imdecode = types.ExternalFunction(
     "fastkd_imdecode",
-    types.int32(types.voidptr, types.uint64, *[types.uint32] * 2, types.voidptr, *[types.uint32] * 6, *[types.uint8] * 2),
+    types.int32(
+        types.voidptr, types.uint64, *[types.uint32] * 2, types.voidptr, *[types.uint32] * 6, *[types.uint8] * 2
+    ),
 )
 _resize = types.ExternalFunction("fastkd_resize", types.void(*[types.int64] * 11))
 
@@ -69,7 +71,9 @@ def jpeg_size(data: np.ndarray) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)
-def decode_pixels(payload: np.ndarray, mode: int, height: int, width: int, scratch: np.ndarray) -> tuple[int, np.ndarray]:
+def decode_pixels(
+    payload: np.ndarray, mode: int, height: int, width: int, scratch: np.ndarray
+) -> tuple[int, np.ndarray]:
     """Status and pixels (flat uint8, 3·height·width) of one stored image; decoded into `scratch` where it is a JPEG."""
     if mode != MODE_JPG:
         return OK, payload
@@ -81,6 +85,25 @@ def decode_pixels(payload: np.ndarray, mode: int, height: int, width: int, scrat
         payload.ctypes, len(payload), height, width, pixels.ctypes, height, width, 0, 0, 1, 1, np.uint8(0), np.uint8(0)
     )
     return (OK if code == 0 else BAD_JPEG), pixels
+
+
+@njit(cache=True, nogil=True)
+def check_images(
+    first: int,
+    end: int,
+    images: np.ndarray,
+    data: np.ndarray,
+    sizes: np.ndarray,
+    scratch: np.ndarray,
+    status: np.ndarray,
+) -> None:
+    """Decodes the samples first … end-1 and notes in `status`, int32 (N,), what each of them comes to."""
+    for sample_id in range(first, end):
+        image = images[sample_id]
+        start = np.int64(image["data_ptr"])
+        payload = data[start : start + sizes[sample_id]]
+        height, width = np.int64(image["height"]), np.int64(image["width"])
+        status[sample_id], _ = decode_pixels(payload, image["mode"], height, width, scratch)
 
 
 @njit(cache=True, nogil=True)
@@ -146,7 +169,9 @@ def decode_views(
                 source = pixels.reshape(height, width, 3)
                 out[b] = source[top : top + h, left : left + w]
             else:
-                _resize(0, pixels.ctypes.data, height, width, top, top + h, left, left + w, out[b].ctypes.data, size, size)
+                _resize(
+                    0, pixels.ctypes.data, height, width, top, top + h, left, left + w, out[b].ctypes.data, size, size
+                )
         if flip:
             _flip(out[b])
 
@@ -177,7 +202,9 @@ class ViewDecoder(Operation):
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         shape = (self.views.size, self.views.size, 3)
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype("u1")), AllocationQuery(shape, np.dtype("u1"))
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype("u1")), AllocationQuery(
+            shape, np.dtype("u1")
+        )
 
     def generate_code(self) -> Callable:
         code, size, crop_ratio = self.views.code, self.views.size, self.views.crop_ratio

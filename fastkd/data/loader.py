@@ -101,7 +101,11 @@ class ViewLoader:
         device: torch.device | str = "cpu",
         world: World = World(),  # noqa: B008  (frozen)
     ) -> None:
-        for name, value, low in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("prefetch", prefetch, 1)):
+        for name, value, low in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("prefetch", prefetch, 1),
+        ):
             if value < low:
                 raise OptionError(f"{name} is {value}, expected at least {low}")
         if not 0 <= seed < 2**63:
@@ -112,7 +116,9 @@ class ViewLoader:
         self.num_workers = num_workers or default_num_workers()
         self.prefetch, self.device, self.world = prefetch, torch.device(device), world
         if drop_last and not len(self):
-            raise OptionError(f"{len(self.ids)} samples are fewer than one batch of {batch_size} × {world.size} ranks; lower the batch size")
+            raise OptionError(
+                f"{len(self.ids)} samples are fewer than one batch of {batch_size} × {world.size} ranks; lower the batch size"
+            )
         _check_sizes(beton, views, self.ids)
         jpegs = self.ids[beton.modes[self.ids] == MODE_JPG]
         self._scratch_bytes = int((3 * beton.heights[jpegs] * beton.widths[jpegs]).max()) if len(jpegs) else 0
@@ -177,7 +183,9 @@ class ViewLoader:
             stage(**arguments)
         if status.any():
             bad = int(np.flatnonzero(status)[0])
-            raise CorruptError(f"{self.beton.path}: sample {ids[bad]}: {REASONS[int(status[bad])]}; `fastkd verify` lists all that is damaged")
+            raise CorruptError(
+                f"{self.beton.path}: sample {ids[bad]}: {REASONS[int(status[bad])]}; `fastkd verify` lists all that is damaged"
+            )
         made = {name: buffers[node] for name, node in zip(self._names, self._outputs, strict=True)}
         return Batch(
             images=made["images"].permute(0, 3, 1, 2),
@@ -227,7 +235,9 @@ def check_ids(ids: np.ndarray | None, num_samples: int) -> np.ndarray:
     ids = np.asarray(ids)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         hint = "; turn a boolean mask into ids with numpy.flatnonzero" if ids.dtype == bool else ""
-        raise OptionError(f"ids are {ids.dtype} of shape {ids.shape}, expected a one-dimensional integer array of sample_ids{hint}")
+        raise OptionError(
+            f"ids are {ids.dtype} of shape {ids.shape}, expected a one-dimensional integer array of sample_ids{hint}"
+        )
     ids = np.ascontiguousarray(ids, dtype=np.int64)
     if not len(ids):
         raise OptionError("no ids: at least one sample is needed")

@@ -54,7 +54,9 @@ class Views:
             raise OptionError(f"views of {self.size} pixels, expected a size in 1 … 4096")
         most = {"crop-flip": NUM_CROP_FLIP_VIEWS, "center": 1}.get(self.kind, 2**31 - 1)
         if not 1 <= self.num_seeds <= most:
-            raise OptionError(f"{self.num_seeds} seeds for views {self.kind}, which has 1 … {most} distinct views of a sample")
+            raise OptionError(
+                f"{self.num_seeds} seeds for views {self.kind}, which has 1 … {most} distinct views of a sample"
+            )
         if not 0 < self.crop_ratio <= 1:
             raise OptionError(f"crop ratio {self.crop_ratio}, expected 0 < ratio <= 1")
 
@@ -137,7 +139,13 @@ def center_view(height: int, width: int, size: int, crop_ratio: float) -> tuple[
 
 @njit(cache=True, nogil=True)
 def _boxes(
-    code: int, size: int, crop_ratio: float, sample_ids: np.ndarray, aug_seed: int, heights: np.ndarray, widths: np.ndarray
+    code: int,
+    size: int,
+    crop_ratio: float,
+    sample_ids: np.ndarray,
+    aug_seed: int,
+    heights: np.ndarray,
+    widths: np.ndarray,
 ) -> np.ndarray:
     out = np.zeros((len(sample_ids), 5), np.int64)
     for i in range(len(sample_ids)):

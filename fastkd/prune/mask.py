@@ -44,9 +44,17 @@ class Mask:
         Raises:
             NotFoundError, FormatError, CorruptError: no file; not a mask; damaged.
         """
-        header, arrays = read_artefact(path, kind=KIND, format_version=FORMAT_VERSION, arrays={"sample_ids": ("<i8", 1)})
+        header, arrays = read_artefact(
+            path, kind=KIND, format_version=FORMAT_VERSION, arrays={"sample_ids": ("<i8", 1)}
+        )
         ids, num_samples = arrays["sample_ids"], header.params.get("num_samples")
-        if not isinstance(num_samples, int) or not len(ids) or ids.min() < 0 or ids.max() >= num_samples or len(np.unique(ids)) != len(ids):
+        if (
+            not isinstance(num_samples, int)
+            or not len(ids)
+            or ids.min() < 0
+            or ids.max() >= num_samples
+            or len(np.unique(ids)) != len(ids)
+        ):
             raise FormatError(f"{path}: not a mask: its sample_ids are not distinct numbers below {num_samples}")
         return cls(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path))
 
@@ -96,7 +104,9 @@ def parse_keep(text: str, num_samples: int) -> int:
     try:
         value = Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise OptionError(f"--keep {text!r} is not a number; expected a fraction such as 0.1 or a count such as 5000") from None
+        raise OptionError(
+            f"--keep {text!r} is not a number; expected a fraction such as 0.1 or a count such as 5000"
+        ) from None
     is_count = text.strip().lstrip("+").isdigit()
     if is_count and not 1 <= value <= num_samples:
         raise OptionError(f"--keep {text}: expected a count of 1 … {num_samples} samples, or a fraction with a point")

@@ -156,7 +156,11 @@ def _encode_int8_top4(logits_BC: np.ndarray, payload: np.ndarray) -> None:
     offset = low.astype(np.float16)
     scale = _round_up(np.maximum(high - offset, 0) / np.float32(255))
     step = np.where(scale > 0, scale, np.float16(1)).astype(np.float32)
-    codes = np.rint((np.nan_to_num(rest_BC) - offset[:, None].astype(np.float32)) / step[:, None]).clip(0, 255).astype(np.uint8)
+    codes = (
+        np.rint((np.nan_to_num(rest_BC) - offset[:, None].astype(np.float32)) / step[:, None])
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     # Rounding may lift another class to the level of the largest: the largest then goes up to the next float16.
     decoded = offset[:, None].astype(np.float32) + step[:, None] * codes
     np.put_along_axis(decoded, order_BT, top_BT.astype(np.float32), axis=1)

@@ -86,7 +86,9 @@ def create_store(
     }
     need, free = int(np.prod(shape)), _free_bytes(path.parent)
     if need > free:
-        raise OptionError(f"{path}: the store takes {need:,} bytes, {free:,} are free; fewer --num-seeds, a smaller mask or another disk")
+        raise OptionError(
+            f"{path}: the store takes {need:,} bytes, {free:,} are free; fewer --num-seeds, a smaller mask or another disk"
+        )
     # The fingerprint is over what decides the logits: they do not exist yet, and follow from it.
     identity = {"sample_ids": np.ascontiguousarray(sample_ids, np.int64)}
     header = Header(
@@ -133,7 +135,9 @@ def read_tables(path: str | Path) -> StoreTables:
     tables = _tables(Path(path))
     found = content_fingerprint(KIND, tables.header.inputs, tables.header.params, {"sample_ids": tables.sample_ids})
     if found != tables.header.fingerprint:
-        raise CorruptError(f"{path}: header and row order have fingerprint {found[:12]}, the header says {tables.header.fingerprint[:12]}")
+        raise CorruptError(
+            f"{path}: header and row order have fingerprint {found[:12]}, the header says {tables.header.fingerprint[:12]}"
+        )
     return tables
 
 
@@ -155,7 +159,9 @@ def _tables(path: Path) -> StoreTables:
     expected = (num_seeds, num_rows, codec.row_bytes)
     blocks = (num_seeds, -(-num_rows // block_rows)) if block_rows > 0 else ()
     if shape != expected or dtype != np.uint8 or done.shape != blocks or None in offsets or not num_rows:
-        raise FormatError(f"{path}: logits of shape {shape} and flags of shape {done.shape}, expected {expected} and {blocks}")
+        raise FormatError(
+            f"{path}: logits of shape {shape} and flags of shape {done.shape}, expected {expected} and {blocks}"
+        )
     if probes.shape != (len(probe_crc32c), 2):
         raise FormatError(f"{path}: {probes.shape} probes with {len(probe_crc32c)} checksums")
     end, size = offsets[0] + int(np.prod(expected)), path.stat().st_size
@@ -313,7 +319,9 @@ class LogitStore:
         logits, good = decode_rows(self.tables.codec, self.records[aug_seed, self.rows_of(ids)])
         if not good.all():
             bad = ids[int(np.flatnonzero(~good)[0])]
-            raise CorruptError(f"{self.tables.path}: sample {bad}, aug_seed {aug_seed}: the row does not match its checksum")
+            raise CorruptError(
+                f"{self.tables.path}: sample {bad}, aug_seed {aug_seed}: the row does not match its checksum"
+            )
         return logits
 
 

@@ -1,0 +1,39 @@
+"""The command line: each command parses, calls the library and prints. Nothing here imports torch, ffcv or numba."""
+
+import click
+
+from fastkd import __version__
+from fastkd.cli.build_beton import build_beton
+from fastkd.cli.cache_logits import cache_logits
+from fastkd.cli.common import reporting_errors
+from fastkd.cli.evaluate import evaluate
+from fastkd.cli.inspect import inspect
+from fastkd.cli.prune import prune
+from fastkd.cli.report import report
+from fastkd.cli.train import train
+from fastkd.cli.verify import verify
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    commands=[build_beton, prune, cache_logits, train, evaluate, report, inspect, verify],
+)
+@click.version_option(__version__, prog_name="fastkd")
+def cli() -> None:
+    """Knowledge distillation on pruned data, at the price of training without a teacher.
+
+    \b
+    fastkd build-beton photos/ --out train.beton
+    fastkd prune train.beton --keep 0.1 --method random --out m.h5
+    fastkd cache-logits train.beton --mask m.h5 --teacher t.safetensors --num-seeds 8 --out l.h5
+    fastkd train train.beton --mask m.h5 --logits l.h5 --model resnet20 --val test.beton --out run/
+    """
+    import os
+
+    os.environ.setdefault("KMP_WARNINGS", "0")  # the OpenMP runtime's notes are not about anything a user did
+
+
+def main() -> None:
+    """Entry point: exit 0 done, 1 failed (one line on stderr), 2 usage."""
+    with reporting_errors():
+        cli(prog_name="fastkd")

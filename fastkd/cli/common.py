@@ -1,0 +1,243 @@
+"""What all commands share: --json and --config, one line for an error, the progress bar, the device."""
+
+import functools
+import json
+import os
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastkd.dist import World, process_group, read_world
+from fastkd.errors import FastKDError, OptionError
+
+if TYPE_CHECKING:
+    from fastkd.train.teacher import Teacher
+
+_LINE_INTERVAL_S = 10.0
+
+
+@contextmanager
+def reporting_errors() -> Iterator[None]:
+    """Turns exceptions into one line on stderr and exit code 1; FASTKD_DEBUG=1 lets them through."""
+    try:
+        yield
+    except (FastKDError, OSError, KeyboardInterrupt, MemoryError) as error:
+        if os.environ.get("FASTKD_DEBUG") == "1":
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            click.echo("fastkd: interrupted", err=True)
+            sys.exit(130)
+        click.echo(f"fastkd: error: {error if str(error) else type(error).__name__}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("FASTKD_DEBUG") == "1":
+            raise
+        line = " ".join(str(error).split())[:300]
+        click.echo(f"fastkd: internal error: {type(error).__name__}: {line} (FASTKD_DEBUG=1 shows where)", err=True)
+        sys.exit(1)
+
+
+def _load_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
+    """--config: the file's keys become the defaults of the command's options."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}", context, option) from None
+    values = values.get(context.info_name or "", values)  # one file may serve several commands, a table each
+    known = {param.name for param in context.command.params if isinstance(param, click.Option)}
+    names = {key.replace("-", "_"): value for key, value in values.items() if not isinstance(value, dict)}
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise click.BadParameter(f"{path}: {context.info_name} has no option {unknown[0]!r}", context, option)
+    context.default_map = {**(context.default_map or {}), **names}
+
+
+def command(name: str) -> Callable[[Callable], click.Command]:
+    """Declares a command: adds --config and --json; prints the dict that it returns, on rank 0.
+
+    The function gets the options and returns (result for --json, text for people).
+    """
+
+    def declare(function: Callable[..., tuple[dict[str, Any], str]]) -> click.Command:
+        @functools.wraps(function)
+        def run(*, as_json: bool, **options: Any) -> None:
+            result, text = function(**options)
+            if read_world().is_main:
+                click.echo(json.dumps(result) if as_json else text)
+            if result.get("ok") is False:
+                sys.exit(1)
+
+        config = click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            callback=_load_config,
+            is_eager=True,
+            expose_value=False,
+            help="TOML file with defaults for these options; flags override it.",
+        )
+        as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+        return click.command(name)(config(as_json(run)))
+
+    return declare
+
+
+def say(line: str) -> None:
+    """A line for people, on stderr, from rank 0."""
+    if read_world().is_main:
+        click.echo(line, err=True)
+
+
+@contextmanager
+def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback (done, total) that shows a bar with rate and time left on a terminal, and a plain line at intervals
+    elsewhere; nothing on ranks other than 0."""
+    if not read_world().is_main:
+        yield lambda done, total: None
+        return
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(desc=what, unit=unit, unit_scale=True, dynamic_ncols=True) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield show
+        return
+    begin = last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _LINE_INTERVAL_S:
+            last = now
+            rate = done / (now - begin)
+            left = (total - done) / rate if rate else 0.0
+            click.echo(f"{what}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {left:,.0f} s left", err=True)
+
+    yield tell
+
+
+def choose_device(name: str, world: World) -> str:
+    """`auto`: this process's GPU where there is one, else the CPU.
+
+    Raises:
+        OptionError: an unknown device, or a GPU that is not there.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"--device {name!r}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise OptionError(f"--device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise OptionError(f"--device {name}: torch sees no GPU here")
+        device = torch.device("cuda", world.local_rank if device.index is None else device.index)
+        torch.cuda.set_device(device)
+    return str(device)
+
+
+@contextmanager
+def compute(device_name: str) -> Iterator[tuple[World, str]]:
+    """This process's World and device, with the process group joined for the length of the block."""
+    world = read_world()
+    device = choose_device(device_name, world)
+    with process_group(world, device.split(":")[0]):
+        yield world, device
+
+
+def device_options(function: Callable) -> Callable:
+    """--device and --num-workers."""
+    function = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")(function)
+    return click.option(
+        "--num-workers", type=click.IntRange(0), default=0, help="Loader threads; 0 for one a CPU.  [default: 0]"
+    )(function)
+
+
+def view_options(function: Callable) -> Callable:
+    """--views, --size and --num-seeds."""
+    kinds = click.Choice(["crop-flip", "rrc", "center"])
+    decorators = [
+        click.option(
+            "--views", type=kinds, help="Which views.  [default: crop-flip for small images of one size, else rrc]"
+        ),
+        click.option(
+            "--size",
+            type=click.IntRange(1),
+            help="Side of a view in pixels.  [default: the images' own for crop-flip, else 224]",
+        ),
+        click.option(
+            "--num-seeds",
+            type=click.IntRange(1),
+            help="Views of a sample, K.  [default: 162 for crop-flip, 50 for rrc]",
+        ),
+    ]
+    return functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
+
+
+def teacher_options(function: Callable) -> Callable:
+    """What loads a teacher besides --teacher itself."""
+    decorators = [
+        click.option("--teacher-model", metavar="NAME", help="Its network, where the checkpoint does not say."),
+        click.option(
+            "--teacher-norm",
+            metavar="NORM",
+            help="cifar, imagenet, none or M,M,M/S,S,S, where the checkpoint does not say.",
+        ),
+        click.option(
+            "--teacher-size", type=click.IntRange(1), help="Its input size in pixels; views are resized to it."
+        ),
+        click.option(
+            "--teacher-precision",
+            type=click.Choice(["fp32", "bf16", "fp16"]),
+            default="fp32",
+            show_default=True,
+            help="Its arithmetic; part of a store's identity.",
+        ),
+    ]
+    return functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
+
+
+def make_views(
+    dataset: Any, kind: str | None, size: int | None, num_seeds: int | None, default_seeds: int | None = None
+) -> Any:
+    """The Views that the options name, with defaults that suit the images."""
+    from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views
+
+    heights, widths = dataset.beton.heights, dataset.beton.widths
+    side = int(heights[0])
+    small = side <= 64 and bool((heights == side).all() and (widths == side).all())
+    kind = kind or ("crop-flip" if small else "rrc")
+    size = size or (side if small or kind == "crop-flip" else 224)
+    seeds = {"crop-flip": NUM_CROP_FLIP_VIEWS, "rrc": default_seeds or 50, "center": 1}
+    return Views(kind, size, num_seeds or seeds[kind])
+
+
+def open_teacher(teacher: str, options: dict[str, Any], num_classes: int, device: str) -> "Teacher":
+    """The teacher that --teacher and its options name; takes its options out of `options`."""
+    from fastkd.train.teacher import load_teacher
+
+    names = {name: options.pop(f"teacher_{name}") for name in ("model", "norm", "size", "precision")}
+    return load_teacher(
+        teacher,
+        model_name=names["model"],
+        norm=names["norm"],
+        size=names["size"],
+        precision=names["precision"],
+        num_classes=num_classes,
+        device=device,
+    )

@@ -1,0 +1,65 @@
+"""`fastkd evaluate`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastkd.cli.common import command, compute, device_options
+
+
+@command("evaluate")
+@click.argument("beton", type=click.Path(path_type=Path))
+@click.option("--model", required=True, metavar="CKPT", help="A checkpoint, or a torchvision / timm: name.")
+@click.option("--model-name", metavar="NAME", help="Its network, where the checkpoint does not say.")
+@click.option("--norm", metavar="NORM", help="cifar, imagenet, none or M,M,M/S,S,S, where the checkpoint does not say.")
+@click.option(
+    "--size",
+    type=click.IntRange(1),
+    help="Side of the centre crop.  [default: the images' own up to 64 pixels, else 224]",
+)
+@click.option(
+    "--crop-ratio",
+    type=float,
+    default=0.875,
+    show_default=True,
+    help="Crop over the shorter side, where images are not of that size.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True, help="Samples a step.")
+@device_options
+def evaluate(
+    beton: Path,
+    model: str,
+    model_name: str | None,
+    norm: str | None,
+    size: int | None,
+    crop_ratio: float,
+    batch_size: int,
+    device: str,
+    num_workers: int,
+) -> tuple[dict[str, Any], str]:
+    """Measure top-1 and top-5 accuracy of a checkpoint on all samples of BETON, centre crops.
+
+    \b
+    fastkd evaluate test.beton --model run/model.safetensors
+    """
+    from fastkd.cli.common import make_views
+    from fastkd.data.views import Views
+    from fastkd.feed import Loader, open_dataset
+    from fastkd.train.metrics import evaluate as measure
+    from fastkd.train.teacher import load_teacher
+
+    with compute(device) as (world, device_name):
+        dataset = open_dataset(beton)
+        network = load_teacher(
+            model, model_name=model_name, norm=norm, device=device_name, options=("--model", "--model-name", "--norm")
+        )
+        default = make_views(dataset, None, size, None).size
+        views = Views("center", default, crop_ratio=crop_ratio)
+        loader = Loader(dataset, views, batch_size=batch_size, num_workers=num_workers, device=device_name, world=world)
+        found = measure(network.model, network.norm, loader.epoch(0), world)
+    result = {"path": str(beton), "model": model, **found}
+    return (
+        result,
+        f"{model} on {beton}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} % of {found['num_samples']:,}",
+    )

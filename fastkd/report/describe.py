@@ -1,0 +1,160 @@
+"""What a file is: its kind found from its content, described for `inspect` and checked for `verify`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastkd.artefact import HDF5_MAGIC, open_artefact
+from fastkd.data.beton import MODE_RAW, identify, open_beton, read_manifest
+from fastkd.errors import FastKDError, FormatError, NotFoundError
+from fastkd.prune.mask import Mask
+from fastkd.store.logit_store import read_tables, verify_store
+
+
+def kind_of(path: str | Path) -> str:
+    """`beton`, `mask`, `logit-store`, `checkpoint` or `run`, by content; `.beton` files always count as betons.
+
+    Raises:
+        NotFoundError: no such file.
+        FormatError: none of these.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if (path / "run.json").is_file():
+            return "run"
+        raise FormatError(f"{path}: a folder without run.json; expected a file, or the folder of a run")
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file")
+    with path.open("rb") as file:
+        head = file.read(24)
+    if head.startswith(HDF5_MAGIC):
+        with open_artefact(path, None) as (_, header):
+            if header.kind not in DESCRIBE:
+                raise FormatError(f"{path}: of the kind {header.kind!r}, which this fastkd does not know")
+            return header.kind
+    if head[:2] == b"PK" or head[:1] == b"\x80" or head[8:9] == b"{":
+        return "checkpoint"
+    if path.suffix == ".beton" or head[:2] == b"\x02\0":
+        return "beton"
+    raise FormatError(
+        f"{path}: neither a beton, an artefact of fastkd's nor a checkpoint (first bytes {head[:4].hex() or 'none'})"
+    )
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What `inspect` prints of a file: kind, path, format_version, fingerprint, inputs, params and the kind's own keys.
+
+    Raises:
+        FastKDError: a file that is missing, foreign or damaged.
+    """
+    kind = kind_of(path)
+    return {"kind": kind, "path": str(path), **DESCRIBE[kind](Path(path))}
+
+
+def verify(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+    """Reads a file whole and checks all of it; one line for each problem, none for a whole file."""
+    try:
+        return [f"{path}: {line}" if not line.startswith(str(path)) else line for line in _verify(Path(path), progress)]
+    except FastKDError as error:
+        return [str(error)]
+
+
+def _verify(path: Path, progress: Callable[[int, int], None]) -> list[str]:
+    kind = kind_of(path)
+    if kind == "beton":
+        from fastkd.data.verify import verify_beton
+
+        return verify_beton(open_beton(path), progress)
+    if kind == "logit-store":
+        return verify_store(path)
+    DESCRIBE[kind](path)  # reads masks, checkpoints and runs whole, against their fingerprints
+    return []
+
+
+def _beton(path: Path) -> dict[str, Any]:
+    beton = open_beton(path)
+    manifest = read_manifest(beton) or {}
+    fingerprint, class_names = identify(beton)
+    return {
+        "format_version": 2,
+        "fingerprint": fingerprint,
+        "inputs": {},
+        "params": {name: manifest.get(name) for name in ("source", "options", "versions")} if manifest else {},
+        "num_samples": beton.num_samples,
+        "num_classes": len(class_names),
+        "size_bytes": beton.size_bytes,
+        "manifest": bool(manifest),
+        "num_raw": int(np.count_nonzero(beton.modes == MODE_RAW)),
+        "max_height": int(beton.heights.max()),
+        "max_width": int(beton.widths.max()),
+    }
+
+
+def _mask(path: Path) -> dict[str, Any]:
+    mask = Mask.load(path)
+    counts = {name: mask.header.params.get(name) for name in ("class_min", "class_max")}
+    sizes = {"num_kept": len(mask.sample_ids), "num_samples": mask.num_samples, "fraction": mask.fraction}
+    return {**_header(mask.header), **sizes, **counts}
+
+
+def _store(path: Path) -> dict[str, Any]:
+    tables = read_tables(path)
+    done = int(np.count_nonzero(tables.done == 1))
+    return {
+        **_header(tables.header),
+        "num_seeds": tables.num_seeds,
+        "num_rows": tables.num_rows,
+        "num_classes": tables.codec.num_classes,
+        "codec": tables.codec.name,
+        "row_bytes": tables.codec.row_bytes,
+        "size_bytes": path.stat().st_size,
+        "done_percent": 100 * done / tables.done.size,
+    }
+
+
+def _header(header: Any) -> dict[str, Any]:
+    names = ("format_version", "fingerprint", "inputs", "params")
+    return {name: getattr(header, name) for name in names}
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from fastkd.models.registry import state_fingerprint
+    from fastkd.train.checkpoint import FORMAT_VERSION, read_checkpoint
+
+    found = read_checkpoint(path)
+    meta = dict(found.meta)
+    return {
+        "format_version": FORMAT_VERSION if found.format == "fastkd" else None,
+        "format": found.format,
+        "fingerprint": state_fingerprint(found.state_dict),
+        "inputs": meta.pop("inputs", {}),
+        "params": meta.pop("params", {}),
+        "num_tensors": len(found.state_dict),
+        "num_parameters": sum(tensor.numel() for tensor in found.state_dict.values()),
+        "size_bytes": path.stat().st_size,
+        **{name: meta.get(name) for name in ("model", "num_classes", "size", "norm", "val_top1") if name in meta},
+    }
+
+
+def _run(path: Path) -> dict[str, Any]:
+    try:
+        head = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        result = (
+            json.loads((path / "result.json").read_text(encoding="utf-8")) if (path / "result.json").exists() else {}
+        )
+        keys = {name: head[name] for name in ("format_version", "fingerprint", "inputs", "params")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path}: damaged run.json or result.json ({error})") from None
+    return {**keys, "finished": bool(result), **{name: result[name] for name in result if name != "fingerprint"}}
+
+
+DESCRIBE: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "beton": _beton,
+    "mask": _mask,
+    "logit-store": _store,
+    "checkpoint": _checkpoint,
+    "run": _run,
+}

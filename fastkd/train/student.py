@@ -1,0 +1,321 @@
+"""Training a network on the kept samples: with stored logits, with a live teacher, or with labels alone."""
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastkd.artefact import atomic_path
+from fastkd.dist import World
+from fastkd.errors import CorruptError, FormatError, MismatchError, OptionError
+from fastkd.feed import Loader
+from fastkd.hashing import fingerprint
+from fastkd.models.registry import create_model
+from fastkd.train.checkpoint import load_resume, save_resume, save_weights
+from fastkd.train.losses import kd_loss, mixed_loss
+from fastkd.train.metrics import JsonLines, Stopwatch, evaluate
+from fastkd.train.norm import Norm
+from fastkd.train.teacher import Teacher
+
+RUN_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a student is trained. The defaults are the paper's for CIFAR and SVHN (appendix A)."""
+
+    model: str
+    """A name that the registry knows."""
+    epochs: int = 240
+    """Passes over the kept samples."""
+    batch_size: int = 64
+    """Samples a step on each rank."""
+    lr: float = 0.05
+    """Initial learning rate of SGD."""
+    momentum: float = 0.9
+    """Momentum of SGD, without Nesterov."""
+    weight_decay: float = 5e-4
+    """Weight decay, on all parameters."""
+    schedule: str = "step"
+    """`step`: a tenth at 150/240, 180/240 and 210/240 of the epochs; `cosine`: half a cosine down to 0, each epoch."""
+    alpha: float = 0.5
+    """Weight of distillation, 0 … 1 (paper, Eq. 2); 0 trains on labels alone."""
+    tau: float = 4.0
+    """Temperature of distillation."""
+    tau_squared: bool = True
+    """Whether the distillation term is multiplied by τ²."""
+    drop_last: bool = False
+    """Leave out the last batch of an epoch where it is not full."""
+    seed: int = 0
+    """Of the initial weights and of the order."""
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch-size", self.batch_size >= 1, "at least 1"),
+            ("lr", 0 < self.lr < math.inf, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "0 <= momentum < 1"),
+            ("weight-decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("schedule", self.schedule in ("step", "cosine"), "step or cosine"),
+            ("alpha", 0 <= self.alpha <= 1, "0 … 1"),
+            ("tau", 0 < self.tau < math.inf, "above 0"),
+            ("seed", 0 <= self.seed < 2**63, "0 … 2^63-1"),
+        )
+        for name, holds, expected in rules:
+            if not holds:
+                raise OptionError(f"--{name} {getattr(self, name.replace('-', '_'))}: expected {expected}")
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "crop-flip": {},
+    "center": {},
+    "rrc": {"batch_size": 128, "lr": 0.1, "schedule": "cosine"},
+}
+"""What differs from Recipe's defaults for each kind of views; `rrc`: the paper's ImageNet recipe (appendix A.2)."""
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """The learning rate of epoch 0 … epochs-1; the milestones move with the number of epochs."""
+    if recipe.schedule == "cosine":
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
+    passed = sum(epoch >= round(recipe.epochs * share / 240) for share in (150, 180, 210))
+    return recipe.lr * 0.1**passed
+
+
+def train(
+    recipe: Recipe,
+    loader: Loader,
+    out: str | Path,
+    *,
+    norm: Norm,
+    teacher: Teacher | None = None,
+    val: Loader | None = None,
+    inputs: dict[str, str],
+    params: dict[str, Any],
+    world: World = World(),  # noqa: B008  (frozen)
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    log: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Trains, or goes on from the last epoch that the folder holds, or gives the result of a finished run.
+
+    On the CPU a run that was stopped at any moment and resumed ends with the same bits as one that was not.
+
+    Args:
+        loader: batches with logits where the store is the teacher.
+        out: the run's folder: `run.json` (what it is), `metrics.jsonl`, `resume.pt`, `model.safetensors`, `result.json`.
+        teacher: runs live on the same views, where there is no store.
+        val: batches to measure accuracy on after every epoch.
+        inputs, params: what the run was made from, for `run.json`; another value there is another run.
+        progress: called with steps done and in all.
+
+    Returns:
+        epochs, val_top1, val_top5 (None without `val`), images_per_s, data_wait_percent, fingerprint (of the weights).
+
+    Raises:
+        OptionError: fewer samples than a batch; alpha without a teacher or a store.
+        MismatchError: the folder holds another run; says in what it differs.
+    """
+    out = Path(out)
+    if len(loader.ids) < recipe.batch_size * world.size:
+        raise OptionError(
+            f"{len(loader.ids)} samples are fewer than one batch of {recipe.batch_size} × {world.size} ranks; lower --batch-size"
+        )
+    if recipe.alpha > 0 and loader.column is None and teacher is None:
+        raise OptionError(f"--alpha {recipe.alpha} needs --logits or --teacher; --alpha 0 trains on labels alone")
+    identity = {
+        "inputs": inputs,
+        "params": params | {"recipe": asdict(recipe), "norm": norm.describe(), "ranks": world.size},
+    }
+    _claim(out, identity, world)
+    finished = _read_json(out / "result.json")
+    if finished is not None:
+        log(f"{out}: this run is finished; its result follows")
+        return finished
+
+    torch.manual_seed(recipe.seed)
+    model = create_model(recipe.model, loader.dataset.num_classes).to(loader.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    state = _resume(out / "resume.pt", model, optimizer, log)
+    learner = DistributedDataParallel(model) if world.size > 1 else model
+    lines = JsonLines(out / "metrics.jsonl", state["metrics_bytes"]) if world.is_main else None
+    watch = Stopwatch()
+    accuracy: dict[str, Any] = state["accuracy"]
+    for epoch in range(state["epoch"], recipe.epochs):
+        lr = learning_rate(recipe, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        losses = _train_epoch(recipe, learner, optimizer, loader, epoch, norm, teacher, watch, world, progress)
+        if val is not None:
+            accuracy = evaluate(model, norm, val.epoch(0), world)
+        if lines is not None:
+            records = _epoch_records(epoch, len(loader), lr, losses.tolist(), accuracy, watch)
+            state = {
+                "epoch": epoch + 1,
+                "metrics_bytes": lines.write(records),
+                "accuracy": accuracy,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "generator": torch.get_rng_state(),
+            }
+            save_resume(out / "resume.pt", state)
+    result = {
+        "epochs": recipe.epochs,
+        "val_top1": accuracy.get("top1"),
+        "val_top5": accuracy.get("top5"),
+        **watch.rates(),
+    }
+    if lines is not None:
+        lines.close()
+        meta = {
+            "model": recipe.model,
+            "num_classes": loader.dataset.num_classes,
+            "class_names": loader.dataset.class_names,
+        }
+        meta |= {"norm": norm.describe(), "size": loader.views.size, "val_top1": result["val_top1"], **identity}
+        result["fingerprint"] = save_weights(out / "model.safetensors", model, meta)
+        _write_json(out / "result.json", result)
+    return result
+
+
+def _train_epoch(
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: Loader,
+    epoch: int,
+    norm: Norm,
+    teacher: Teacher | None,
+    watch: Stopwatch,
+    world: World,
+    progress: Callable[[int, int], None],
+) -> Tensor:
+    """One pass over the kept samples; returns loss, CE and KD of every step: float32 (steps, 3), KD 0 where alpha is."""
+    model.train()
+    losses = []
+    watch.start()
+    for step, batch in enumerate(loader.epoch(epoch)):
+        watch.got_batch(len(batch))
+        share = _tail_share(len(loader.ids), step, len(batch), recipe.batch_size, world)
+        if share is None:
+            break
+        student_BC = model(norm(batch.images))
+        ce = F.cross_entropy(student_BC.float(), batch.labels)
+        kd = torch.zeros_like(ce)
+        if recipe.alpha > 0:
+            teacher_BC = batch.logits if teacher is None else teacher(batch.images)
+            kd = kd_loss(student_BC, teacher_BC, tau=recipe.tau, scale_tau_squared=recipe.tau_squared)
+        loss = mixed_loss(ce, kd, recipe.alpha)
+        optimizer.zero_grad(set_to_none=True)
+        (loss * share).backward()
+        optimizer.step()
+        losses.append(torch.stack([loss.detach(), ce.detach(), kd.detach()]))
+        watch.did_step()
+        progress(epoch * len(loader) + step + 1, recipe.epochs * len(loader))
+    rows = torch.stack(losses).cpu()
+    watch.stop()
+    if not torch.isfinite(rows).all():
+        step = int((~torch.isfinite(rows).all(dim=1)).nonzero()[0])
+        raise CorruptError(
+            f"the loss of epoch {epoch}, step {step} is {rows[step, 0].item()}: training diverged; lower --lr"
+        )
+    return rows
+
+
+def _tail_share(num_ids: int, step: int, num_here: int, batch_size: int, world: World) -> float | None:
+    """What this rank's mean loss counts in the mean of ranks, so that every sample of the global batch counts the same.
+
+    None where some rank has no sample of it: such a tail, of fewer samples than ranks, is left out of training.
+    """
+    if world.size == 1:
+        return 1.0
+    num_global = min(batch_size * world.size, num_ids - step * batch_size * world.size)
+    return None if num_global < world.size else num_here * world.size / num_global
+
+
+def _epoch_records(
+    epoch: int, steps: int, lr: float, losses: list[list[float]], accuracy: dict[str, Any], watch: Stopwatch
+) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl for one epoch: one a step, then one for the epoch."""
+    records: list[dict[str, Any]] = [
+        {"kind": "step", "epoch": epoch, "step": epoch * steps + i, "lr": lr, "loss": loss, "ce": ce, "kd": kd}
+        for i, (loss, ce, kd) in enumerate(losses)
+    ]
+    mean = sum(row[0] for row in losses) / len(losses)
+    val = {f"val_{name}": accuracy[name] for name in ("top1", "top5") if name in accuracy}
+    return [*records, {"kind": "epoch", "epoch": epoch, "lr": lr, "loss": mean, **val, **watch.rates()}]
+
+
+def _claim(out: Path, identity: dict[str, Any], world: World) -> None:
+    """Makes the folder this run's, or checks that it is."""
+    out.mkdir(parents=True, exist_ok=True)
+    digest = fingerprint([json.dumps(identity, sort_keys=True)])
+    found = _read_json(out / "run.json")
+    if found is None:
+        if any(out.iterdir()) and world.is_main:
+            strangers = sorted(p.name for p in out.iterdir() if p.name != "run.json.partial")
+            if strangers:
+                raise MismatchError(f"{out}: holds {strangers[0]} but no run.json; choose an empty --out")
+        if world.is_main:
+            head = {"fastkd_kind": "run", "format_version": RUN_VERSION, "fingerprint": digest}
+            _write_json(out / "run.json", head | identity)
+        return
+    if found.get("format_version") != RUN_VERSION:
+        raise FormatError(
+            f"{out}/run.json: run of version {found.get('format_version')}, this fastkd reads version {RUN_VERSION}"
+        )
+    if found.get("fingerprint") != digest:
+        differs = _differences({key: found.get(key, {}) for key in identity}, identity)
+        raise MismatchError(
+            f"{out}: another run is there; it differs in {'; '.join(differs) or 'its header'}; choose another --out"
+        )
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted({*found, *wanted})
+        return [line for key in keys for line in _differences(found.get(key), wanted.get(key), key)]
+    same = json.dumps(found) == json.dumps(wanted)
+    return [] if same else [f"{name} {found} (asked for {wanted})"]
+
+
+def _resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Loads the last epoch's state into model and optimizer; the state of a run that begins where there is none."""
+    if not path.exists():
+        return {"epoch": 0, "metrics_bytes": 0, "accuracy": {}}
+    state = load_resume(path)
+    with suppress(KeyError, ValueError, RuntimeError, TypeError):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["generator"])
+        log(f"{path}: going on after epoch {state['epoch']}")
+        return state
+    raise FormatError(f"{path}: does not hold the state of this run; remove the folder and start anew")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise FormatError(f"{path}: damaged ({error}); remove the folder and start anew") from None
+    if not isinstance(content, dict):
+        raise FormatError(f"{path}: holds no JSON object; remove the folder and start anew")
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
