@@ -41,7 +41,7 @@ def draw_unit(a: int, b: int, number: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def draw_below(a: int, b: int, number: int, bound: int) -> int:
+def draw_below(a: int, b: int, number: int, bound: int) -> np.int64:
     """The same draw as an integer in [0, bound), for 1 <= bound <= 2**32 (bias at most bound / 2**32)."""
     return np.int64(((draw(a, b, number) >> uint64(32)) * uint64(bound)) >> uint64(32))
 
@@ -72,7 +72,7 @@ _CRC = _crc32c_tables()
 
 
 @njit(cache=True, nogil=True)
-def crc32c(data: np.ndarray) -> int:
+def crc32c(data: np.ndarray) -> np.uint32:
     """CRC32C (RFC 3720, appendix B.4) of a contiguous uint8 array, eight bytes a step."""
     crc = np.uint32(0xFFFFFFFF)
     n = len(data)
@@ -115,7 +115,7 @@ def fingerprint(parts: Iterable[bytes | str | np.ndarray]) -> str:
         if isinstance(part, np.ndarray):
             head = f"{part.dtype.str}{part.shape}".encode()
             digest.update(len(head).to_bytes(8, "little") + head)
-            digest.update(np.ascontiguousarray(part).view(np.uint8).reshape(-1) if part.size else b"")
+            digest.update(np.ascontiguousarray(part).tobytes())
         else:
             data = part.encode() if isinstance(part, str) else part
             digest.update(len(data).to_bytes(8, "little"))

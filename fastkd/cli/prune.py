@@ -25,6 +25,8 @@ def prune(beton: Path, keep: str, method: str, seed: int, out: Path) -> tuple[di
     \b
     fastkd prune train.beton --keep 0.1 --method random --out m.h5
     """
+    import numpy as np
+
     from fastkd.feed import open_dataset
     from fastkd.prune.mask import class_counts, parse_keep, random_order, save_mask
 
@@ -32,7 +34,7 @@ def prune(beton: Path, keep: str, method: str, seed: int, out: Path) -> tuple[di
     labels = dataset.beton.labels
     ids = random_order(labels, seed)[: parse_keep(keep, len(labels))]
     counts = class_counts(labels, ids, dataset.num_classes)
-    counts = counts[class_counts(labels, range(len(labels)), dataset.num_classes) > 0]
+    counts = counts[np.bincount(labels, minlength=dataset.num_classes) > 0]
     class_min, class_max = int(counts.min()), int(counts.max())
     mask = save_mask(
         out,

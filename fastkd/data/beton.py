@@ -134,7 +134,7 @@ def open_beton(path: str | Path) -> Beton:
         modes=modes,
         ptrs=ptrs,
         sizes=sizes,
-        tables_crc32=zlib.crc32(data[table_ptr:], zlib.crc32(data[:metadata_end])),
+        tables_crc32=zlib.crc32(data[table_ptr:].data, zlib.crc32(data[:metadata_end].data)),
         size_bytes=size_bytes,
     )
 
@@ -182,7 +182,7 @@ def _check_rows(
 def payload_digests(beton: Beton) -> Iterator[tuple[bytes, int]]:
     """BLAKE2b-128 and CRC-32 of each encoded image, in sample order; reads the whole file."""
     for sample_id in range(beton.num_samples):
-        payload = beton.payload(sample_id)
+        payload = beton.payload(sample_id).data
         yield hashlib.blake2b(payload, digest_size=16).digest(), zlib.crc32(payload)
 
 

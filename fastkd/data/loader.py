@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,13 @@ class Batch:
         return len(self.labels)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "aug_seed"}
-        return replace(self, **{name: None if tensor is None else function(tensor) for name, tensor in tensors.items()})
+        return Batch(
+            images=function(self.images),
+            labels=function(self.labels),
+            sample_ids=function(self.sample_ids),
+            logits=None if self.logits is None else function(self.logits),
+            aug_seed=self.aug_seed,
+        )
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device; the copy does not block where the memory is pinned."""

@@ -67,7 +67,10 @@ class Views:
 
     def identity(self) -> dict[str, Any]:
         """What decides the geometry of a view, num_seeds aside; part of a store's identity."""
-        own = {"crop-flip": {"pad": PAD}, "rrc": {"scale": [0.08, 1.0], "ratio": "3/4 to 4/3"}}
+        own: dict[str, dict[str, Any]] = {
+            "crop-flip": {"pad": PAD},
+            "rrc": {"scale": [0.08, 1.0], "ratio": "3/4 to 4/3"},
+        }
         extra = own.get(self.kind, {"crop_ratio": self.crop_ratio})
         return {"kind": self.kind, "size": self.size, "version": VIEW_VERSION, **extra}
 
@@ -114,17 +117,17 @@ def rrc_view(sample_id: int, aug_seed: int, height: int, width: int) -> tuple[in
         number = _RRC_TRY + 4 * attempt
         area = height * width * (0.08 + 0.92 * draw_unit(sample_id, aug_seed, number))
         ratio = _exp(_LOG_RATIO * (2.0 * draw_unit(sample_id, aug_seed, number + 1) - 1.0))
-        w = int(math.floor(math.sqrt(area * ratio) + 0.5))
-        h = int(math.floor(math.sqrt(area / ratio) + 0.5))
+        w = math.floor(math.sqrt(area * ratio) + 0.5)
+        h = math.floor(math.sqrt(area / ratio) + 0.5)
         if 0 < w <= width and 0 < h <= height:
             top = draw_below(sample_id, aug_seed, number + 2, height - h + 1)
             left = draw_below(sample_id, aug_seed, number + 3, width - w + 1)
             return top, left, h, w, flip
     h, w = height, width
     if 4 * width < 3 * height:
-        h = min(height, max(1, int(math.floor(width * 4.0 / 3.0 + 0.5))))
+        h = min(height, max(1, math.floor(width * 4.0 / 3.0 + 0.5)))
     elif 3 * width > 4 * height:
-        w = min(width, max(1, int(math.floor(height * 4.0 / 3.0 + 0.5))))
+        w = min(width, max(1, math.floor(height * 4.0 / 3.0 + 0.5)))
     return (height - h) // 2, (width - w) // 2, h, w, flip
 
 

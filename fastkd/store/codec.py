@@ -72,7 +72,8 @@ def encode_rows(codec: Codec, logits_BC: np.ndarray) -> np.ndarray:
     Returns:
         uint8 (B, row_bytes).
     """
-    assert logits_BC.shape[1] == codec.num_classes and not check_encodable(logits_BC).any()
+    assert logits_BC.shape[1] == codec.num_classes
+    assert not check_encodable(logits_BC).any()
     out = np.zeros((len(logits_BC), codec.row_bytes), np.uint8)
     CODECS[codec.name][0](np.ascontiguousarray(logits_BC, np.float32), out[:, : codec.payload_bytes])
     _seal(out, codec.payload_bytes)
@@ -210,7 +211,7 @@ def unpack_int8_top4(record: np.ndarray, out: np.ndarray) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _read_uint16(record: np.ndarray, at: int) -> int:
+def _read_uint16(record: np.ndarray, at: int) -> np.int64:
     return np.int64(record[at]) | (np.int64(record[at + 1]) << 8)
 
 

@@ -52,7 +52,7 @@ def parse_norm(text: str, option: str = "--norm", size: int | None = None) -> No
         mean, std = (), ()
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or not all(abs(x) < 1e3 for x in mean + std):
         raise OptionError(f"{option} {text!r}: expected {', '.join(PRESETS)}, or M,M,M/S,S,S such as .5,.5,.5/.2,.2,.2")
-    return Norm(mean, std, size)  # type: ignore[arg-type]
+    return Norm(mean, std, size)
 
 
 def norm_of(meta: dict, size: int | None = None) -> Norm | None:

@@ -141,7 +141,9 @@ def train(
         return finished
 
     torch.manual_seed(recipe.seed)
-    model = create_model(recipe.model, loader.dataset.num_classes).to(loader.device, memory_format=torch.channels_last)
+    model = (
+        create_model(recipe.model, loader.dataset.num_classes).to(loader.device).to(memory_format=torch.channels_last)
+    )
     optimizer = torch.optim.SGD(
         model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
@@ -212,7 +214,8 @@ def _train_epoch(
         ce = F.cross_entropy(student_BC.float(), batch.labels)
         kd = torch.zeros_like(ce)
         if recipe.alpha > 0:
-            teacher_BC = batch.logits if teacher is None else teacher(batch.images)
+            teacher_BC = teacher(batch.images) if teacher is not None else batch.logits
+            assert teacher_BC is not None
             kd = kd_loss(student_BC, teacher_BC, tau=recipe.tau, scale_tau_squared=recipe.tau_squared)
         loss = mixed_loss(ce, kd, recipe.alpha)
         optimizer.zero_grad(set_to_none=True)

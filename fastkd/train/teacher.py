@@ -104,7 +104,7 @@ def load_teacher(
             f"{spec}: does not say how its inputs were normalised: give {options[2]} cifar, imagenet or M,M,M/S,S,S"
         )
     device = torch.device(device)
-    model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Teacher(
         model=model, name=name, fingerprint=weights_fingerprint(model), norm=found, precision=precision, device=device
     )
