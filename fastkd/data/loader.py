@@ -129,6 +129,10 @@ class ViewLoader:
         self._scratch_bytes = int((3 * beton.heights[jpegs] * beton.widths[jpegs]).max()) if len(jpegs) else 0
         self._local = threading.local()
         self._data = beton.data.view(np.ndarray)
+        self._rows = None
+        if column is not None:
+            _, num_rows, row_bytes = column.records.shape
+            self._rows = column.records.reshape(-1), column.rows, num_rows, row_bytes
         self._names, self._queries, self._stages, self._outputs = _compile(beton, views, column)
 
     def __len__(self) -> int:
@@ -171,17 +175,18 @@ class ViewLoader:
         if not hasattr(self._local, "scratch"):
             self._local.scratch = np.empty(self._scratch_bytes, np.uint8)
         status = np.zeros(len(ids), np.int32)
-        pinned = self.device.type == "cuda"
-        buffers = {
-            node: torch.empty((len(ids), *query.shape), dtype=_TORCH_TYPES[query.dtype], pin_memory=pinned)
-            for node, query in self._queries.items()
-        }
-        rows = None if self.column is None else (self.column.records, self.column.rows)
+        shapes = {node: ((len(ids), *query.shape), query.dtype) for node, query in self._queries.items()}
+        if self.device.type == "cuda":
+            buffers = {
+                n: torch.empty(s, dtype=_TORCH_TYPES[t], pin_memory=True).numpy() for n, (s, t) in shapes.items()
+            }
+        else:
+            buffers = {node: np.empty(shape, dtype) for node, (shape, dtype) in shapes.items()}
         arguments: dict[str, Any] = {
             "batch_indices": ids,
             "metadata": self.beton.metadata,
-            "storage_state": (self._data, self.beton.sizes, aug_seed, self._local.scratch, status, rows),
-            **{f"memory_{node}": buffer.numpy() for node, buffer in buffers.items()},
+            "storage_state": (self._data, self.beton.sizes, aug_seed, self._local.scratch, status, self._rows),
+            **{f"memory_{node}": buffer for node, buffer in buffers.items()},
             **{f"shared_memory_{node}": None for node in buffers},
         }
         for stage, _ in self._stages:
@@ -191,7 +196,7 @@ class ViewLoader:
             raise CorruptError(
                 f"{self.beton.path}: sample {ids[bad]}: {REASONS[int(status[bad])]}; `fastkd verify` lists all that is damaged"
             )
-        made = {name: buffers[node] for name, node in zip(self._names, self._outputs, strict=True)}
+        made = {name: torch.from_numpy(buffers[node]) for name, node in zip(self._names, self._outputs, strict=True)}
         return Batch(
             images=made["images"].permute(0, 3, 1, 2),
             labels=made["labels"][:, 0],

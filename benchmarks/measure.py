@@ -1,0 +1,55 @@
+"""What the benchmarks share: interleaved rounds, medians with spread, and the record of where they ran."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("fastkd", "ffcv", "numba", "numpy", "torch", "h5py")
+
+
+def interleave(contenders: dict[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of every contender in every round; each round runs all of them, the order turning by one."""
+    names = list(contenders)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for round_number in range(-warmup, rounds):
+        turn = round_number % len(names)
+        for name in names[turn:] + names[:turn]:
+            begin = time.perf_counter()
+            contenders[name]()
+            if round_number >= 0:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def ratios(seconds: dict[str, list[float]], name: str, baseline: str) -> dict[str, float]:
+    """Speed of `name` over that of `baseline`, round by round: median, lowest and highest."""
+    found = [b / a for a, b in zip(seconds[name], seconds[baseline], strict=True)]
+    return {"median": statistics.median(found), "min": min(found), "max": max(found)}
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and versions."""
+    cpu = next(
+        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"
+    )
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def save(name: str, result: dict[str, Any]) -> None:
+    """Writes results/NAME.json and prints it."""
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"benchmark": name, **result, "machine": machine()}, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
