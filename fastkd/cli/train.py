@@ -34,7 +34,14 @@ _RECIPE = "--recipe of the views: crop-flip 64, 0.05, step; rrc 128, 0.1, cosine
     metavar="NAME",
     help="The student: resnet8 … resnet110, wrn_40_2, a torchvision or timm: name.",
 )
-@click.option("--val", type=click.Path(path_type=Path), help="Beton to measure accuracy on after each epoch.")
+@click.option("--val", type=click.Path(path_type=Path), help="Beton to measure accuracy on.")
+@click.option(
+    "--val-every",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Epochs between measurements; the last is always measured.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of the run; resumes one that is there."
 )
@@ -71,6 +78,7 @@ def train(
     logits: Path | None,
     teacher: str | None,
     val: Path | None,
+    val_every: int,
     out: Path,
     alpha: float | None,
     norm: str | None,
@@ -181,6 +189,7 @@ def train(
                 norm=parse_norm(norm or ("cifar" if asked.size <= 64 else "imagenet")),
                 teacher=network if alpha > 0 else None,
                 val=val_loader,
+                val_every=val_every,
                 inputs=inputs,
                 params=params,
                 world=world,

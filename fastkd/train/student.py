@@ -98,6 +98,7 @@ def train(
     norm: Norm,
     teacher: Teacher | None = None,
     val: Loader | None = None,
+    val_every: int = 1,
     inputs: dict[str, str],
     params: dict[str, Any],
     world: World = World(),  # noqa: B008  (frozen)
@@ -112,7 +113,7 @@ def train(
         loader: batches with logits where the store is the teacher.
         out: the run's folder: `run.json` (what it is), `metrics.jsonl`, `resume.pt`, `model.safetensors`, `result.json`.
         teacher: runs live on the same views, where there is no store.
-        val: batches to measure accuracy on after every epoch.
+        val: batches to measure accuracy on after every `val_every` epochs and after the last.
         inputs, params: what the run was made from, for `run.json`; another value there is another run.
         progress: called with steps done and in all.
 
@@ -157,10 +158,11 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         losses = _train_epoch(recipe, learner, optimizer, loader, epoch, norm, teacher, watch, world, progress)
-        if val is not None:
-            accuracy = evaluate(model, norm, val.epoch(0), world)
+        measured = {}
+        if val is not None and ((epoch + 1) % val_every == 0 or epoch + 1 == recipe.epochs):
+            accuracy = measured = evaluate(model, norm, val.epoch(0), world)
         if lines is not None:
-            records = _epoch_records(epoch, len(loader), lr, losses.tolist(), accuracy, watch)
+            records = _epoch_records(epoch, len(loader), lr, losses.tolist(), measured, watch)
             state = {
                 "epoch": epoch + 1,
                 "metrics_bytes": lines.write(records),
