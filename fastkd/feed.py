@@ -1,6 +1,6 @@
 """Beton + mask + store → batches: opens the three, checks that they belong together, and joins them in one loader."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from fastkd.artefact import require_input
 from fastkd.data.beton import Beton, identify, open_beton
 from fastkd.data.decode import PIXELS, Column
 from fastkd.data.loader import ViewLoader
-from fastkd.data.views import Views
+from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.dist import World
 from fastkd.errors import MismatchError, OptionError
 from fastkd.hashing import crc32c, draw_below
@@ -55,6 +55,35 @@ def kept_ids(dataset: Dataset, mask: Mask | None) -> np.ndarray:
         return np.arange(dataset.beton.num_samples, dtype=np.int64)
     mask.require_beton(dataset.fingerprint, dataset.beton.path)
     return mask.sample_ids
+
+
+def choose_views(
+    dataset: Dataset,
+    kind: str | None = None,
+    size: int | None = None,
+    num_seeds: int | None = None,
+    *,
+    store: LogitStore | None = None,
+    num_epochs: int = 50,
+) -> Views:
+    """The views asked for; what is left open is the store's, or what suits the images.
+
+    Without a store: `crop-flip` with all 162 seeds for images of one size up to 64 pixels, else `rrc` of 224 pixels with
+    a seed for each epoch.
+
+    Raises:
+        OptionError: as `Views`.
+    """
+    if store is not None:
+        own = store_views(store)
+        return replace(own, kind=kind or own.kind, size=size or own.size, num_seeds=num_seeds or own.num_seeds)
+    heights, widths = dataset.beton.heights, dataset.beton.widths
+    side = int(heights[0])
+    small = side <= 64 and bool((heights == side).all() and (widths == side).all())
+    kind = kind or ("crop-flip" if small else "rrc")
+    size = size or (side if small or kind == "crop-flip" else 224)
+    seeds = {"crop-flip": NUM_CROP_FLIP_VIEWS, "rrc": num_epochs, "center": 1}
+    return Views(kind, size, num_seeds or seeds.get(kind, 1))
 
 
 def store_views(store: LogitStore) -> Views:

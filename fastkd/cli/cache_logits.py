@@ -9,7 +9,6 @@ from fastkd.cli.common import (
     command,
     compute,
     device_options,
-    make_views,
     open_teacher,
     progress_bar,
     teacher_options,
@@ -58,7 +57,7 @@ def cache_logits(
     \b
     fastkd cache-logits train.beton --mask m.h5 --teacher t.safetensors --views crop-flip --num-seeds 8 --out l.h5
     """
-    from fastkd.feed import open_dataset
+    from fastkd.feed import choose_views, open_dataset
     from fastkd.prune.mask import Mask
     from fastkd.store.logit_store import read_tables
     from fastkd.train.teacher import fill_store
@@ -66,7 +65,7 @@ def cache_logits(
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)
         kept = Mask.load(mask) if mask else None
-        chosen = make_views(dataset, views, size, num_seeds)
+        chosen = choose_views(dataset, views, size, num_seeds)
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
         with progress_bar("cache-logits", "rows") as progress:
             counts = fill_store(

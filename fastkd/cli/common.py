@@ -212,21 +212,6 @@ def teacher_options(function: Callable) -> Callable:
     return functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
 
 
-def make_views(
-    dataset: Any, kind: str | None, size: int | None, num_seeds: int | None, default_seeds: int | None = None
-) -> Any:
-    """The Views that the options name, with defaults that suit the images."""
-    from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views
-
-    heights, widths = dataset.beton.heights, dataset.beton.widths
-    side = int(heights[0])
-    small = side <= 64 and bool((heights == side).all() and (widths == side).all())
-    kind = kind or ("crop-flip" if small else "rrc")
-    size = size or (side if small or kind == "crop-flip" else 224)
-    seeds = {"crop-flip": NUM_CROP_FLIP_VIEWS, "rrc": default_seeds or 50, "center": 1}
-    return Views(kind, size, num_seeds or seeds[kind])
-
-
 def open_teacher(teacher: str, options: dict[str, Any], num_classes: int, device: str) -> "Teacher":
     """The teacher that --teacher and its options name; takes its options out of `options`."""
     from fastkd.train.teacher import load_teacher

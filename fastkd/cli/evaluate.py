@@ -43,9 +43,8 @@ def evaluate(
     \b
     fastkd evaluate test.beton --model run/model.safetensors
     """
-    from fastkd.cli.common import make_views
     from fastkd.data.views import Views
-    from fastkd.feed import Loader, open_dataset
+    from fastkd.feed import Loader, choose_views, open_dataset
     from fastkd.train.metrics import evaluate as measure
     from fastkd.train.teacher import load_teacher
 
@@ -54,8 +53,7 @@ def evaluate(
         network = load_teacher(
             model, model_name=model_name, norm=norm, device=device_name, options=("--model", "--model-name", "--norm")
         )
-        default = make_views(dataset, None, size, None).size
-        views = Views("center", default, crop_ratio=crop_ratio)
+        views = Views("center", choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
         loader = Loader(dataset, views, batch_size=batch_size, num_workers=num_workers, device=device_name, world=world)
         found = measure(network.model, network.norm, loader.epoch(0), world)
     result = {"path": str(beton), "model": model, **found}

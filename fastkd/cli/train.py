@@ -1,7 +1,7 @@
 """`fastkd train`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,7 +9,6 @@ from fastkd.cli.common import (
     command,
     compute,
     device_options,
-    make_views,
     open_teacher,
     progress_bar,
     say,
@@ -17,7 +16,9 @@ from fastkd.cli.common import (
     view_options,
 )
 
-_RECIPE = "--recipe of the views: crop-flip 64, 0.05, step; rrc 128, 0.1, cosine"
+if TYPE_CHECKING:
+    from fastkd.train.inputs import RunInputs
+    from fastkd.train.student import Recipe
 
 
 @command("train")
@@ -97,111 +98,71 @@ def train(
     \b
     fastkd train train.beton --mask m.h5 --logits l.h5 --model resnet20 --val test.beton --out run/
     """
-    from fastkd.data.views import Views
-    from fastkd.errors import MismatchError, OptionError
-    from fastkd.feed import Loader, open_dataset, store_views
-    from fastkd.models.registry import canonical_name, create_model
+    from fastkd.feed import choose_views, open_dataset
     from fastkd.prune.mask import Mask
     from fastkd.store.logit_store import LogitStore
+    from fastkd.train.inputs import open_inputs
     from fastkd.train.norm import parse_norm
-    from fastkd.train.student import RECIPES, Recipe
+    from fastkd.train.student import choose_recipe
     from fastkd.train.student import train as run
 
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)
         kept = Mask.load(mask) if mask else None
         store = LogitStore(logits) if logits else None
+        teacher_flags = {name: options.pop(name) for name in list(options) if name.startswith("teacher_")}
         if alpha is None:
             alpha = 0.5 if store is not None or teacher else 0.0
-        if store is not None and (views or size or num_seeds):
-            own = store_views(store)
-            asked = Views(views or own.kind, size or own.size, num_seeds or own.num_seeds)
-        else:
-            asked = (
-                store_views(store)
-                if store is not None
-                else make_views(dataset, views, size, num_seeds, options["epochs"])
-            )
-        model = canonical_name(options.pop("model"))
-        chosen = {name: options.pop(name) for name in ("batch_size", "lr", "schedule")}
-        flags = {
-            name: options.pop(name)
-            for name in ("epochs", "momentum", "weight_decay", "tau", "tau_squared", "drop_last", "seed")
-        }
-        own_values = {name: value for name, value in chosen.items() if value is not None}
-        recipe = Recipe(model=model, alpha=alpha, **flags, **(RECIPES[asked.kind] | own_values))
-        create_model(model, dataset.num_classes)  # an unknown name is told before anything is loaded
-        network = open_teacher(teacher, options, dataset.num_classes, device_name) if teacher else None
-        if network is not None and store is not None:
-            if store.tables.header.inputs.get("teacher") != network.fingerprint:
-                raise MismatchError(f"{logits}: filled by another teacher than --teacher {teacher}")
-            network = None
-        shared: dict[str, Any] = {"num_workers": num_workers, "device": device_name, "world": world}
-        loader = Loader(
+        chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=options["epochs"])
+        recipe = choose_recipe(chosen.kind, dataset.num_classes, alpha=alpha, **options)
+        network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name) if teacher else None
+        inputs = open_inputs(
+            recipe,
             dataset,
-            asked,
+            chosen,
             mask=kept,
-            logits=store if alpha > 0 else None,
-            batch_size=recipe.batch_size,
-            shuffle=True,
-            seed=recipe.seed,
-            drop_last=recipe.drop_last,
-            **shared,
+            store=store,
+            teacher=network,
+            val=val,
+            num_workers=num_workers,
+            device=device_name,
+            world=world,
         )
-        inputs = {"beton": dataset.fingerprint}
-        val_loader = None
-        if val:
-            val_data = open_dataset(val)
-            if val_data.num_classes > dataset.num_classes:
-                raise OptionError(f"--val {val}: {val_data.num_classes} classes, {beton} has {dataset.num_classes}")
-            inputs["val"] = val_data.fingerprint
-            val_loader = Loader(val_data, Views("center", asked.size), batch_size=250, **shared)
-        for name, found in (
-            ("mask", kept and kept.header.fingerprint),
-            ("logits", store and store.tables.header.fingerprint),
-        ):
-            if found:
-                inputs[name] = found
-        if network is not None:
-            inputs["teacher"] = network.fingerprint
-        kd = (
-            f"alpha {alpha:g}, tau {recipe.tau:g}, KD {'times' if recipe.tau_squared else 'not times'} tau²"
-            if alpha
-            else "labels alone"
-        )
-        source = "the store" if store is not None else "the live teacher"
-        say(
-            f"train: {model} on {len(loader.ids):,} samples, {asked.kind} {asked.size}, K = {asked.num_seeds}; {kd}"
-            + (f" from {source}" if alpha else "")
-            + f"; {recipe.epochs} epochs of {len(loader)} steps, lr {recipe.lr:g} ({recipe.schedule})"
-        )
-        fraction = len(loader.ids) / dataset.beton.num_samples
-        params = {
-            "views": asked.identity() | {"num_seeds": asked.num_seeds},
-            "fraction": fraction,
-            "num_kept": len(loader.ids),
-        }
+        say(_headline(recipe, inputs))
         with progress_bar("train", "steps") as progress:
             result = run(
                 recipe,
-                loader,
+                inputs.loader,
                 out,
-                norm=parse_norm(norm or ("cifar" if asked.size <= 64 else "imagenet")),
-                teacher=network if alpha > 0 else None,
-                val=val_loader,
+                norm=parse_norm(norm or ("cifar" if chosen.size <= 64 else "imagenet")),
+                teacher=inputs.teacher,
+                val=inputs.val,
                 val_every=val_every,
-                inputs=inputs,
-                params=params,
+                inputs=inputs.fingerprints,
+                params=inputs.params,
                 world=world,
                 progress=progress,
                 log=say,
             )
     result = {"kind": "run", "path": str(out), **result}
-    accuracy = (
-        "" if result["val_top1"] is None else f"; top-1 {result['val_top1']:.2f} %, top-5 {result['val_top5']:.2f} %"
-    )
+    top1, top5 = result["val_top1"], result["val_top5"]
+    accuracy = "" if top1 is None else f"; top-1 {top1:.2f} %, top-5 {top5:.2f} %"
     text = (
         f"{out}: {result['epochs']} epochs{accuracy}; {result['images_per_s']:,.0f} images/s, "
         f"{result['data_wait_percent']:.1f} % of the time waiting for data"
     )
     return result, text
+
+
+def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:
+    """What is about to be trained, and with which loss."""
+    loader, views = inputs.loader, inputs.loader.views
+    loss = "labels alone"
+    if recipe.alpha > 0:
+        source = "the store" if inputs.teacher is None else f"{inputs.teacher.name}, live"
+        square = "times" if recipe.tau_squared else "not times"
+        loss = f"alpha {recipe.alpha:g}, tau {recipe.tau:g}, KD {square} tau², logits from {source}"
+    return (
+        f"train: {recipe.model} on {len(loader.ids):,} samples, {views.kind} {views.size}, K = {views.num_seeds}; {loss}; "
+        f"{recipe.epochs} epochs of {len(loader)} steps, lr {recipe.lr:g} ({recipe.schedule})"
+    )

@@ -1,9 +1,7 @@
 """Training a network on the kept samples: with stored logits, with a live teacher, or with labels alone."""
 
-import json
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastkd.artefact import atomic_path
 from fastkd.dist import World
-from fastkd.errors import CorruptError, FormatError, MismatchError, OptionError
+from fastkd.errors import CorruptError, OptionError
 from fastkd.feed import Loader
-from fastkd.hashing import fingerprint
-from fastkd.models.registry import create_model
-from fastkd.train.checkpoint import load_resume, save_resume, save_weights
+from fastkd.models.registry import canonical_name, create_model
+from fastkd.train.checkpoint import save_weights
 from fastkd.train.losses import kd_loss, mixed_loss
 from fastkd.train.metrics import JsonLines, Stopwatch, evaluate
 from fastkd.train.norm import Norm
+from fastkd.train.run_folder import claim_folder, read_json, resume, write_json
 from fastkd.train.teacher import Teacher
-
-RUN_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +77,19 @@ RECIPES: dict[str, dict[str, Any]] = {
 """What differs from Recipe's defaults for each kind of views; `rrc`: the paper's ImageNet recipe (appendix A.2)."""
 
 
+def choose_recipe(view_kind: str, num_classes: int, **options: Any) -> Recipe:
+    """The recipe that suits the views, with the options that are not None over it.
+
+    Raises:
+        OptionError: a value out of range.
+        ModelError, MissingDependencyError: a network that cannot be made.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    recipe = Recipe(**(RECIPES[view_kind] | given | {"model": canonical_name(given["model"])}))
+    create_model(recipe.model, num_classes)  # an unknown name is told before any file is read through
+    return recipe
+
+
 def learning_rate(recipe: Recipe, epoch: int) -> float:
     """The learning rate of epoch 0 … epochs-1; the milestones move with the number of epochs."""
     if recipe.schedule == "cosine":
@@ -135,8 +143,8 @@ def train(
         "inputs": inputs,
         "params": params | {"recipe": asdict(recipe), "norm": norm.describe(), "ranks": world.size},
     }
-    _claim(out, identity, world)
-    finished = _read_json(out / "result.json")
+    claim_folder(out, identity, world)
+    finished = read_json(out / "result.json")
     if finished is not None:
         log(f"{out}: this run is finished; its result follows")
         return finished
@@ -148,7 +156,7 @@ def train(
     optimizer = torch.optim.SGD(
         model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    state = _resume(out / "resume.pt", model, optimizer, log)
+    state = resume(out / "resume.pt", model, optimizer, log)
     learner = DistributedDataParallel(model) if world.size > 1 else model
     lines = JsonLines(out / "metrics.jsonl", state["metrics_bytes"]) if world.is_main else None
     watch = Stopwatch()
@@ -171,7 +179,7 @@ def train(
                 "optimizer": optimizer.state_dict(),
                 "generator": torch.get_rng_state(),
             }
-            save_resume(out / "resume.pt", state)
+            saveresume(out / "resume.pt", state)
     result = {
         "epochs": recipe.epochs,
         "val_top1": accuracy.get("top1"),
@@ -187,7 +195,7 @@ def train(
         }
         meta |= {"norm": norm.describe(), "size": loader.views.size, "val_top1": result["val_top1"], **identity}
         result["fingerprint"] = save_weights(out / "model.safetensors", model, meta)
-        _write_json(out / "result.json", result)
+        write_json(out / "result.json", result)
     return result
 
 
@@ -258,69 +266,3 @@ def _epoch_records(
     mean = sum(row[0] for row in losses) / len(losses)
     val = {f"val_{name}": accuracy[name] for name in ("top1", "top5") if name in accuracy}
     return [*records, {"kind": "epoch", "epoch": epoch, "lr": lr, "loss": mean, **val, **watch.rates()}]
-
-
-def _claim(out: Path, identity: dict[str, Any], world: World) -> None:
-    """Makes the folder this run's, or checks that it is."""
-    out.mkdir(parents=True, exist_ok=True)
-    digest = fingerprint([json.dumps(identity, sort_keys=True)])
-    found = _read_json(out / "run.json")
-    if found is None:
-        if any(out.iterdir()) and world.is_main:
-            strangers = sorted(p.name for p in out.iterdir() if p.name != "run.json.partial")
-            if strangers:
-                raise MismatchError(f"{out}: holds {strangers[0]} but no run.json; choose an empty --out")
-        if world.is_main:
-            head = {"fastkd_kind": "run", "format_version": RUN_VERSION, "fingerprint": digest}
-            _write_json(out / "run.json", head | identity)
-        return
-    if found.get("format_version") != RUN_VERSION:
-        raise FormatError(
-            f"{out}/run.json: run of version {found.get('format_version')}, this fastkd reads version {RUN_VERSION}"
-        )
-    if found.get("fingerprint") != digest:
-        differs = _differences({key: found.get(key, {}) for key in identity}, identity)
-        raise MismatchError(
-            f"{out}: another run is there; it differs in {'; '.join(differs) or 'its header'}; choose another --out"
-        )
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted({*found, *wanted})
-        return [line for key in keys for line in _differences(found.get(key), wanted.get(key), key)]
-    same = json.dumps(found) == json.dumps(wanted)
-    return [] if same else [f"{name} {found} (asked for {wanted})"]
-
-
-def _resume(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: Callable[[str], None]
-) -> dict[str, Any]:
-    """Loads the last epoch's state into model and optimizer; the state of a run that begins where there is none."""
-    if not path.exists():
-        return {"epoch": 0, "metrics_bytes": 0, "accuracy": {}}
-    state = load_resume(path)
-    with suppress(KeyError, ValueError, RuntimeError, TypeError):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["generator"])
-        log(f"{path}: going on after epoch {state['epoch']}")
-        return state
-    raise FormatError(f"{path}: does not hold the state of this run; remove the folder and start anew")
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise FormatError(f"{path}: damaged ({error}); remove the folder and start anew") from None
-    if not isinstance(content, dict):
-        raise FormatError(f"{path}: holds no JSON object; remove the folder and start anew")
-    return content
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")

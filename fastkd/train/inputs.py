@@ -1,0 +1,101 @@
+"""What a training run is made from: its files opened, checked against each other, and turned into loaders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastkd.data.views import Views
+from fastkd.dist import World
+from fastkd.errors import MismatchError, OptionError
+from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.prune.mask import Mask
+from fastkd.store.logit_store import LogitStore
+from fastkd.train.student import Recipe
+from fastkd.train.teacher import Teacher
+
+_VAL_BATCH = 250
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RunInputs:
+    """Loaders and teacher of a run, and what `run.json` records of them.
+
+    teacher: runs live; None where the logits come from the store, or alpha is 0. fingerprints: by role.
+    """
+
+    loader: Loader
+    val: Loader | None
+    teacher: Teacher | None
+    fingerprints: dict[str, str]
+    params: dict[str, Any]
+
+
+def open_inputs(
+    recipe: Recipe,
+    dataset: Dataset,
+    views: Views,
+    *,
+    mask: Mask | None,
+    store: LogitStore | None,
+    teacher: Teacher | None,
+    val: str | Path | None,
+    num_workers: int,
+    device: str,
+    world: World,
+) -> RunInputs:
+    """Joins the inputs of a run.
+
+    Args:
+        store, teacher: where both are given, the teacher must be the store's, and the store is used.
+        val: path of a beton to measure accuracy on.
+
+    Raises:
+        MismatchError: inputs that do not belong together.
+        OptionError: validation data of more classes, or as `Loader`.
+    """
+    fingerprints = {"beton": dataset.fingerprint}
+    if mask is not None:
+        fingerprints["mask"] = mask.header.fingerprint
+    if store is not None:
+        fingerprints["logits"] = store.tables.header.fingerprint
+        if teacher is not None and store.tables.header.inputs.get("teacher") != teacher.fingerprint:
+            raise MismatchError(f"{store.tables.path}: was filled by another teacher than the {teacher.name} asked for")
+        teacher = None
+    if teacher is not None:
+        fingerprints["teacher"] = teacher.fingerprint
+    loader = Loader(
+        dataset,
+        views,
+        mask=mask,
+        logits=store if recipe.alpha > 0 else None,
+        batch_size=recipe.batch_size,
+        shuffle=True,
+        seed=recipe.seed,
+        drop_last=recipe.drop_last,
+        num_workers=num_workers,
+        device=device,
+        world=world,
+    )
+    val_loader = None
+    if val is not None:
+        val_data = open_dataset(val)
+        if val_data.num_classes > dataset.num_classes:
+            raise OptionError(
+                f"{val}: {val_data.num_classes} classes, the training data {dataset.beton.path} has {dataset.num_classes}"
+            )
+        fingerprints["val"] = val_data.fingerprint
+        center = Views("center", views.size)
+        val_loader = Loader(
+            val_data, center, batch_size=_VAL_BATCH, num_workers=num_workers, device=device, world=world
+        )
+    return RunInputs(
+        loader=loader,
+        val=val_loader,
+        teacher=teacher if recipe.alpha > 0 else None,
+        fingerprints=fingerprints,
+        params={
+            "views": views.identity() | {"num_seeds": views.num_seeds},
+            "fraction": len(loader.ids) / dataset.beton.num_samples,
+            "num_kept": len(loader.ids),
+        },
+    )

@@ -1,0 +1,102 @@
+"""The folder of a run: whose it is, where it stands, and what came out of it."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastkd.artefact import atomic_path
+from fastkd.dist import World
+from fastkd.errors import FormatError, MismatchError
+from fastkd.hashing import fingerprint
+from fastkd.train.checkpoint import load_resume
+
+RUN_VERSION = 1
+
+
+def claim_folder(out: Path, identity: dict[str, Any], world: World) -> None:
+    """Makes the folder this run's, or checks that it is.
+
+    Args:
+        identity: inputs and params; plain JSON values.
+
+    Raises:
+        MismatchError: another run, or files that are no run's; says in what it differs.
+        FormatError: a damaged run.json, or one of another version.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    digest = fingerprint([json.dumps(identity, sort_keys=True)])
+    found = read_json(out / "run.json")
+    if found is None:
+        if any(out.iterdir()) and world.is_main:
+            strangers = sorted(p.name for p in out.iterdir() if p.name != "run.json.partial")
+            if strangers:
+                raise MismatchError(f"{out}: holds {strangers[0]} but no run.json; choose an empty --out")
+        if world.is_main:
+            head = {"fastkd_kind": "run", "format_version": RUN_VERSION, "fingerprint": digest}
+            write_json(out / "run.json", head | identity)
+        return
+    if found.get("format_version") != RUN_VERSION:
+        raise FormatError(
+            f"{out}/run.json: run of version {found.get('format_version')}, this fastkd reads version {RUN_VERSION}"
+        )
+    if found.get("fingerprint") != digest:
+        differs = _differences({key: found.get(key, {}) for key in identity}, identity)
+        raise MismatchError(
+            f"{out}: another run is there; it differs in {'; '.join(differs) or 'its header'}; choose another --out"
+        )
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted({*found, *wanted})
+        return [line for key in keys for line in _differences(found.get(key), wanted.get(key), key)]
+    same = json.dumps(found) == json.dumps(wanted)
+    return [] if same else [f"{name} {found} (asked for {wanted})"]
+
+
+def resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Loads the last epoch's state into model and optimizer; the state of a run that begins where there is none.
+
+    Raises:
+        FormatError, CorruptError: a damaged file, or the state of another network.
+    """
+    if not path.exists():
+        return {"epoch": 0, "metrics_bytes": 0, "accuracy": {}}
+    state = load_resume(path)
+    with suppress(KeyError, ValueError, RuntimeError, TypeError):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["generator"])
+        log(f"{path}: going on after epoch {state['epoch']}")
+        return state
+    raise FormatError(f"{path}: does not hold the state of this run; remove the folder and start anew")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, or None where there is no such file.
+
+    Raises:
+        FormatError: the file holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise FormatError(f"{path}: damaged ({error}); remove the folder and start anew") from None
+    if not isinstance(content, dict):
+        raise FormatError(f"{path}: holds no JSON object; remove the folder and start anew")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
