@@ -1,13 +1,20 @@
 """Data sets that many tests share; made once a session, so a test that changes one works on a copy."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import coloured_noise, encoded, photo, write_files
+from hypothesis import settings
+from synthetic import build, coloured_noise, encoded, overwrite, photo, write_files
 
+from fastkd.data.beton import manifest_path
 from fastkd.data.build import WriteOptions, build_beton
 from fastkd.data.sources import open_source
+
+settings.register_profile("fastkd", deadline=None)  # the first call of a compiled function takes as long as it takes
+settings.load_profile("fastkd")
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +71,37 @@ def raw_mask(raw_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         params={"method": "random", "seed": 0},
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """ImageFolder of 12 JPEG photos of 40×56 (height by width), four in each of the classes a, b and c."""
+    files = {f"{'abc'[i // 4]}/{i:02}.jpg": encoded(photo(i, 40, 56), "JPEG", quality=92) for i in range(12)}
+    return write_files(tmp_path_factory.mktemp("photos") / "images", files)
+
+
+@pytest.fixture(scope="session")
+def photo_raw(photo_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos of `photo_folder` as a raw beton with its manifest."""
+    return build(photo_folder, tmp_path_factory.mktemp("photos") / "raw.beton").path
+
+
+@pytest.fixture(scope="session")
+def photo_jpg(photo_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos of `photo_folder` as a jpg beton with its manifest."""
+    return build(photo_folder, tmp_path_factory.mktemp("photos") / "jpg.beton", "jpg").path
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[..., Path]:
+    """A function that copies a beton, with its manifest where that is asked for, and overwrites bytes of the copy."""
+
+    def copy(path: Path, changes: dict[int, bytes] | None = None, *, manifest: bool = False) -> Path:
+        target = tmp_path / path.name
+        shutil.copy(path, target)
+        if manifest:
+            shutil.copy(manifest_path(path), manifest_path(target))
+        overwrite(target, changes or {})
+        return target
+
+    return copy

@@ -1,10 +1,17 @@
-"""Images made for the tests: seeded, small, and the same wherever the tests run."""
+"""Images made for the tests, seeded and small, and betons of them."""
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from fastkd.data.beton import MODE_JPG, Beton, open_beton
+from fastkd.data.build import WriteOptions, build_beton
+from fastkd.data.sources import open_source
+
+PAGE = 2**21  # bytes
 
 
 def photo(seed: int, height: int, width: int) -> np.ndarray:
@@ -20,10 +27,10 @@ def coloured_noise(seed: int, label: int, num_classes: int, size: int) -> np.nda
     return np.clip(colour + noise, 0, 255).astype(np.uint8)
 
 
-def encoded(pixels: np.ndarray, kind: str = "JPEG", **options: object) -> bytes:
-    """The pixels as the bytes of an image file."""
+def encoded(image: np.ndarray | Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    """An image, or the pixels of one, as the bytes of an image file."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -33,3 +40,40 @@ def write_files(folder: Path, files: dict[str, bytes]) -> str:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return str(folder)
+
+
+def files_of(folder: str) -> list[Path]:
+    """The images of a source folder, in the order of its samples."""
+    return sorted(Path(folder).glob("*/*"))
+
+
+def pillow(content: bytes) -> np.ndarray:
+    """An image file as Pillow decodes it: uint8 (height, width, 3)."""
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def build(folder: str, path: Path, mode: str = "raw", **options: Any) -> Beton:
+    """A beton of a source folder, with the smallest pages that FFCV allows."""
+    build_beton(open_source(folder), path, WriteOptions(mode=mode, page_size=PAGE, **options), num_workers=1)
+    return open_beton(path)
+
+
+def stored(beton: Beton, sample_id: int) -> np.ndarray:
+    """A stored image, decoded by Pillow where it is a JPEG: uint8 (height, width, 3)."""
+    payload = beton.payload(sample_id)
+    if beton.modes[sample_id] == MODE_JPG:
+        return pillow(payload.tobytes())
+    return payload.reshape(beton.heights[sample_id], beton.widths[sample_id], 3)
+
+
+def nearest(image: np.ndarray, others: list[np.ndarray]) -> int:
+    """Which of the others an image is most like."""
+    return int(np.argmin([np.abs(image.astype(int) - other).mean() for other in others]))
+
+
+def overwrite(path: Path, changes: dict[int, bytes]) -> None:
+    """Changes bytes of a file: offset → what stands there from now on."""
+    with path.open("r+b") as file:
+        for offset, content in changes.items():
+            file.seek(offset)
+            file.write(content)

@@ -179,7 +179,7 @@ def train(
                 "optimizer": optimizer.state_dict(),
                 "generator": torch.get_rng_state(),
             }
-            saveresume(out / "resume.pt", state)
+            save_resume(out / "resume.pt", state)
     result = {
         "epochs": recipe.epochs,
         "val_top1": accuracy.get("top1"),
