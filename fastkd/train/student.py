@@ -15,7 +15,7 @@ from fastkd.dist import World
 from fastkd.errors import CorruptError, OptionError
 from fastkd.feed import Loader
 from fastkd.models.registry import canonical_name, create_model
-from fastkd.train.checkpoint import save_weights
+from fastkd.train.checkpoint import save_resume, save_weights
 from fastkd.train.losses import kd_loss, mixed_loss
 from fastkd.train.metrics import JsonLines, Stopwatch, evaluate
 from fastkd.train.norm import Norm
