@@ -20,6 +20,8 @@ from fastkd.errors import CorruptError, FormatError, MismatchError, NotFoundErro
 from fastkd.hashing import fingerprint
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+HDF5_VERSION = ("v110", "v110")
+"""The form in which artefacts are written: HDF5 has checksums over its own tables from 1.10 on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,12 +67,16 @@ def sync_file(path: Path) -> None:
 
 
 def write_header(file: h5py.File, header: Header) -> None:
-    """Writes the five root attributes."""
-    file.attrs["fastkd_kind"] = header.kind
+    """Writes the five root attributes.
+
+    Texts have a fixed length: HDF5 keeps other strings in a heap without checksums, and loops or crashes where a byte of
+    it is wrong.
+    """
+    inputs, params = (json.dumps(values, sort_keys=True) for values in (header.inputs, header.params))
+    texts = {"fastkd_kind": header.kind, "fingerprint": header.fingerprint, "inputs": inputs, "params": params}
+    for name, text in texts.items():
+        file.attrs[name] = np.bytes_(text.encode())
     file.attrs["format_version"] = header.format_version
-    file.attrs["fingerprint"] = header.fingerprint
-    file.attrs["inputs"] = json.dumps(header.inputs, sort_keys=True)
-    file.attrs["params"] = json.dumps(header.params, sort_keys=True)
 
 
 def content_fingerprint(
@@ -102,7 +108,7 @@ def write_artefact(
         inputs=inputs,
         params=params,
     )
-    with atomic_path(path) as partial, h5py.File(partial, "w", libver=("earliest", "v110")) as file:
+    with atomic_path(path) as partial, h5py.File(partial, "w", libver=HDF5_VERSION) as file:
         write_header(file, header)
         for name, array in arrays.items():
             file.create_dataset(name, data=array, track_times=False)
@@ -116,15 +122,35 @@ def read_header(file: h5py.File, path: str | Path) -> Header:
         FormatError: the file is HDF5 but not one of fastkd's, or its header is damaged.
     """
     try:
-        kind, version, digest = (file.attrs[name] for name in ("fastkd_kind", "format_version", "fingerprint"))
-        inputs, params = json.loads(file.attrs["inputs"]), json.loads(file.attrs["params"])
-        if not (isinstance(kind, str) and isinstance(digest, str) and isinstance(inputs, dict)):
-            raise TypeError("header attributes of other types")
-        return Header(kind=kind, format_version=int(version), fingerprint=digest, inputs=inputs, params=dict(params))
+        kind, digest, inputs, params = (
+            bytes(_attribute(file, name, "S")).decode() for name in ("fastkd_kind", "fingerprint", "inputs", "params")
+        )
+        return Header(
+            kind=kind,
+            format_version=int(_attribute(file, "format_version", "i")),
+            fingerprint=digest,
+            inputs=_json_object(inputs),
+            params=_json_object(params),
+        )
     except KeyError:
         raise FormatError(f"{path}: HDF5, but without fastkd's header; expected a file that fastkd wrote") from None
-    except (TypeError, ValueError, OSError, RuntimeError) as error:
+    except (TypeError, ValueError, OSError, RuntimeError, RecursionError) as error:
         raise FormatError(f"{path}: damaged header ({error})") from None
+
+
+def _attribute(file: h5py.File, name: str, kind: str) -> Any:
+    """A scalar root attribute; its type is looked at before HDF5 reads the value."""
+    attribute = file.attrs.get_id(name)
+    if attribute.dtype.kind != kind or attribute.shape != ():
+        raise TypeError(f"{name} is of another type")
+    return file.attrs[name]
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} where a JSON object belongs")
+    return value
 
 
 @contextmanager
@@ -178,7 +204,7 @@ def read_dataset(file: h5py.File, name: str, *, dtype: str, ndim: int, path: str
         if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.dtype(dtype) or dataset.ndim != ndim:
             raise FormatError(f"{path}: dataset {name!r} is not {ndim}-dimensional {dtype}")
         return np.asarray(dataset[...])
-    except (KeyError, OSError, RuntimeError, ValueError, MemoryError) as error:
+    except (KeyError, TypeError, OSError, RuntimeError, ValueError, MemoryError) as error:
         raise FormatError(f"{path}: dataset {name!r} cannot be read ({error})") from None
 
 

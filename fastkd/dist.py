@@ -38,7 +38,7 @@ def read_world() -> World:
     values = {}
     for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)):
         text = os.environ.get(name, str(default))
-        if not text.isdigit():
+        if not text.isascii() or not text.isdigit():
             raise OptionError(f"environment variable {name} is {text!r}, expected a non-negative integer")
         values[name] = int(text)
     return World(rank=values["RANK"], local_rank=values["LOCAL_RANK"], size=values["WORLD_SIZE"])

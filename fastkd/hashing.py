@@ -119,7 +119,7 @@ def fingerprint(parts: Iterable[bytes | str | np.ndarray]) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             head = f"{part.dtype.str}{part.shape}".encode()
-            digest.update(len(head).to_bytes(8, "little") + head)
+            digest.update((len(head) | 1 << 63).to_bytes(8, "little") + head)  # no string is so long
             digest.update(np.ascontiguousarray(part).tobytes())
         else:
             data = part.encode() if isinstance(part, str) else part

@@ -27,6 +27,7 @@ _FIELD_TYPES = {0: "<f8", 1: "<i8", 2: IMAGE_TYPE, 3: _POINTER_AND_SIZE, 4: "<u8
 _POINTER_FIELDS = (2, 3, 4, 5, 6)
 _ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 MANIFEST_VERSION = 1
+MAX_CLASSES = 2**20  # more are labels of another meaning, or damaged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -97,6 +98,7 @@ def open_beton(path: str | Path) -> Beton:
     names = tuple(bytes(row[1:17]).split(b"\0")[0].decode("ascii", "replace") for row in fields)
     unknown = [name for name, kind in zip(names, types, strict=True) if kind not in _FIELD_TYPES]
     need(not unknown, f"field {unknown[0] if unknown else ''!r} is of a type that FFCV does not define")
+    need(len(set(names)) == len(names), f"two fields of one name among {', '.join(names)}")
     need(FIELD_IMAGE in types, f"no RGB image field among {', '.join(names)}")
     need(FIELD_INT in types, f"no integer field for the label among {', '.join(names)}")
 
@@ -238,8 +240,13 @@ def read_manifest(beton: Beton) -> dict[str, Any] | None:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         kind, version, stamp = (manifest[key] for key in ("fastkd_kind", "format_version", "tables_crc32"))
+        names, sums = manifest.get("class_names", []), manifest.get("payload_crc32", [])
         if not isinstance(manifest["fingerprint"], str):
             raise TypeError("the fingerprint is not a string")
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise TypeError("class_names is not a list of strings")
+        if not (isinstance(sums, list) and len(sums) in (0, beton.num_samples)):
+            raise TypeError(f"payload_crc32 is not a list of {beton.num_samples} checksums")
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(
             f"{path}: not a manifest of fastkd's ({error}); `fastkd verify --write-manifest` makes it again"
@@ -263,11 +270,15 @@ def identify(beton: Beton) -> tuple[str, list[str]]:
     """
     manifest = read_manifest(beton)
     num_labels = int(beton.labels.max()) + 1
+    if int(beton.labels.min()) < 0 or num_labels > MAX_CLASSES:
+        raise FormatError(
+            f"{beton.path}: labels run from {beton.labels.min()} to {num_labels - 1}, expected classes 0 … {MAX_CLASSES - 1} at most"
+        )
     if manifest is None:
         digests = b"".join(digest for digest, _ in payload_digests(beton))
         return beton_fingerprint(beton, digests), [str(i) for i in range(num_labels)]
     names = manifest.get("class_names") or [str(i) for i in range(num_labels)]
-    if int(beton.labels.min()) < 0 or num_labels > len(names):
+    if num_labels > len(names):
         raise FormatError(
             f"{beton.path}: labels run from {beton.labels.min()} to {num_labels - 1}, the manifest names {len(names)} classes"
         )

@@ -76,6 +76,8 @@ def _decode(data: bytes | np.ndarray, name: str) -> np.ndarray:
         return data
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.mode.startswith("I;16"):  # which convert() would clip at 255, to a white picture
+                return np.asarray(Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB"))
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
@@ -110,6 +112,7 @@ def encode(data: bytes | np.ndarray, name: str, options: WriteOptions) -> Encode
     Raises:
         SourceError: the image cannot be decoded, or is larger than the format can say.
     """
+    import cv2
     from ffcv.fields import RGBImageField
 
     if options.mode == "keep" and isinstance(data, bytes) and (size := _keepable(data, options.max_size)) is not None:
@@ -131,7 +134,13 @@ def encode(data: bytes | np.ndarray, name: str, options: WriteOptions) -> Encode
         stored.append(np.empty(size, np.uint8))
         return 0, stored[0]
 
-    field.encode(row, pixels, malloc)
+    try:
+        field.encode(row, pixels, malloc)
+    except (cv2.error, ValueError):
+        raise SourceError(
+            f"{name}: {pixels.shape[1]}×{pixels.shape[0]} pixels cannot be stored as {options.mode} with a max size of "
+            f"{options.max_size}; leave it out with --skip-bad"
+        ) from None
     mode = MODE_RAW if options.mode == "raw" else MODE_JPG
     return Encoded(mode, int(row["height"][0]), int(row["width"][0]), stored[0])
 
@@ -211,6 +220,8 @@ def build_beton(
     """
     if not len(source):
         raise SourceError(f"{source.spec}: no images")
+    import fastkd.data.decode  # noqa: F401  (imports ffcv, which sets torch to one thread, and puts the number back)
+
     workers = num_workers or len(os.sched_getaffinity(0))
     path = Path(path)
     kept: list[int] = []

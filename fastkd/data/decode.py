@@ -23,11 +23,27 @@ from fastkd.data.views import CENTER, CROP_FLIP, PAD, Views, center_view, crop_f
 
 _num_threads = torch.get_num_threads()
 from ffcv import libffcv  # noqa: E402
+from ffcv.memory_managers import OSCacheManager  # noqa: E402
 from ffcv.pipeline.allocation_query import AllocationQuery  # noqa: E402
+from ffcv.pipeline.compiler import Compiler  # noqa: E402
 from ffcv.pipeline.operation import Operation  # noqa: E402
 from ffcv.pipeline.state import State  # noqa: E402
 
 torch.set_num_threads(_num_threads)  # importing ffcv sets torch to one thread
+
+
+def _compile_reader(_: OSCacheManager) -> Callable:
+    """FFCV's own, less the types: to name them it marks Numba's one uint8[::1] read-only in place, which changes its
+    hash, and after an `ffcv.loader.Loader` in the same process nothing that was compiled for it is found again."""
+
+    def read(address, mem_state):  # type: ignore[no-untyped-def]
+        size = mem_state[2][np.searchsorted(mem_state[1], address)]
+        return mem_state[0][address : address + size]
+
+    return Compiler.compile(read)
+
+
+OSCacheManager.compile_reader = _compile_reader
 
 PIXELS = "ffcv-turbojpeg/opencv-area/1"
 
@@ -49,6 +65,15 @@ _imdecode = types.ExternalFunction(
     ),
 )
 _resize = types.ExternalFunction("fastkd_resize", types.void(*[types.int64] * 11))
+
+
+@njit(cache=True, nogil=True)
+def first_outside(ids: np.ndarray, known: np.ndarray) -> int:
+    """The place of the first id that is not known, bool (N,); -1 where all are."""
+    for i in range(len(ids)):
+        if ids[i] < 0 or ids[i] >= len(known) or not known[ids[i]]:
+            return i
+    return -1
 
 
 @njit(cache=True, nogil=True)

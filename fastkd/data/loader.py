@@ -15,13 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from ffcv.fields import IntField, RGBImageField
-from ffcv.fields.basics import IntDecoder
-from ffcv.pipeline.graph import Graph
-from ffcv.pipeline.pipeline_spec import PipelineSpec
 
 from fastkd.data.beton import MODE_JPG, Beton
-from fastkd.data.decode import REASONS, Column, ColumnRows, SampleIds, ViewDecoder
+from fastkd.data.decode import REASONS, Column, ColumnRows, SampleIds, ViewDecoder, first_outside
 from fastkd.data.order import batch_ids, epoch_order, num_batches
 from fastkd.data.views import Views
 from fastkd.dist import World
@@ -124,6 +120,8 @@ class ViewLoader:
             raise OptionError(
                 f"{len(self.ids)} samples are fewer than one batch of {batch_size} × {world.size} ranks; lower the batch size"
             )
+        self._mine = np.zeros(beton.num_samples, bool)
+        self._mine[self.ids] = True
         _check_sizes(beton, views, self.ids)
         jpegs = self.ids[beton.modes[self.ids] == MODE_JPG]
         self._scratch_bytes = int((3 * beton.heights[jpegs] * beton.widths[jpegs]).max()) if len(jpegs) else 0
@@ -153,11 +151,13 @@ class ViewLoader:
 
         Raises:
             CorruptError: a sample that cannot be decoded, or whose row is damaged.
+            OptionError: a sample_id that is not among the loader's ids, or an aug_seed that the views do not have.
         """
         waiting: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="fastkd-loader")
         try:
             for ids, aug_seed in jobs:
+                self._check_job(ids, aug_seed)
                 waiting.append(pool.submit(self._make, ids, aug_seed))
                 if len(waiting) > self.prefetch:
                     yield self._hand_over(waiting.popleft())
@@ -166,12 +166,20 @@ class ViewLoader:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def _check_job(self, ids: np.ndarray, aug_seed: int) -> None:
+        if not 0 <= aug_seed < self.views.num_seeds:
+            raise OptionError(f"aug_seed {aug_seed}, expected 0 … {self.views.num_seeds - 1}")
+        outside = first_outside(np.asarray(ids), self._mine)
+        if outside >= 0:
+            raise OptionError(f"sample {ids[outside]} is not among the {len(self.ids)} ids of this loader")
+
     def _hand_over(self, future: "Future[Batch]") -> Batch:
         batch = future.result()
         return batch if self.device.type == "cpu" else batch.to(self.device)
 
     def _make(self, ids: np.ndarray, aug_seed: int) -> Batch:
         """Runs the compiled pipeline for one batch, in memory of its own."""
+        ids = np.ascontiguousarray(ids, np.int64)
         if not hasattr(self._local, "scratch"):
             self._local.scratch = np.empty(self._scratch_bytes, np.uint8)
         status = np.zeros(len(ids), np.int32)
@@ -214,6 +222,12 @@ def _compile(beton: Beton, views: Views, column: Column | None) -> tuple[list[st
 
     The operations are made afresh for each loader: FFCV's pipelines change the lists and operations they are given.
     """
+    # Not at the top: importing ffcv sets torch to one thread, unless decode.py has imported it before.
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.pipeline.graph import Graph
+    from ffcv.pipeline.pipeline_spec import PipelineSpec
+
     image, label = beton.field_names[beton.image_field], beton.field_names[beton.label_field]
     specs = {
         "images": PipelineSpec(image, decoder=ViewDecoder(views)),

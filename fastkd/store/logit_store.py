@@ -17,7 +17,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fastkd.artefact import Header, atomic_path, content_fingerprint, open_artefact, read_dataset, write_header
+from fastkd.artefact import (
+    HDF5_VERSION,
+    Header,
+    atomic_path,
+    content_fingerprint,
+    open_artefact,
+    read_dataset,
+    write_header,
+)
 from fastkd.errors import BusyError, CorruptError, FormatError, MismatchError, OptionError, UnfinishedError
 from fastkd.store.codec import Codec, decode_rows, encode_rows, make_codec
 
@@ -99,7 +107,9 @@ def create_store(
         params=params,
     )
     with atomic_path(path) as partial:
-        with h5py.File(partial, "w", alignment_threshold=_ALIGN, alignment_interval=_ALIGN) as file:
+        with h5py.File(
+            partial, "w", libver=HDF5_VERSION, alignment_threshold=_ALIGN, alignment_interval=_ALIGN
+        ) as file:
             write_header(file, header)
             file.create_dataset("sample_ids", data=identity["sample_ids"], track_times=False)
             file.create_dataset("probes", data=np.asarray(probes, np.int64), track_times=False)
