@@ -1,0 +1,86 @@
+"""Stores made for the tests, of random logits or over the views of a beton, and teachers to fill them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastkd.data.views import Views
+from fastkd.feed import Dataset, choose_probes, probe_checksums, view_identity
+from fastkd.models.registry import create_model
+from fastkd.store.codec import make_codec
+from fastkd.store.logit_store import StoreFiller, create_store, read_tables
+from fastkd.train.checkpoint import save_weights
+
+IDS = np.random.default_rng(5).permutation(90)[:37]
+VIEWS = Views("crop-flip", 32, 3)
+
+
+def random_logits(num_seeds: int, num_rows: int, num_classes: int, seed: int = 0) -> np.ndarray:
+    """float32 (K, R, C), all of them float16 numbers."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(0, 3, (num_seeds, num_rows, num_classes)).astype(np.float16).astype(np.float32)
+
+
+def make_store(
+    path: Path,
+    logits: np.ndarray,
+    sample_ids: np.ndarray = IDS,
+    *,
+    codec: str = "fp16",
+    block_rows: int = 8,
+    blocks: slice = slice(None),
+    dataset: Dataset | None = None,
+    views: Views = VIEWS,
+) -> Path:
+    """Creates a store and fills it with `logits` (K, R, C), or with some `blocks` of every plane alone.
+
+    With a `dataset` it belongs to these views of it; else to a beton that does not exist.
+    """
+    num_seeds, _, num_classes = logits.shape
+    probes = choose_probes(sample_ids, num_seeds)[:20]
+    create_store(
+        path,
+        sample_ids=sample_ids,
+        num_seeds=num_seeds,
+        codec=make_codec(codec, num_classes),
+        block_rows=block_rows,
+        inputs={"beton": dataset.fingerprint if dataset else "b" * 32, "teacher": "c" * 32},
+        params=view_identity(views),
+        probes=probes,
+        probe_crc32c=probe_checksums(dataset.beton, views, probes) if dataset else np.zeros(len(probes)),
+    )
+    fill(path, logits, blocks)
+    return path
+
+
+def fill(path: Path, logits: np.ndarray, blocks: slice = slice(None)) -> None:
+    """Writes blocks of every plane as `cache-logits` does."""
+    tables = read_tables(path)
+    filler = StoreFiller(tables)
+    for aug_seed in range(tables.num_seeds):
+        for block in range(tables.num_blocks)[blocks]:
+            rows = slice(block * tables.block_rows, (block + 1) * tables.block_rows)
+            filler.write(aug_seed, block, logits[aug_seed, rows])
+    filler.flush()
+    filler.close()
+
+
+def crc32c_by_the_polynomial(data: bytes) -> int:
+    """CRC32C bit by bit, to check the one of the package by."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def save_teacher(path: Path, *, num_classes: int = 10, seed: int = 0, name: str = "resnet8", **meta: object) -> Path:
+    """A small network with seeded weights, as a checkpoint of fastkd's."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = create_model(name, num_classes)
+    norm = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "size": None}
+    save_weights(path, model, {"model": name, "num_classes": num_classes, "norm": norm} | meta)
+    return path

@@ -1,0 +1,278 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic import PAGE, build, encoded, files_of, nearest, photo, pillow, stored, write_files
+
+from fastkd.data.beton import manifest_path, open_beton, read_manifest
+from fastkd.data.build import WriteOptions, build_beton, default_mode
+from fastkd.data.decode import OK, decode_pixels
+from fastkd.data.sources import open_source
+from fastkd.data.verify import verify_beton
+from fastkd.errors import OptionError, SourceError
+
+MODES = ("raw", "jpg", "keep")
+LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]  # of the twelve photos
+
+
+STOCK_LOADER = """
+import sys
+import numpy as np
+from ffcv.loader import Loader, OrderOption
+
+for path in sys.argv[1:]:
+    loader = Loader(path, batch_size=5, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False)
+    batches = [(images.numpy().copy(), labels.numpy().copy()) for images, labels in loader]
+    images, labels = (np.concatenate(parts) for parts in zip(*batches))
+    np.savez(path + ".npz", images=images, labels=labels[:, 0])
+"""
+
+
+@pytest.fixture(scope="module")
+def stock_read(photo_folder, tmp_path_factory) -> dict[str, np.lib.npyio.NpzFile]:
+    """What FFCV's own loader and decoders, in a process without fastkd, read from a beton of each mode."""
+    folder = tmp_path_factory.mktemp("stock")
+    paths = [str(build(photo_folder, folder / f"{mode}.beton", mode).path) for mode in MODES]
+    subprocess.run([sys.executable, "-c", STOCK_LOADER, *paths], check=True, capture_output=True, timeout=120)
+    return {mode: np.load(f"{path}.npz") for mode, path in zip(MODES, paths, strict=True)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stock_ffcv_reads_every_label(stock_read, mode):
+    assert stock_read[mode]["labels"].tolist() == LABELS
+
+
+def test_stock_ffcv_reads_from_a_raw_beton_what_pillow_decodes(photo_folder, stock_read):
+    expected = [pillow(file.read_bytes()) for file in files_of(photo_folder)]
+    np.testing.assert_array_equal(stock_read["raw"]["images"], expected)
+
+
+@pytest.mark.parametrize("mode", ["jpg", "keep"])
+def test_stock_ffcv_reads_each_jpeg_as_the_picture_that_it_is(photo_folder, stock_read, mode):
+    sources = [pillow(file.read_bytes()) for file in files_of(photo_folder)]
+    assert [nearest(image, sources) for image in stock_read[mode]["images"]] == list(range(12))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fastkd_decodes_to_the_pixels_that_stock_ffcv_decodes_to(stock_read, mode):
+    beton = open_beton(stock_read[mode].fid.name.removesuffix(".npz"))
+    scratch, out = np.empty(3 * 40 * 56, np.uint8), stock_read[mode]["images"]
+    for i in range(12):
+        status, found = decode_pixels(beton.payload(i).view(np.ndarray), beton.modes[i], 40, 56, scratch)
+        assert status == OK
+        np.testing.assert_array_equal(found.reshape(40, 56, 3), out[i])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_beton_says_what_it_holds(photo_folder, tmp_path, mode):
+    beton = build(photo_folder, tmp_path / "x.beton", mode)
+    assert beton.labels.tolist() == LABELS
+    assert set(beton.heights) == {40}
+    assert set(beton.widths) == {56}
+    assert set(beton.modes) == {1 if mode == "raw" else 0}
+
+
+def test_keep_stores_the_bytes_of_the_source_files(photo_folder, tmp_path):
+    beton = build(photo_folder, tmp_path / "x.beton", "keep")
+    for i, file in enumerate(files_of(photo_folder)):
+        assert beton.payload(i).tobytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"progressive": True}, {"subsampling": 0}, {"quality": 20}, {"optimize": True}, {"restart_marker_rows": 1}],
+    ids=lambda options: next(iter(options)),
+)
+def test_keep_keeps_any_rgb_jpeg(tmp_path, options):
+    content = encoded(photo(1, 33, 47), "JPEG", **options)
+    beton = build(write_files(tmp_path / "images", {"a/0.jpg": content}), tmp_path / "x.beton", "keep")
+    assert beton.payload(0).tobytes() == content
+    assert verify_beton(beton) == []
+
+
+GREY = photo(3, 40, 50)[:, :, 0]
+NOT_KEPT = {
+    "grey.jpg": encoded(GREY),
+    "cmyk.jpg": encoded(Image.fromarray(photo(3, 40, 50)).convert("CMYK")),
+    "colour.png": encoded(photo(3, 40, 50), "PNG"),
+    "named wrongly.jpg": encoded(photo(3, 40, 50), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_KEPT)
+def test_keep_encodes_anew_what_is_no_rgb_jpeg(tmp_path, name):
+    folder = write_files(tmp_path / "images", {f"a/{name}": NOT_KEPT[name]})
+    beton = build(folder, tmp_path / "x.beton", "keep", jpeg_quality=95)
+    assert beton.payload(0).tobytes() != NOT_KEPT[name]
+    stored = Image.open(io.BytesIO(beton.payload(0).tobytes()))
+    assert (stored.format, stored.mode, stored.size) == ("JPEG", "RGB", (50, 40))
+    assert np.abs(np.asarray(stored).astype(int) - pillow(NOT_KEPT[name])).mean() < 3
+
+
+def test_keep_shrinks_what_is_too_large_and_keeps_what_is_not(tmp_path):
+    large, fitting = encoded(photo(1, 60, 120)), encoded(photo(2, 99, 100))
+    folder = write_files(tmp_path / "images", {"a/0.jpg": large, "a/1.jpg": fitting})
+    beton = build(folder, tmp_path / "x.beton", "keep", max_size=100)
+    assert (beton.heights[0], beton.widths[0]) == (50, 100)
+    assert beton.payload(1).tobytes() == fitting
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(GREY),
+        Image.fromarray(GREY).convert("LA"),
+        Image.fromarray(GREY > 100),
+        Image.fromarray(photo(4, 40, 50)).convert("P"),
+        Image.fromarray(photo(4, 40, 50)).convert("RGBA"),
+    ],
+    ids=lambda image: image.mode,
+)
+def test_every_picture_is_stored_as_rgb(tmp_path, image):
+    folder = write_files(tmp_path / "images", {"a/0.png": encoded(image, "PNG")})
+    beton = build(folder, tmp_path / "x.beton")
+    np.testing.assert_array_equal(stored(beton, 0), np.asarray(image.convert("RGB")))
+
+
+def test_a_picture_of_16_bits_keeps_its_upper_eight(tmp_path):
+    deep = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50) * 32
+    folder = write_files(tmp_path / "images", {"a/0.png": encoded(deep, "PNG")})
+    beton = build(folder, tmp_path / "x.beton")
+    np.testing.assert_array_equal(stored(beton, 0)[:, :, 1], deep // 256)
+
+
+def test_a_thin_picture_that_cannot_be_shrunk_is_named(tmp_path):
+    folder = write_files(tmp_path / "images", {"a/thin.png": encoded(photo(1, 1, 300), "PNG")})
+    with pytest.raises(SourceError, match=r"a/thin\.png"):
+        build(folder, tmp_path / "x.beton", max_size=100)
+
+
+def test_a_picture_larger_than_jpeg_can_say_is_named(tmp_path):
+    folder = write_files(tmp_path / "images", {"a/long.png": encoded(photo(1, 1, 65_520), "PNG")})
+    with pytest.raises(SourceError, match=r"a/long\.png"):
+        build(folder, tmp_path / "x.beton", "jpg")
+
+
+def test_a_picture_larger_than_a_page_is_named(tmp_path):
+    folder = write_files(tmp_path / "images", {"a/big.png": encoded(np.zeros((900, 900, 3), np.uint8), "PNG")})
+    with pytest.raises(OptionError, match=r"a/big\.png: 2,430,000 bytes, more than a page of 2,097,152"):
+        build(folder, tmp_path / "x.beton")
+
+
+def test_pictures_that_fill_several_pages_stay_whole(tmp_path):
+    files = {f"a/{i}.png": encoded(photo(i, 300, 500), "PNG", compress_level=1) for i in range(9)}
+    beton = build(write_files(tmp_path / "images", files), tmp_path / "x.beton")
+    assert len(set(beton.ptrs // PAGE)) == 3
+    for i in range(9):
+        np.testing.assert_array_equal(stored(beton, i), photo(i, 300, 500))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> str:
+    """More images than one job of a worker takes."""
+    files = {f"{'ab'[i % 2]}/{i:03}.png": encoded(photo(i, 17, 23), "PNG", compress_level=1) for i in range(150)}
+    return write_files(tmp_path_factory.mktemp("many"), files)
+
+
+def test_the_file_is_the_same_for_one_worker_and_two(many, tmp_path):
+    options = WriteOptions(mode="jpg", page_size=PAGE)
+    build_beton(open_source(many), tmp_path / "one.beton", options, num_workers=1)
+    build_beton(open_source(many), tmp_path / "two.beton", options, num_workers=2)
+    assert (tmp_path / "one.beton").read_bytes() == (tmp_path / "two.beton").read_bytes()
+    assert manifest_path(tmp_path / "one.beton").read_text() == manifest_path(tmp_path / "two.beton").read_text()
+
+
+@pytest.fixture
+def with_bad(tmp_path) -> str:
+    """Five images, the second of them cut and the fourth not one at all."""
+    files = {f"{'ab'[i > 2]}/{i}.jpg": encoded(photo(i, 30, 30)) for i in range(5)}
+    files["a/1.jpg"] = files["a/1.jpg"][:-200]
+    files["b/3.jpg"] = b"no picture"
+    return write_files(tmp_path / "images", files)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cut_jpeg_stops_the_build_with_its_name_and_leaves_no_file(with_bad, tmp_path, mode):
+    with pytest.raises(SourceError, match=r"a/1\.jpg: cannot be decoded"):
+        build(with_bad, tmp_path / "x.beton", mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+@pytest.mark.parametrize("mode", ["raw", "keep"])
+def test_bad_images_are_told_and_left_out_where_that_is_asked_for(with_bad, tmp_path, mode):
+    told: list[str] = []
+    options = WriteOptions(mode=mode, page_size=PAGE)
+    manifest = build_beton(open_source(with_bad), tmp_path / "x.beton", options, skip_bad=True, on_skip=told.append)
+    assert [line.split(":")[0] for line in told] == ["a/1.jpg", "b/3.jpg"]
+    assert manifest["names"] == ["a/0.jpg", "a/2.jpg", "b/4.jpg"]
+    beton = open_beton(tmp_path / "x.beton")
+    assert beton.labels.tolist() == [0, 0, 1]
+    assert [nearest(stored(beton, i), [photo(k, 30, 30) for k in range(5)]) for i in range(3)] == [0, 2, 4]
+    assert verify_beton(beton) == []
+
+
+def test_a_source_without_one_good_image_is_an_error_even_then(tmp_path):
+    folder = write_files(tmp_path / "images", {"a/0.jpg": b"no picture"})
+    options = WriteOptions(mode="raw", page_size=PAGE)
+    with pytest.raises(SourceError, match="none of its 1 images can be decoded"):
+        build_beton(open_source(folder), tmp_path / "x.beton", options, skip_bad=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_an_older_beton_survives_a_build_that_fails(photo_folder, with_bad, tmp_path):
+    beton = build(photo_folder, tmp_path / "x.beton")
+    before = beton.path.read_bytes(), manifest_path(beton.path).read_bytes()
+    with pytest.raises(SourceError):
+        build(with_bad, beton.path)
+    assert (beton.path.read_bytes(), manifest_path(beton.path).read_bytes()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "x.beton", "x.beton.json"]
+
+
+def test_an_interrupted_build_leaves_nothing(photo_folder, tmp_path):
+    def interrupt(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_beton(open_source(photo_folder), tmp_path / "x.beton", WriteOptions(mode="raw"), progress=interrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_that_was_killed_is_begun_anew(photo_folder, photo_raw, tmp_path):
+    (tmp_path / "x.beton.partial").write_bytes(b"what a killed build left" * 10**6)
+    assert build(photo_folder, tmp_path / "x.beton").path.read_bytes() == photo_raw.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.beton", "x.beton.json"]
+
+
+def test_a_build_over_another_beton_replaces_its_manifest_too(photo_folder, many, tmp_path):
+    build(many, tmp_path / "x.beton")
+    beton = build(photo_folder, tmp_path / "x.beton")
+    assert read_manifest(beton)["num_samples"] == 12
+
+
+@pytest.mark.parametrize(("side", "mode"), [(63, "raw"), (64, "jpg")])
+def test_small_images_are_stored_raw_where_nothing_is_said(tmp_path, side, mode):
+    folder = write_files(tmp_path / "images", {"a/0.png": encoded(photo(0, side, 10), "PNG")})
+    assert default_mode(open_source(folder)) == mode
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "png"},
+        {"mode": "jpg", "max_size": 0},
+        {"mode": "jpg", "max_size": 65_536},
+        {"mode": "jpg", "jpeg_quality": 0},
+        {"mode": "jpg", "jpeg_quality": 101},
+        {"mode": "raw", "page_size": 2**20},
+        {"mode": "raw", "page_size": 3 * 2**20},
+        {"mode": "raw", "page_size": 2**32},
+    ],
+    ids=str,
+)
+def test_options_outside_their_range_are_refused(options):
+    with pytest.raises(OptionError, match="expected"):
+        WriteOptions(**options)

@@ -1,0 +1,233 @@
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from stores import crc32c_by_the_polynomial
+
+from fastkd.errors import OptionError
+from fastkd.store.codec import check_encodable, decode_rows, encode_rows, make_codec
+
+thorough = settings(max_examples=300)
+NAMES = ("fp16", "int8+top4")
+LOGITS = np.array([[0.1, -2.5, 3.25, 7.125, -0.0, 1e-3, -11.25, 3.25, 2.0, 0.7]], np.float32)
+GOLDEN = {
+    "fp16": (
+        "662e 00c1 8042 2047 0080 1914 a0c9 8042 0040 9a39"  # the ten logits
+        "fa54ab08"  # CRC32C
+    ),
+    "int8+top4": (
+        "f2 bb f0 f0 f0 f0 00 f0 f0 ff"  # codes; those of the four largest count for nothing
+        "002a a0c9"  # scale, offset
+        "0300 2047 0200 8042 0700 8042 0800 0040"  # class 3: 7.125, 2: 3.25, 7: 3.25, 8: 2
+        "d8c9dcdd"
+    ),
+}
+
+
+def round_trip(name: str, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Decoded logits and records."""
+    codec = make_codec(name, logits.shape[1])
+    records = encode_rows(codec, logits)
+    decoded, good = decode_rows(codec, records)
+    assert good.all()
+    return decoded, records
+
+
+def decode_by_the_docstring(name: str, num_classes: int, record: bytes) -> tuple[np.ndarray, float]:
+    """Logits (float64) and the codes' scale, from what the module says of the layout and from nothing else."""
+    if name == "fp16":
+        return np.frombuffer(record, "<f2", num_classes).astype(np.float64), 0.0
+    codes = np.frombuffer(record, np.uint8, num_classes)
+    scale, offset = np.frombuffer(record, "<f2", 2, num_classes).astype(np.float64)
+    logits = offset + scale * codes
+    pair = np.dtype([("index", "<u2"), ("logit", "<f2")])
+    for index, logit in np.frombuffer(record, pair, min(4, num_classes), num_classes + 4):
+        logits[index] = logit
+    return logits, float(scale)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> np.ndarray:
+    """One row of logits, of kinds on which rounding is awkward: float32 (1, C)."""
+    num_classes = draw(st.integers(1, 40) | st.just(1000))
+    centre = np.float32(draw(st.floats(-65504, 65504, width=32)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    ways = {
+        "normal": lambda: rng.normal(0, 3, num_classes),
+        "wide": lambda: rng.uniform(-65504, 65504, num_classes),
+        "constant": lambda: np.full(num_classes, centre),
+        "near ties": lambda: centre + np.spacing(centre) * rng.integers(-3, 4, num_classes),
+        "tiny range": lambda: centre + rng.uniform(-1, 1, num_classes) * 10.0 ** -draw(st.integers(0, 12)),
+        "extremes": lambda: rng.choice([65504, 65503, 65480, -65504, -65490, 6e-8, -6e-8, 1e-40, 0.0], num_classes),
+        "halfway": lambda: 2048 + rng.integers(-4, 5, num_classes) + rng.choice([0, 1e-3], num_classes),
+        "negative": lambda: -np.abs(rng.normal(500, 200, num_classes)),
+    }
+    row = ways[draw(st.sampled_from(sorted(ways)))]()
+    return np.clip(row, -65504, 65504).astype(np.float32)[None]
+
+
+encodable_rows = rows().filter(lambda row: not check_encodable(row).any())
+
+
+@given(encodable_rows)
+def test_fp16_is_rounding_to_float16_and_nothing_else(logits):
+    decoded, _ = round_trip("fp16", logits)
+    assert np.array_equal(decoded, logits.astype(np.float16).astype(np.float32))
+
+
+@thorough
+@given(encodable_rows)
+def test_the_class_with_the_largest_logit_survives_int8(logits):
+    decoded, _ = round_trip("int8+top4", logits)
+    assert decoded.argmax() == logits.argmax()
+
+
+@thorough
+@example(np.array([[1000.4, 1000.4, 1000.41, 1010, 1011, 1012, 1013]], np.float32))
+@given(encodable_rows)
+def test_the_classes_beside_the_top_four_are_within_half_a_step(logits):
+    if logits.shape[1] <= 4:
+        return
+    decoded, records = round_trip("int8+top4", logits)
+    _, scale = decode_by_the_docstring("int8+top4", logits.shape[1], records[0].tobytes())
+    others = np.argsort(-logits[0], kind="stable")[4:]
+    error = np.abs(decoded[0, others].astype(np.float64) - logits[0, others])
+    float32_rounding = np.spacing(np.abs(logits[0, others])) + np.finfo(np.float32).tiny
+    assert (error <= scale / 2 + float32_rounding).all()
+
+
+@thorough
+@given(encodable_rows)
+def test_the_step_is_that_of_the_range_of_the_others(logits):
+    if logits.shape[1] <= 4:
+        return
+    _, records = round_trip("int8+top4", logits)
+    _, scale = decode_by_the_docstring("int8+top4", logits.shape[1], records[0].tobytes())
+    others = np.sort(logits[0].astype(np.float64))[:-4]
+    float16_step = float(np.spacing(np.abs(others[0]).astype(np.float16)))
+    assert scale <= (others[-1] - others[0] + float16_step) / 255 * (1 + 2**-9) + 2**-24
+
+
+@thorough
+@given(encodable_rows)
+def test_the_top_four_are_exact_in_float16_but_for_a_largest_that_rounding_would_hide(logits):
+    decoded, _ = round_trip("int8+top4", logits)
+    top = np.argsort(-logits[0], kind="stable")[:4]
+    in_float16 = logits[0, top].astype(np.float16)
+    assert np.array_equal(decoded[0, top[1:]], in_float16[1:].astype(np.float32))
+    if decoded[0, top[0]] != in_float16[0]:
+        others = np.delete(decoded[0], top[0])
+        one_less = np.nextafter(decoded[0, top[0]].astype(np.float16), np.float16(-np.inf))
+        assert in_float16[0] <= one_less <= others.max() < decoded[0, top[0]]
+
+
+@given(encodable_rows, st.sampled_from(NAMES))
+def test_a_decoder_written_from_the_documentation_agrees(logits, name):
+    decoded, records = round_trip(name, logits)
+    expected, _ = decode_by_the_docstring(name, logits.shape[1], records[0].tobytes())
+    assert np.isfinite(expected).all()
+    assert (np.abs(decoded[0] - expected) <= np.spacing(np.abs(expected).astype(np.float32))).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_classes", [1, 3, 10, 26, 1000])
+def test_a_record_is_payload_then_checksum_then_zeros(name, num_classes):
+    logits = np.random.default_rng(0).normal(0, 3, (2, num_classes)).astype(np.float32)
+    codec = make_codec(name, num_classes)
+    for record in encode_rows(codec, logits):
+        payload, rest = record[: codec.payload_bytes].tobytes(), record[codec.payload_bytes :].tobytes()
+        assert rest[:4] == crc32c_by_the_polynomial(payload).to_bytes(4, "little")
+        assert not any(rest[4:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bytes_of_a_record_are_frozen(name):
+    record = bytes.fromhex(GOLDEN[name]).ljust(64, b"\0")
+    assert encode_rows(make_codec(name, 10), LOGITS)[0].tobytes().hex() == record.hex()
+
+
+def test_the_frozen_bytes_are_these_logits():
+    assert np.array_equal(
+        decode_by_the_docstring("fp16", 10, bytes.fromhex(GOLDEN["fp16"]))[0], LOGITS[0].astype("<f2")
+    )
+    decoded, scale = decode_by_the_docstring("int8+top4", 10, bytes.fromhex(GOLDEN["int8+top4"]))
+    assert np.abs(decoded - LOGITS[0]).max() <= scale / 2
+    assert 0.99 < scale * 255 / (0.7 + 11.25) < 1.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_flipped_bit_of_payload_or_checksum_is_noticed(name):
+    codec = make_codec(name, 10)
+    record = encode_rows(codec, LOGITS)[0]
+    bits = 8 * (codec.payload_bytes + 4)
+    damaged = np.tile(record, (bits, 1))
+    damaged[np.arange(bits), np.arange(bits) // 8] ^= (1 << np.arange(bits) % 8).astype(np.uint8)
+    _, good = decode_rows(codec, damaged)
+    assert not good.any()
+
+
+@given(st.sampled_from(NAMES), st.integers(1, 40), st.data())
+def test_noise_instead_of_a_record_is_noticed(name, num_classes, data):
+    codec = make_codec(name, num_classes)
+    noise = data.draw(st.binary(min_size=codec.row_bytes, max_size=codec.row_bytes).filter(any))
+    _, good = decode_rows(codec, np.frombuffer(noise, np.uint8)[None])
+    checksum = int.from_bytes(noise[codec.payload_bytes : codec.payload_bytes + 4], "little")
+    assert good[0] == (checksum == crc32c_by_the_polynomial(noise[: codec.payload_bytes]))
+
+
+def test_rows_are_encoded_each_for_itself():
+    logits = np.random.default_rng(1).normal(0, 3, (5, 100)).astype(np.float32)
+    for name in NAMES:
+        codec = make_codec(name, 100)
+        alone = np.concatenate([encode_rows(codec, row[None]) for row in logits])
+        assert np.array_equal(encode_rows(codec, logits), alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "row_bytes"),
+    [
+        *[("fp16", 10, 64), ("fp16", 30, 64), ("fp16", 31, 128), ("fp16", 1000, 2048)],
+        *[("int8+top4", 8, 64), ("int8+top4", 40, 64), ("int8+top4", 41, 128), ("int8+top4", 1000, 1024)],
+    ],
+)
+def test_records_have_their_documented_size(name, num_classes, row_bytes):
+    assert make_codec(name, num_classes).row_bytes == row_bytes
+
+
+@given(st.sampled_from(NAMES), st.integers(1, 65_536))
+def test_records_are_multiples_of_64_bytes_without_a_line_to_spare(name, num_classes):
+    codec = make_codec(name, num_classes)
+    assert codec.row_bytes % 64 == 0
+    assert 4 <= codec.row_bytes - codec.payload_bytes < 68
+
+
+def test_auto_is_fp16_for_few_classes():
+    assert [make_codec("auto", c).name for c in (1, 10, 64, 65, 1000)] == ["fp16"] * 3 + ["int8+top4"] * 2
+
+
+@pytest.mark.parametrize(("name", "num_classes"), [("int4", 10), ("fp16", 0), ("int8+top4", 65_537)])
+def test_unknown_codecs_and_numbers_of_classes_are_refused(name, num_classes):
+    with pytest.raises(OptionError, match=f"codec '{name}'|^{num_classes} classes"):
+        make_codec(name, num_classes)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 7e4, -7e4])
+def test_what_float16_cannot_hold_is_not_encodable(value):
+    logits = np.zeros((3, 5), np.float32)
+    logits[1, 4] = value
+    assert check_encodable(logits).tolist() == [False, True, False]
+
+
+def test_ordinary_logits_are_encodable():
+    assert not check_encodable(np.array([[5e4, -5e4], [0, 1e-40]], np.float32)).any()
+
+
+@pytest.mark.parametrize(("num_classes", "bound"), [(1000, 2e-5), (10, 1e-5)])
+def test_int8_moves_the_softened_probabilities_by_next_to_nothing(num_classes, bound):
+    """Rows like a trained network's: N(0, 2.3²) and one class far above; mean KL at temperature 4, in nats."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2.3, (500, num_classes)).astype(np.float32)
+    logits[np.arange(500), rng.integers(0, num_classes, 500)] += rng.uniform(5, 15, 500).astype(np.float32)
+    decoded, _ = round_trip("int8+top4", logits)
+    log_p, log_q = (x - np.log(np.exp(x).sum(1, keepdims=True)) for x in (logits / 4.0, decoded / 4.0))
+    assert 0 < (np.exp(log_p) * (log_p - log_q)).sum(1).mean() < bound

@@ -1,0 +1,272 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from damage import flip_bits_apart
+from hypothesis import given
+from hypothesis import strategies as st
+from stores import IDS, fill, make_store, random_logits
+
+from fastkd.errors import (
+    BusyError,
+    CorruptError,
+    FastKDError,
+    FormatError,
+    MismatchError,
+    NotFoundError,
+    OptionError,
+    UnfinishedError,
+)
+from fastkd.prune.mask import save_mask
+from fastkd.store.codec import decode_rows, encode_rows, make_codec
+from fastkd.store.logit_store import LogitStore, fill_lock, read_tables, verify_store
+
+LOGITS = random_logits(3, len(IDS), 10)
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return make_store(tmp_path / "l.h5", LOGITS)
+
+
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_what_is_filled_is_read(path):
+    store = LogitStore(path)
+    assert (store.num_seeds, store.num_classes) == (3, 10)
+    assert np.array_equal(store.sample_ids, IDS)
+    for aug_seed in range(3):
+        assert np.array_equal(store.read(IDS, aug_seed), LOGITS[aug_seed])
+
+
+def test_int8_reads_as_its_codec_decodes(tmp_path):
+    logits = random_logits(2, len(IDS), 100)
+    store = LogitStore(make_store(tmp_path / "l.h5", logits, codec="int8+top4"))
+    codec = make_codec("int8+top4", 100)
+    for aug_seed in range(2):
+        expected, _ = decode_rows(codec, encode_rows(codec, logits[aug_seed]))
+        assert np.array_equal(store.read(IDS, aug_seed), expected)
+
+
+@given(st.lists(st.sampled_from(range(len(IDS))), max_size=50), st.integers(0, 2))
+def test_rows_come_in_the_order_asked_for(tmp_path_factory, rows, aug_seed):
+    path = tmp_path_factory.getbasetemp() / "asked.h5"
+    store = LogitStore(path if path.exists() else make_store(path, LOGITS))
+    assert np.array_equal(store.read(IDS[rows], aug_seed), LOGITS[aug_seed, rows].reshape(-1, 10))
+
+
+def test_plain_h5py_and_numpy_read_the_logits(path):
+    with h5py.File(path) as file:
+        records, ids, done = (file[name][...] for name in ("logits", "sample_ids", "done"))
+    assert records.shape == (3, 37, 64)
+    assert records.dtype == np.uint8
+    assert np.array_equal(ids, IDS)
+    assert done.shape == (3, 5)
+    assert (done == 1).all()
+    assert np.array_equal(records[:, :, :20].copy().view("<f2"), LOGITS)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2), (3, 37, 10), (2, 37, 1000)])
+def test_the_logits_are_contiguous_and_aligned_for_mmap(tmp_path, shape):
+    path = make_store(tmp_path / "l.h5", random_logits(*shape), IDS[: shape[1]])
+    with h5py.File(path) as file:
+        offset, num_bytes = file["logits"].id.get_offset(), file["logits"].nbytes
+        assert file["logits"].chunks is None
+        records = file["logits"][...]
+    assert offset % 4096 == 0
+    assert path.read_bytes()[offset : offset + num_bytes] == records.tobytes()
+
+
+def test_the_header_says_what_the_store_is(path):
+    header = read_tables(path).header
+    assert (header.kind, header.format_version) == ("logit-store", 1)
+    assert header.inputs == {"beton": "b" * 32, "teacher": "c" * 32}
+    assert header.params["views"]["kind"] == "crop-flip"
+    assert {name: header.params[name] for name in ("codec", "num_classes", "num_seeds", "block_rows")} == {
+        "codec": "fp16",
+        "num_classes": 10,
+        "num_seeds": 3,
+        "block_rows": 8,
+    }
+
+
+def test_the_same_content_is_the_same_file(path, tmp_path):
+    again = make_store(tmp_path / "again.h5", LOGITS)
+    assert again.read_bytes() == path.read_bytes()
+    assert read_tables(again).header == read_tables(path).header
+
+
+def test_an_unfinished_store_is_refused_with_one_line(tmp_path):
+    path = make_store(tmp_path / "l.h5", LOGITS, blocks=slice(1, 3))
+    for read in (LogitStore, verify_store):
+        with pytest.raises(UnfinishedError, match=r"l\.h5: 9 of 15 blocks are not filled.*cache-logits") as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_store_filled_in_two_parts_is_the_one_filled_at_once(path, tmp_path):
+    parts = make_store(tmp_path / "parts.h5", LOGITS, blocks=slice(3, 5))
+    assert read_tables(parts).done.tolist() == [[0, 0, 0, 1, 1]] * 3
+    fill(parts, LOGITS, slice(0, 3))
+    assert parts.read_bytes() == path.read_bytes()
+
+
+def test_samples_that_are_not_there_are_counted(path):
+    strangers = np.setdiff1d(np.arange(90), IDS)[:5]
+    with pytest.raises(
+        MismatchError, match=rf"holds 37 samples, 5 of the 42 .* \(sample {strangers[0]} is the first\)"
+    ):
+        LogitStore(path).read(np.r_[IDS, strangers], 0)
+    for ids in ([-1], [10**12]):
+        with pytest.raises(MismatchError, match="1 of the 1"):
+            LogitStore(path).read(np.array(ids), 0)
+
+
+@pytest.mark.parametrize("aug_seed", [-1, 3])
+def test_an_aug_seed_outside_the_store_is_refused(path, aug_seed):
+    with pytest.raises(OptionError, match=f"aug_seed {aug_seed}.*0 … 2"):
+        LogitStore(path).read(IDS, aug_seed)
+
+
+def test_any_flipped_bit_of_a_row_is_found_where_it_is(path):
+    tables = read_tables(path)
+    whole = path.read_bytes()
+    for bit in range(0, 24 * 8, 5):  # of payload and checksum
+        path.write_bytes(whole)
+        flip(path, tables.logits_offset + (37 + 9) * 64 + bit // 8, bit % 8)
+        with pytest.raises(CorruptError, match=f"sample {IDS[9]}, aug_seed 1: .*checksum"):
+            LogitStore(path).read(IDS, 1)
+        assert verify_store(path) == ["aug_seed 1: 1 of 37 rows do not match their checksum"]
+        assert np.array_equal(LogitStore(path).read(IDS, 0), LOGITS[0])
+
+
+def test_a_whole_store_has_no_problems(path):
+    assert verify_store(path) == []
+
+
+def test_rows_that_were_never_written_are_found(path):
+    tables = read_tables(path)
+    with path.open("r+b") as file:
+        file.seek(tables.logits_offset)
+        file.write(bytes(64 * 10))
+    assert verify_store(path) == ["aug_seed 0: 10 of 37 rows do not match their checksum"]
+
+
+def test_every_cut_is_refused(path):
+    whole = path.read_bytes()
+    end = read_tables(path).logits_offset + 3 * 37 * 64
+    for length in [*range(0, end, 709), end - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises((FormatError, CorruptError), match=r"l\.h5"):
+            LogitStore(path)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "changes"),
+    [
+        ("inputs", {"teacher": "d" * 32}),
+        ("inputs", {"beton": "d" * 32}),
+        ("params", {"codec": "int8+top4"}),
+        ("params", {"codec": "zip"}),
+        ("params", {"num_classes": 11}),
+        ("params", {"num_seeds": 2}),
+        ("params", {"num_seeds": "three"}),
+        ("params", {"block_rows": 9}),
+        ("params", {"block_rows": 0}),
+        ("params", {"views": {"kind": "rrc", "size": 32}}),
+    ],
+)
+def test_a_changed_header_is_refused(path, attribute, changes):
+    with h5py.File(path, "r+") as file:
+        found = file.attrs[attribute]
+        text = json.dumps(json.loads(found) | changes, sort_keys=True)
+        file.attrs[attribute] = text if isinstance(found, str) else np.bytes_(text)
+    with pytest.raises((CorruptError, FormatError), match=r"l\.h5"):
+        LogitStore(path)
+
+
+def test_an_exchanged_row_order_is_refused(path):
+    with h5py.File(path, "r+") as file:
+        file["sample_ids"][:2] = IDS[[1, 0]]
+    with pytest.raises(CorruptError, match="row order"):
+        LogitStore(path)
+
+
+def test_a_missing_dataset_is_refused(path):
+    whole = path.read_bytes()
+    for name in ("logits", "sample_ids", "done", "probes", "probe_crc32c"):
+        path.write_bytes(whole)
+        with h5py.File(path, "r+") as file:
+            del file[name]
+        with pytest.raises(FormatError, match=rf"l\.h5: .*{name}"):
+            LogitStore(path)
+
+
+def test_other_versions_are_refused(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 2
+    with pytest.raises(FormatError, match="format version 2, this fastkd reads version 1"):
+        LogitStore(path)
+
+
+def test_other_files_are_no_stores(tmp_path):
+    save_mask(tmp_path / "m.h5", IDS, num_samples=90, beton_fingerprint="b" * 32, params={})
+    with pytest.raises(FormatError, match=r"m\.h5: is a mask, expected a logit-store"):
+        LogitStore(tmp_path / "m.h5")
+    (tmp_path / "text").write_text("logits")
+    with pytest.raises(FormatError, match="text: not an HDF5 file"):
+        LogitStore(tmp_path / "text")
+    with pytest.raises(NotFoundError, match="nothing"):
+        LogitStore(tmp_path / "nothing")
+
+
+def test_probes_of_views_that_the_store_has_not_are_refused(path):
+    """They name pixels to decode: a seed beyond the views' would be read beyond a table."""
+    whole = path.read_bytes()
+    for probe in ((int(IDS[0]), 2**40), (int(IDS[0]), -1), (10**9, 0), (-5, 0)):
+        path.write_bytes(whole)
+        with h5py.File(path, "r+") as file:
+            file["probes"][3] = probe
+        with pytest.raises(FastKDError, match=r"l\.h5"):
+            LogitStore(path)
+
+
+def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(path):
+    outcomes = flip_bits_apart(path, "logit-store", 300)
+    assert not outcomes["wrong"]
+    assert outcomes["refused"]
+
+
+def test_a_flipped_bit_of_a_store_of_one_row_is_noticed_or_changes_nothing(tmp_path):
+    make_store(tmp_path / "l.h5", random_logits(1, 1, 2), IDS[:1])
+    outcomes = flip_bits_apart(tmp_path / "l.h5", "logit-store", 500)
+    assert not outcomes["wrong"]
+    assert outcomes["refused"]
+
+
+def test_a_store_that_another_process_fills_is_busy(path):
+    hold = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BusyError, match=r"l\.h5: another process is filling"), fill_lock(path):
+            pass
+        other.communicate("\n")
+    with fill_lock(path):
+        assert np.array_equal(LogitStore(path).read(IDS, 0), LOGITS[0])
+
+
+def test_a_store_that_the_disk_cannot_hold_is_refused_before_anything_is_written(tmp_path):
+    ids = np.arange(10**6)
+    with pytest.raises(OptionError, match=r"l\.h5: the store takes [0-9,]+ bytes, [0-9,]+ are free"):
+        make_store(tmp_path / "l.h5", np.broadcast_to(np.float32(0), (162, len(ids), 65_536)), ids)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,106 @@
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastkd.data.loader import Batch
+from fastkd.dist import World
+from fastkd.errors import OptionError
+from fastkd.train.metrics import JsonLines, Stopwatch, evaluate, top_hits
+from fastkd.train.norm import Norm
+
+NO_NORM = Norm((0, 0, 0), (1, 1, 1))
+
+
+def test_hits_are_counted_in_the_largest_and_the_five_largest():
+    logits = torch.tensor([[9.0, 1, 2, 3, 4, 5, 6], [1, 9, 2, 3, 4, 5, 6], [9, 0, 2, 3, 4, 5, 6]])
+    assert top_hits(logits, torch.tensor([0, 2, 1])).tolist() == [1, 1]
+    assert top_hits(logits, torch.tensor([0, 3, 3])).tolist() == [1, 3]
+
+
+def test_hits_are_those_of_numpys_sort():
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 12)))
+    labels = torch.from_numpy(np.random.default_rng(1).integers(0, 12, 200))
+    ranks = (np.argsort(-logits.numpy(), axis=1) == labels.numpy()[:, None]).argmax(1)
+    assert top_hits(logits, labels).tolist() == [(ranks < 1).sum(), (ranks < 5).sum()]
+
+
+def test_of_equal_logits_the_lower_class_counts():
+    assert top_hits(torch.zeros(3, 8), torch.tensor([0, 4, 5])).tolist() == [1, 2]
+
+
+def test_fewer_than_five_classes_have_a_top_five_of_all():
+    assert top_hits(torch.eye(3), torch.tensor([1, 1, 1])).tolist() == [1, 3]
+
+
+class Brightness(nn.Module):
+    """Says class 0 for dark pixels and class 1 for light ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean = images.mean(dim=(1, 2, 3))
+        return torch.stack([self.middle - mean, mean - self.middle], 1)
+
+
+def batches(values: list[int], labels: list[int], size: int) -> Iterator[Batch]:
+    for start in range(0, len(values), size):
+        part = torch.tensor(values[start : start + size], dtype=torch.uint8)
+        images = part.view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+        ids = torch.arange(start, start + len(part))
+        yield Batch(images, torch.tensor(labels[start : start + size]), ids, None, 0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_every_sample_counts_once_in_batches_of_any_size(size):
+    found = evaluate(Brightness(), NO_NORM, batches([0, 255, 0, 255, 255], [0, 1, 1, 1, 0], size), World())
+    assert found == {"top1": 60.0, "top5": 100.0, "num_samples": 5}
+
+
+def test_the_network_is_measured_as_it_is_used():
+    model = nn.Sequential(Brightness(), nn.Dropout(0.9)).train()
+    found = evaluate(model, NO_NORM, batches([0, 255] * 50, [0, 1] * 50, 10), World())
+    assert found["top1"] == 100
+    assert not model.training
+
+
+def test_a_label_that_the_network_has_no_output_for_is_refused():
+    with pytest.raises(OptionError, match="label 2 in the data, the network has 2 outputs"):
+        evaluate(Brightness(), NO_NORM, batches([0, 0], [0, 2], 2), World())
+
+
+def test_lines_go_on_at_the_byte_of_the_checkpoint(tmp_path):
+    lines = JsonLines(tmp_path / "m.jsonl", 0)
+    size = lines.write([{"epoch": 0, "loss": 1.5}])
+    lines.write([{"epoch": 1}, {"epoch": 1, "half": "written"}])
+    lines.close()
+    lines = JsonLines(tmp_path / "m.jsonl", size)
+    assert lines.write([{"epoch": 1, "loss": 1.25}]) == (tmp_path / "m.jsonl").stat().st_size
+    lines.close()
+    records = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert records == [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": 1.25}]
+
+
+def test_waiting_for_data_is_told_apart_from_steps(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    watch = Stopwatch()
+    for _ in range(2):
+        watch.start()
+        for wait, step in ((0.5, 1.5), (0.25, 1.75)):
+            now[0] += wait
+            watch.got_batch(32)
+            now[0] += step
+            watch.did_step()
+        watch.stop()
+        now[0] += 1000  # validation
+    assert watch.rates() == {"images_per_s": 128 / 8, "data_wait_percent": 100 * 1.5 / 8}
+
+
+def test_a_run_that_trained_nothing_has_rates_of_zero():
+    assert Stopwatch().rates() == {"images_per_s": 0, "data_wait_percent": 0}
