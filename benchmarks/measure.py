@@ -36,9 +36,8 @@ def ratios(seconds: dict[str, list[float]], name: str, baseline: str) -> dict[st
 
 def machine() -> dict[str, Any]:
     """Hardware and versions."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
     return {
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),

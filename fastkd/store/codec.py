@@ -23,7 +23,8 @@ from fastkd.hashing import crc32c, crc32c_of
 
 RECORD_ALIGN = 64
 TOP = 4
-_FP16_MAX = 65_504.0
+LARGEST_LOGIT = 65_000.0
+"""Below float16's 65,504 by what rounding in a codec can add."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,15 @@ def make_codec(name: str, num_classes: int) -> Codec:
 
 
 def check_encodable(logits_BC: np.ndarray) -> np.ndarray:
-    """Which rows no codec can hold: bool (B,), True where a logit is NaN, infinite or beyond float16's range."""
-    return ~(np.abs(logits_BC) <= _FP16_MAX).all(axis=1)
+    """Which rows no codec can hold: bool (B,), True where a logit is NaN, infinite or beyond ±65000."""
+    return ~(np.abs(logits_BC) <= LARGEST_LOGIT).all(axis=1)
 
 
 def encode_rows(codec: Codec, logits_BC: np.ndarray) -> np.ndarray:
     """Records of float32 logits.
 
     Args:
-        logits_BC: float32 (B, num_classes), finite and within ±65504 (see `check_encodable`).
+        logits_BC: float32 (B, num_classes), finite and within ±65000 (see `check_encodable`).
 
     Returns:
         uint8 (B, row_bytes).
@@ -148,7 +149,7 @@ def _encode_int8_top4(logits_BC: np.ndarray, payload: np.ndarray) -> None:
         low, high = np.nanmin(rest_BC, axis=1), np.nanmax(rest_BC, axis=1)
     else:
         low = high = np.zeros(num_rows, np.float32)
-    offset = low.astype(np.float16)
+    offset = -_round_up(-low)  # not above the smallest: codes start at 0
     scale = _round_up(np.maximum(high - offset, 0) / np.float32(255))
     step = np.where(scale > 0, scale, np.float16(1)).astype(np.float32)
     codes = (
@@ -169,7 +170,7 @@ def _encode_int8_top4(logits_BC: np.ndarray, payload: np.ndarray) -> None:
 
 
 def _round_up(x: np.ndarray) -> np.ndarray:
-    """The smallest float16 that is not below x >= 0."""
+    """The smallest float16 that is not below x."""
     near = x.astype(np.float16)
     return np.where(near < x, np.nextafter(near, np.float16(np.inf)), near)
 

@@ -107,9 +107,7 @@ def create_store(
         params=params,
     )
     with atomic_path(path) as partial:
-        with h5py.File(
-            partial, "w", libver=HDF5_VERSION, alignment_threshold=_ALIGN, alignment_interval=_ALIGN
-        ) as file:
+        with h5py.File(partial, "w", libver=HDF5_VERSION, alignment_threshold=1, alignment_interval=_ALIGN) as file:
             write_header(file, header)
             file.create_dataset("sample_ids", data=identity["sample_ids"], track_times=False)
             file.create_dataset("probes", data=np.asarray(probes, np.int64), track_times=False)
@@ -172,6 +170,9 @@ def _tables(path: Path) -> StoreTables:
         raise FormatError(
             f"{path}: logits of shape {shape} and flags of shape {done.shape}, expected {expected} and {blocks}"
         )
+    known = np.isin(probes[:, :1], sample_ids).all() and ((probes[:, 1:2] >= 0) & (probes[:, 1:2] < num_seeds)).all()
+    if probes.shape == (len(probe_crc32c), 2) and not known:
+        raise FormatError(f"{path}: its probes name views that it does not hold")
     if probes.shape != (len(probe_crc32c), 2):
         raise FormatError(f"{path}: {probes.shape} probes with {len(probe_crc32c)} checksums")
     end, size = offsets[0] + int(np.prod(expected)), path.stat().st_size

@@ -142,7 +142,7 @@ def fill_store(
     Raises:
         MismatchError: the file there is another store, says in what; or it is finished.
         BusyError: another run fills it.
-        CorruptError: the teacher gives NaN, infinity or a logit beyond ±65504; names the sample.
+        CorruptError: the teacher gives NaN, infinity or a logit beyond ±65000; names the sample.
     """
     if block_rows < 1:
         raise OptionError(f"batch size {block_rows}, expected at least 1")
@@ -235,7 +235,7 @@ def _fill_blocks(
             if len(bad):
                 raise CorruptError(
                     f"the teacher's logits of sample {int(batch.sample_ids[bad[0]])}, aug_seed {seed} are not finite numbers within "
-                    f"±65504; check its weights, normalisation and precision"
+                    f"±65000; check its weights, normalisation and precision"
                 )
             filler.write(int(seed), int(block), logits)
             done += len(batch)
