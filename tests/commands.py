@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
+from unittest import mock
 
 from fastkd.cli import main
 
@@ -25,40 +26,41 @@ class Outcome:
     @property
     def result(self) -> dict:
         """The one JSON object on stdout."""
+        assert self.code == 0, self.err
+        assert self.out.count("\n") == 1
         return json.loads(self.out)
 
 
-class CommandLine:
-    """`fastkd ARGUMENTS` in this process, through the same entry point."""
-
-    def __init__(self, capture: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.capture, self.monkeypatch = capture, monkeypatch
-
-    def __call__(self, *arguments: object) -> Outcome:
-        self.monkeypatch.setattr(sys, "argv", ["fastkd", *map(str, arguments)])
-        self.capture.readouterr()
+def fastkd(*arguments: object) -> Outcome:
+    """`fastkd ARGUMENTS` in this process, through its entry point; with all that libraries print, too."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        saved = [(os.dup(fd), fd) for fd in (1, 2)]
+        for file, fd in ((out, 1), (err, 2)):
+            os.dup2(file.fileno(), fd)
         try:
-            main()
+            with redirect_stdout(out), redirect_stderr(err), mock.patch("sys.argv", ["fastkd", *map(str, arguments)]):
+                main()
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        return Outcome(code, *self.capture.readouterr())
-
-
-def command(*arguments: object, ranks: int = 1) -> list[str]:
-    """The command line of another process."""
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks > 1 else []
-    return [sys.executable, "-m", *torchrun, "fastkd", *map(str, arguments)]
+        finally:
+            for copy, fd in saved:
+                os.dup2(copy, fd)
+                os.close(copy)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read())
+    return Outcome(code, *texts)
 
 
 def start(*arguments: object, ranks: int = 1) -> subprocess.Popen:
-    """Starts another process, of one thread a rank, so that its sums do not depend on the machine."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    here = Path(__file__).parent  # not the folder of the package: what is installed is tested
+    """Starts `fastkd ARGUMENTS` in other processes, each of one thread, so that its sums do not depend on the machine."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks > 1 else []
     return subprocess.Popen(
-        command(*arguments, ranks=ranks),
-        cwd=here,
-        env=environment,
+        [sys.executable, "-m", *torchrun, "fastkd", *map(str, arguments)],
+        cwd=Path(__file__).parent,  # not the folder of the package: what is installed is tested
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

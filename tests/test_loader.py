@@ -89,12 +89,20 @@ def raw(raw_beton) -> ViewLoader:
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_workers": 2, "prefetch": 1}, {"batch_size": 7}, {"shuffle": True, "seed": 9}],
+    [{"num_workers": 2}, {"batch_size": 7}, {"shuffle": True, "seed": 9}],
     ids=lambda options: next(iter(options)),
 )
 def test_pixels_do_not_depend_on_how_they_are_loaded(family, expected, options):
     beton, views, _ = family
     assert pixels(ViewLoader(beton, views, **({"num_workers": 1} | options)).epoch(EPOCH)) == expected
+
+
+def test_workers_do_not_get_in_each_others_way(family):
+    beton, views, ids = family
+    one, many = (ViewLoader(beton, views, num_workers=n, batch_size=1, prefetch=2 * n) for n in (1, 4))
+    jobs = [(ids[i : i + 1], seed) for seed in range(5) for i in range(7)]
+    images = [[batch.images.numpy().tobytes() for batch in loader.run(jobs * 10)] for loader in (one, many)]
+    assert images[0] == images[1]
 
 
 def test_pixels_do_not_depend_on_which_other_samples_are_kept(family, expected):

@@ -247,7 +247,7 @@ def read_manifest(beton: Beton) -> dict[str, Any] | None:
             raise TypeError("class_names is not a list of strings")
         if not (isinstance(sums, list) and len(sums) in (0, beton.num_samples)):
             raise TypeError(f"payload_crc32 is not a list of {beton.num_samples} checksums")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(
             f"{path}: not a manifest of fastkd's ({error}); `fastkd verify --write-manifest` makes it again"
         ) from None
