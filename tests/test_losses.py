@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastkd.train.losses import kd_loss, mixed_loss
@@ -22,6 +22,7 @@ def kl_by_numpy(student: torch.Tensor, teacher: torch.Tensor, tau: float) -> flo
     return float((p_teacher * np.log(p_teacher / p_student)).sum(1).mean())
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 1.0, 4.0, 20.0]))
 def test_kd_is_the_divergence_of_the_softened_probabilities_times_tau_squared(seed, tau):
     student, teacher = logits(seed)

@@ -1,3 +1,4 @@
+import functools
 import os
 import shutil
 import subprocess
@@ -52,10 +53,24 @@ def teacher(teacher_file) -> Teacher:
 
 
 @pytest.fixture(scope="module")
-def filled(dataset, mask, teacher_file, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("teacher") / "l.h5"
-    fill_store(path, dataset, load_teacher(str(teacher_file)), VIEWS, mask=mask, block_rows=BLOCK_ROWS)
-    return path
+def filling(dataset, mask, teacher_file, tmp_path_factory) -> tuple[Path, dict, list]:
+    """A store that was filled in one go, what that returned, and the progress it told."""
+    path, told = tmp_path_factory.mktemp("teacher") / "l.h5", []
+    counts = fill_store(
+        path,
+        dataset,
+        load_teacher(str(teacher_file)),
+        VIEWS,
+        mask=mask,
+        block_rows=BLOCK_ROWS,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    return path, counts, told
+
+
+@pytest.fixture
+def filled(filling) -> Path:
+    return filling[0]
 
 
 def clear(path: Path, blocks: list[tuple[int, int]]) -> None:
@@ -71,22 +86,19 @@ def clear(path: Path, blocks: list[tuple[int, int]]) -> None:
             file.write(b"\0")
 
 
+@functools.cache
+def loader_of(dataset: Dataset) -> Loader:
+    """One loader for all tests: making one compiles its pipeline."""
+    return Loader(dataset, VIEWS)
+
+
 def live(dataset: Dataset, teacher: Teacher, ids: np.ndarray, aug_seed: int) -> np.ndarray:
-    (batch,) = Loader(dataset, VIEWS).run([(ids, aug_seed)])
+    (batch,) = loader_of(dataset).run([(ids, aug_seed)])
     return teacher(batch.images).numpy()
 
 
-def test_filling_counts_its_rows(dataset, mask, teacher, tmp_path):
-    told = []
-    counts = fill_store(
-        tmp_path / "l.h5",
-        dataset,
-        teacher,
-        VIEWS,
-        mask=mask,
-        block_rows=BLOCK_ROWS,
-        progress=lambda done, total: told.append((done, total)),
-    )
+def test_filling_counts_its_rows(filling):
+    _, counts, told = filling
     assert (counts["rows_written"], counts["rows_reused"]) == (600, 0)
     assert counts["rows_per_s"] > 0
     assert told[0] == (32, 600)

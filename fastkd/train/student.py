@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -166,6 +167,9 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         losses = _train_epoch(recipe, learner, optimizer, loader, epoch, norm, teacher, watch, world, progress)
+        if world.size > 1:  # each rank has batch statistics of its own: the network that is saved is rank 0's
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
         measured = {}
         if val is not None and ((epoch + 1) % val_every == 0 or epoch + 1 == recipe.epochs):
             accuracy = measured = evaluate(model, norm, val.epoch(0), world)
