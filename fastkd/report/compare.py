@@ -60,12 +60,8 @@ def collect_runs(folder: str | Path) -> list[Group]:
             recipe = dict(params["recipe"])
             recipe.pop("seed")
             if result["val_top1"] is not None:
-                key = (
-                    json.dumps(recipe, sort_keys=True),
-                    params["num_kept"],
-                    params["fraction"],
-                    _source(recipe, inputs),
-                )
+                same = json.dumps([inputs, {**params, "recipe": recipe}], sort_keys=True)
+                key = (same, params["num_kept"], params["fraction"], _source(recipe, inputs))
                 runs[key].append(recipe | result)
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path.parent}: damaged run ({type(error).__name__}: {error})") from None

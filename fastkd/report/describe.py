@@ -10,6 +10,7 @@ import numpy as np
 from fastkd.artefact import HDF5_MAGIC, open_artefact
 from fastkd.data.beton import MODE_RAW, identify, open_beton, read_manifest
 from fastkd.errors import FastKDError, FormatError, NotFoundError
+from fastkd.hashing import fingerprint
 from fastkd.prune.mask import Mask
 from fastkd.store.logit_store import read_tables, verify_store
 
@@ -35,10 +36,10 @@ def kind_of(path: str | Path) -> str:
             if header.kind not in DESCRIBE:
                 raise FormatError(f"{path}: of the kind {header.kind!r}, which this fastkd does not know")
             return header.kind
+    if path.suffix == ".beton" or (head[:2] == b"\x02\0" and head[4:6] == b"\0\0"):
+        return "beton"
     if head[:2] == b"PK" or head[:1] == b"\x80" or head[8:9] == b"{":
         return "checkpoint"
-    if path.suffix == ".beton" or head[:2] == b"\x02\0":
-        return "beton"
     raise FormatError(
         f"{path}: neither a beton, an artefact of fastkd's nor a checkpoint (first bytes {head[:4].hex() or 'none'})"
     )
@@ -70,6 +71,13 @@ def _verify(path: Path, progress: Callable[[int, int], None]) -> list[str]:
         return verify_beton(open_beton(path), progress)
     if kind == "logit-store":
         return verify_store(path)
+    if kind == "run":
+        from fastkd.train.checkpoint import load_resume, read_checkpoint
+
+        if (path / "model.safetensors").exists():
+            read_checkpoint(path / "model.safetensors")
+        if (path / "resume.pt").exists():
+            load_resume(path / "resume.pt")
     DESCRIBE[kind](path)  # reads masks, checkpoints and runs whole, against their fingerprints
     return []
 
@@ -77,10 +85,10 @@ def _verify(path: Path, progress: Callable[[int, int], None]) -> list[str]:
 def _beton(path: Path) -> dict[str, Any]:
     beton = open_beton(path)
     manifest = read_manifest(beton) or {}
-    fingerprint, class_names = identify(beton)
+    digest, class_names = identify(beton)
     return {
         "format_version": 2,
-        "fingerprint": fingerprint,
+        "fingerprint": digest,
         "inputs": {},
         "params": {name: manifest.get(name) for name in ("source", "options", "versions")} if manifest else {},
         "num_samples": beton.num_samples,
@@ -146,6 +154,11 @@ def _run(path: Path) -> dict[str, Any]:
             json.loads((path / "result.json").read_text(encoding="utf-8")) if (path / "result.json").exists() else {}
         )
         keys = {name: head[name] for name in ("format_version", "fingerprint", "inputs", "params")}
+        if not isinstance(result, dict):
+            raise TypeError("result.json holds no JSON object")
+        identity = {"inputs": head["inputs"], "params": head["params"]}
+        if fingerprint([json.dumps(identity, sort_keys=True)]) != head["fingerprint"]:
+            raise ValueError("run.json does not match its fingerprint")
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: damaged run.json or result.json ({error})") from None
     return {**keys, "finished": bool(result), **{name: result[name] for name in result if name != "fingerprint"}}
