@@ -52,6 +52,11 @@ def _load_config(context: click.Context, option: click.Parameter, path: Path | N
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}", context, option) from None
     values = values.get(context.info_name or "", values)  # one file may serve several commands, a table each
+    if not isinstance(values, dict):
+        raise click.BadParameter(f"{path}: {context.info_name} is no table", context, option)
+    for name, value in values.items():
+        if isinstance(value, list):
+            raise click.BadParameter(f"{path}: {name} is a list, expected one value", context, option)
     known = {param.name for param in context.command.params if isinstance(param, click.Option)}
     names = {key.replace("-", "_"): value for key, value in values.items() if not isinstance(value, dict)}
     unknown = sorted(set(names) - known)

@@ -14,7 +14,7 @@ from fastkd.cli.common import command
 @click.option(
     "--method", type=click.Choice(["random"]), default="random", show_default=True, help="How samples are chosen."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random order.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the random order.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The mask to write.")
 def prune(beton: Path, keep: str, method: str, seed: int, out: Path) -> tuple[dict[str, Any], str]:
     """Choose the samples of BETON to keep and write them as a mask.

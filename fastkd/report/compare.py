@@ -60,7 +60,9 @@ def collect_runs(folder: str | Path) -> list[Group]:
             recipe = dict(params["recipe"])
             recipe.pop("seed")
             if result["val_top1"] is not None:
-                same = json.dumps([inputs, {**params, "recipe": recipe}], sort_keys=True)
+                drawn = ("mask", "logits")  # by seed, like the order
+                data = {role: value for role, value in inputs.items() if role not in drawn}
+                same = json.dumps([data, {**params, "recipe": recipe}], sort_keys=True)
                 key = (same, params["num_kept"], params["fraction"], _source(recipe, inputs))
                 runs[key].append(recipe | result)
         except (ValueError, KeyError, TypeError) as error:
