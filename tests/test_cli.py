@@ -247,7 +247,7 @@ def assert_one_clear_line(outcome: Outcome, culprit: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def bad(done, lab, jpg_beton) -> Callable[[str], list[str]]:
+def bad(done, lab, raw_folder, jpg_folder, jpg_beton) -> Callable[[str], list[str]]:
     """Fills the names of good and bad files into a command line."""
     whole = (lab / "x.beton").read_bytes()
     folder = lab / "bad"
@@ -261,7 +261,7 @@ def bad(done, lab, jpg_beton) -> Callable[[str], list[str]]:
     (folder / "cut.beton").write_bytes(whole[: len(whole) // 2])
     (folder / "cut.h5").write_bytes((lab / "m.h5").read_bytes()[:900])
     (folder / "bad.toml").write_text("epochs = = 3")
-    photo = next((jpg_beton.parent.parent / "jpg0" / "images").rglob("*.jpg")).read_bytes()
+    photo = next(Path(jpg_folder).rglob("*.jpg")).read_bytes()
     (folder / "truncated/a/half.jpg").write_bytes(photo[: len(photo) // 2])
     ids = Mask.load(lab / "m.h5").sample_ids
     logits = random_logits(2, len(ids), 10)
@@ -273,7 +273,7 @@ def bad(done, lab, jpg_beton) -> Callable[[str], list[str]]:
     fastkd("prune", jpg_beton, "--keep", 6, "--out", folder / "jpg.h5")
     names = {
         **{"x": lab / "x.beton", "m": lab / "m.h5", "l": lab / "l.h5", "t": lab / "t.safetensors", "run": lab / "run"},
-        **{"bad": folder, "jpg": jpg_beton, "new": lab / "new", "gone": lab / "gone"},
+        **{"bad": folder, "images": raw_folder, "jpg": jpg_beton, "new": lab / "new", "gone": lab / "gone"},
     }
     return lambda line: [word.format(**names) for word in line.split()]
 
@@ -402,6 +402,7 @@ BAD_INPUT = [
     (f"{TRAIN} --tau nan", 1, "--tau nan"),
     (f"{TRAIN} --epochs 0", 1, "--epochs 0"),
     (f"{TRAIN} --epochs 1.5", 2, "1.5"),
+    ("train {jpg} --model resnet8 --epochs 0 --out {new}", 1, "--epochs 0"),
     (f"{TRAIN} --batch-size 0", 1, "--batch-size 0"),
     (f"{TRAIN} --batch-size 121", 1, "--batch-size"),
     (f"{TRAIN} --batch-size 121 --drop-last", 1, "121"),
@@ -470,6 +471,17 @@ def test_a_gpu_that_is_not_there_is_named(bad):
         outcome = fastkd(*bad(f"{TRAIN} --device {device}"))
         assert_one_clear_line(outcome, f"--device {device}: torch sees no GPU")
         assert outcome.code == 1
+
+
+def test_work_that_is_not_shared_is_done_by_the_first_rank_alone(bad, lab, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    for line in ("build-beton {images}", "prune {x} --keep 5", "report {run}"):
+        outcome = fastkd(*bad(line), "--out", lab / "new.html")
+        assert (outcome.code, outcome.out) == (0, ""), outcome.err
+        assert not list(lab.glob("new*"))
+    monkeypatch.setenv("RANK", "0")
+    assert fastkd(*bad("prune {x} --keep 5"), "--out", lab / "first.h5", "--json").result["num_kept"] == 5
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "two"), ("WORLD_SIZE", "-1"), ("RANK", "5")])

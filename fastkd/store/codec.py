@@ -5,8 +5,9 @@ are little endian. Payloads for C classes:
 
 - `fp16`: C float16 logits. Error: float16 rounding (relative 2^-11).
 - `int8+top4`: C uint8 codes, float16 scale, float16 offset, then for the t = min(4, C) largest logits, largest first,
-  (uint16 class, float16 logit). A class that is not among them decodes to offset + scale·code; the codes span the range
-  of these others, so the error is at most scale/2, with scale <= (largest - smallest of the others)/255·(1 + 2^-9).
+  (uint16 class, float16 logit). A class that is not among them decodes to offset + scale·code, a sum of float32; the
+  codes span the range of these others, so the error is at most scale/2 and half a unit in the last place of that sum,
+  with scale <= (largest - smallest of the others)/255·(1 + 2^-9).
   The class with the largest logit is the same after decoding, always.
 
 Plain Numba and numpy on arrays; nothing here knows of files.
@@ -151,14 +152,14 @@ def _encode_int8_top4(logits_BC: np.ndarray, payload: np.ndarray) -> None:
         low = high = np.zeros(num_rows, np.float32)
     offset = -_round_up(-low)  # not above the smallest: codes start at 0
     scale = _round_up(np.maximum(high - offset, 0) / np.float32(255))
-    step = np.where(scale > 0, scale, np.float16(1)).astype(np.float32)
+    step_B1 = np.where(scale > 0, scale, 1)[:, None].astype(
+        np.float64
+    )  # in float32 a wide row's codes err at their ties
     codes = (
-        np.rint((np.nan_to_num(rest_BC) - offset[:, None].astype(np.float32)) / step[:, None])
-        .clip(0, 255)
-        .astype(np.uint8)
+        np.rint((np.nan_to_num(rest_BC) - offset[:, None].astype(np.float64)) / step_B1).clip(0, 255).astype(np.uint8)
     )
     # Rounding may lift another class to the level of the largest: the largest then goes up to the next float16.
-    decoded = offset[:, None].astype(np.float32) + step[:, None] * codes
+    decoded = offset[:, None].astype(np.float32) + step_B1.astype(np.float32) * codes
     np.put_along_axis(decoded, order_BT, top_BT.astype(np.float32), axis=1)
     flipped = decoded.argmax(axis=1) != order_BT[:, 0]
     top_BT[flipped, 0] = _next_above(decoded.max(axis=1))[flipped]
