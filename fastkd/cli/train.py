@@ -113,7 +113,8 @@ def train(
         teacher_flags = {name: options.pop(name) for name in list(options) if name.startswith("teacher_")}
         if alpha is None:
             alpha = 0.5 if store is not None or teacher else 0.0
-        chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=options["epochs"])
+        epochs = max(1, options["epochs"])  # less is refused by the recipe, which needs the views first
+        chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs)
         recipe = choose_recipe(chosen.kind, dataset.num_classes, alpha=alpha, **options)
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name) if teacher else None
         inputs = open_inputs(
