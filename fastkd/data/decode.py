@@ -1,4 +1,4 @@
-"""FFCV pipeline operations: pixels of a view, sample_ids, and rows of a mapped column, all by Numba without the GIL.
+"""FFCV's pipeline operation: pixels of a view and the row of a mapped column, by Numba without the GIL.
 
 Pixel definition (PIXELS below names it; it is part of a store's identity): JPEGs are decoded whole by FFCV's libjpeg-turbo
 call, boxes are resized by its OpenCV INTER_AREA call, `crop-flip` and equal-sized `center` copy pixels without resizing.
@@ -206,8 +206,8 @@ class Column:
     """Mapped rows that accompany the samples, one plane for each aug_seed.
 
     records: uint8 (K, R, row_bytes). rows: int32 (N,), the row of each sample_id, -1 where it has none.
-    width: values in a row. unpack: compiled (data uint8, start of the record in it, out float32 (B, width),
-    b) → bool: fills out[b], False where the row is damaged.
+    width: values in a row. unpack: compiled (data uint8, starts int64 (B,) of records in it, out float32 (B, width),
+    good bool (B,)): fills `out`, and `good` with whether each row is sound.
     """
 
     records: np.ndarray
@@ -217,20 +217,25 @@ class Column:
 
 
 class ViewDecoder(Operation):
-    """Decoder of an RGB image field: one seeded view of each sample of the batch.
+    """Decoder of an RGB image field: one seeded view of each sample of the batch, and its row of the column.
 
-    `storage_state` is what the loader passes for each batch: (file, sizes, aug_seed, scratch, status, column).
+    `storage_state` is what the loader passes for each batch: (file, sizes, aug_seed, scratch, status, column). Views and
+    rows come out of one operation, since calling a compiled one takes as long as decoding the rows of a whole batch.
     """
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: Views, column: Column | None) -> None:
         super().__init__()
-        self.views = views
+        self.views, self.column = views, column
 
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+    def declare_state_and_memory(
+        self, previous_state: State
+    ) -> tuple[State, AllocationQuery | tuple[AllocationQuery, AllocationQuery]]:
         shape = (self.views.size, self.views.size, 3)
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype("u1")), AllocationQuery(
-            shape, np.dtype("u1")
-        )
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype("u1"))
+        pixels = AllocationQuery(shape, np.dtype("u1"))
+        if self.column is None:
+            return state, pixels
+        return state, (pixels, AllocationQuery((self.column.width,), np.dtype("f4")))
 
     def generate_code(self) -> Callable:
         code, size, crop_ratio = self.views.code, self.views.size, self.views.crop_ratio
@@ -240,49 +245,46 @@ class ViewDecoder(Operation):
             decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, scratch, status, out)
             return out
 
-        return decode
-
-
-class SampleIds(Operation):
-    """The sample_ids of the batch: rows of the beton, whatever mask or order they came from."""
-
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        dtype = np.dtype("i8")
-        return replace(previous_state, jit_mode=True, shape=(1,), dtype=dtype), AllocationQuery((1,), dtype)
-
-    def generate_code(self) -> Callable:
-        def copy_ids(ids, out, field, state):  # type: ignore[no-untyped-def]
-            out[:, 0] = ids
-            return out
-
-        return copy_ids
-
-
-class ColumnRows(Operation):
-    """The batch's rows of a column, in the plane of its aug_seed: float32 (B, width)."""
-
-    def __init__(self, column: Column) -> None:
-        super().__init__()
-        self.column = column
-
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        shape, dtype = (self.column.width,), np.dtype("f4")
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
-
-    def generate_code(self) -> Callable:
+        if self.column is None:
+            return decode
         unpack = self.column.unpack
 
-        def gather(ids, out, field, state):  # type: ignore[no-untyped-def]
-            _, _, aug_seed, _, status, (data, rows, num_rows, row_bytes) = state
-            # A first touch of all rows lets their cache misses overlap: one by one they cost as much as the decoding.
+        def decode_with_rows(ids, out, images, state):  # type: ignore[no-untyped-def]
+            data, sizes, aug_seed, scratch, status, (records, rows, num_rows, row_bytes) = state
+            pixels, values = out
+            starts = _find_rows(ids, aug_seed, records, rows, num_rows, row_bytes, status, values)
+            decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, scratch, status, pixels)
+            good = np.empty(len(ids), np.bool_)
+            unpack(records, starts, values, good)
             for b in range(len(ids)):
-                out[b, 0] = data[(aug_seed * num_rows + max(rows[ids[b]], 0)) * row_bytes]
-            for b in range(len(ids)):
-                row = rows[ids[b]]
-                if row < 0:
-                    status[b] = NO_ROW
-                elif not unpack(data, (aug_seed * num_rows + row) * row_bytes, out, b):
+                if not good[b] and status[b] == OK:
                     status[b] = BAD_ROW
             return out
 
-        return gather
+        return decode_with_rows
+
+
+@njit(cache=True, nogil=True)
+def _find_rows(
+    ids: np.ndarray,
+    aug_seed: int,
+    records: np.ndarray,
+    rows: np.ndarray,
+    num_rows: int,
+    row_bytes: int,
+    status: np.ndarray,
+    values: np.ndarray,
+) -> np.ndarray:
+    """Where in `records` the samples' rows begin: int64 (B,).
+
+    A byte of each is put into `values`, float32 (B, width): so their cache misses overlap, and pass while the views are
+    made.
+    """
+    starts = np.empty(len(ids), np.int64)
+    for b in range(len(ids)):
+        row = rows[ids[b]]
+        if row < 0:
+            row, status[b] = 0, NO_ROW
+        starts[b] = (aug_seed * num_rows + row) * row_bytes
+        values[b, 0] = records[starts[b]]
+    return starts

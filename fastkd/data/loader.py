@@ -1,8 +1,8 @@
 """Batches of seeded views out of a beton, through an FFCV pipeline.
 
 FFCV compiles the pipeline; running it is done here, by threads that each make a whole batch. An exception in a thread is
-raised where the batch would have come; leaving a loop early stops the threads and frees their memory; every batch has
-memory of its own and is never written to again.
+raised where the batch would have come; leaving a loop early stops the threads and frees their memory; a batch has memory
+of its own, and as long as any of it is held it is not written to again.
 """
 
 import os
@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from fastkd.data.beton import MODE_JPG, Beton
-from fastkd.data.decode import REASONS, Column, ColumnRows, SampleIds, ViewDecoder, first_outside
+from fastkd.data.decode import REASONS, Column, ViewDecoder, first_outside
+from fastkd.data.memory import BatchMemory
 from fastkd.data.order import batch_ids, epoch_order, num_batches
 from fastkd.data.views import Views
 from fastkd.dist import World
@@ -127,11 +127,18 @@ class ViewLoader:
         self._scratch_bytes = int((3 * beton.heights[jpegs] * beton.widths[jpegs]).max()) if len(jpegs) else 0
         self._local = threading.local()
         self._data = beton.data.view(np.ndarray)
+        layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            "images": ((views.size, views.size, 3), np.dtype("u1")),
+            "labels": ((), np.dtype("i8")),
+            "sample_ids": ((), np.dtype("i8")),
+        }
         self._rows = None
         if column is not None:
             _, num_rows, row_bytes = column.records.shape
             self._rows = column.records.reshape(-1), column.rows, num_rows, row_bytes
-        self._names, self._queries, self._stages, self._outputs = _compile(beton, views, column)
+            layout["logits"] = ((column.width,), np.dtype("f4"))
+        self._memory = BatchMemory(layout, num_kept=prefetch + 2, is_pinned=self.device.type == "cuda")
+        self._stage, self._node = _compile(beton, views, column)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -183,69 +190,54 @@ class ViewLoader:
         if not hasattr(self._local, "scratch"):
             self._local.scratch = np.empty(self._scratch_bytes, np.uint8)
         status = np.zeros(len(ids), np.int32)
-        shapes = {node: ((len(ids), *query.shape), query.dtype) for node, query in self._queries.items()}
-        if self.device.type == "cuda":
-            buffers = {
-                n: torch.empty(s, dtype=_TORCH_TYPES[t], pin_memory=True).numpy() for n, (s, t) in shapes.items()
-            }
-        else:
-            buffers = {node: np.empty(shape, dtype) for node, (shape, dtype) in shapes.items()}
-        arguments: dict[str, Any] = {
-            "batch_indices": ids,
-            "metadata": self.beton.metadata,
-            "storage_state": (self._data, self.beton.sizes, aug_seed, self._local.scratch, status, self._rows),
-            **{f"memory_{node}": buffer for node, buffer in buffers.items()},
-            **{f"shared_memory_{node}": None for node in buffers},
-        }
-        for stage, _ in self._stages:
-            stage(**arguments)
+        arrays = self._memory.arrays(len(ids))
+        np.take(self.beton.labels, ids, out=arrays["labels"])
+        arrays["sample_ids"][:] = ids
+        self._stage(
+            batch_indices=ids,
+            metadata=self.beton.metadata,
+            storage_state=(self._data, self.beton.sizes, aug_seed, self._local.scratch, status, self._rows),
+            **{
+                f"memory_{self._node}": (arrays["images"], arrays["logits"]) if self._rows else arrays["images"],
+                f"shared_memory_{self._node}": None,
+            },
+        )
         if status.any():
             bad = int(np.flatnonzero(status)[0])
             raise CorruptError(
                 f"{self.beton.path}: sample {ids[bad]}: {REASONS[int(status[bad])]}; `fastkd verify` lists all that is damaged"
             )
-        made = {name: torch.from_numpy(buffers[node]) for name, node in zip(self._names, self._outputs, strict=True)}
+        made = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return Batch(
             images=made["images"].permute(0, 3, 1, 2),
-            labels=made["labels"][:, 0],
-            sample_ids=made["sample_ids"][:, 0],
+            labels=made["labels"],
+            sample_ids=made["sample_ids"],
             logits=made.get("logits"),
             aug_seed=aug_seed,
         )
 
 
-_TORCH_TYPES = {np.dtype("u1"): torch.uint8, np.dtype("i8"): torch.int64, np.dtype("f4"): torch.float32}
+def _compile(beton: Beton, views: Views, column: Column | None) -> tuple[Callable, int]:
+    """FFCV's pipeline over the beton's images: the compiled stage, and the number by which it knows its operation.
 
-
-def _compile(beton: Beton, views: Views, column: Column | None) -> tuple[list[str], dict, list, list]:
-    """FFCV's pipeline graph over the beton: output names, memory queries by node, stages, output nodes.
-
-    The operations are made afresh for each loader: FFCV's pipelines change the lists and operations they are given.
+    The operation is made afresh for each loader: FFCV's pipelines change the lists and operations they are given.
     """
     # Not at the top: importing ffcv sets torch to one thread, unless decode.py has imported it before.
-    from ffcv.fields import IntField, RGBImageField
-    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields import RGBImageField
     from ffcv.pipeline.graph import Graph
     from ffcv.pipeline.pipeline_spec import PipelineSpec
 
-    image, label = beton.field_names[beton.image_field], beton.field_names[beton.label_field]
-    specs = {
-        "images": PipelineSpec(image, decoder=ViewDecoder(views)),
-        "labels": PipelineSpec(label, decoder=IntDecoder()),
-        "sample_ids": PipelineSpec(label, decoder=SampleIds()),
-    }
-    if column is not None:
-        specs["logits"] = PipelineSpec(label, decoder=ColumnRows(column))
+    image = beton.field_names[beton.image_field]
     graph = Graph(
-        specs,
-        {image: RGBImageField(), label: IntField()},
-        {image: beton.image_field, label: beton.label_field},
+        {"views": PipelineSpec(image, decoder=ViewDecoder(views, column))},
+        {image: RGBImageField()},
+        {image: beton.image_field},
         beton.metadata,
-        None,  # FFCV's own reader of the storage state: the operations above read it themselves
+        None,  # FFCV's own reader of the storage state: the operation above reads it itself
     )
-    queries, code = graph.collect_requirements()
-    stages, outputs = graph.codegen_all(code)
-    return list(specs), queries["operation"], stages, outputs
+    _, code = graph.collect_requirements()
+    ((stage, _),), (node,) = graph.codegen_all(code)
+    return stage, node
 
 
 def check_ids(ids: np.ndarray | None, num_samples: int) -> np.ndarray:

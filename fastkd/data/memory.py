@@ -1,0 +1,68 @@
+"""Where batches lie: a block of memory each, lent by a pool and given back when nobody holds the batch any more.
+
+Fresh memory costs a page fault every 4 KiB, together a fifth of what a batch of raw 32-pixel images takes. So blocks are
+used again, but only after the last array and the last tensor on one of them are gone: a batch that is held never changes.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+_ALIGN = 64
+_TORCH_TYPES = {np.dtype("u1"): torch.uint8, np.dtype("i8"): torch.int64, np.dtype("f4"): torch.float32}
+
+
+class _Lease:
+    """A block on loan: what numpy makes of it keeps it alive, and its end gives the block back."""
+
+    __slots__ = ("__array_interface__", "_block", "_pool")
+
+    def __init__(self, pool: deque[np.ndarray], num_bytes: int) -> None:
+        try:
+            block = pool.popleft()
+        except IndexError:
+            block = np.empty(num_bytes, np.uint8)
+        if len(block) < num_bytes:
+            block = np.empty(num_bytes, np.uint8)
+        self._pool, self._block = pool, block
+        self.__array_interface__ = block.__array_interface__
+
+    def __del__(self) -> None:
+        self._pool.append(self._block)
+
+
+class BatchMemory:
+    """Memory for batches of one layout.
+
+    Args:
+        layout: name → shape of one sample and dtype.
+        num_kept: blocks that wait for their next use at the most; what is given back beyond them is freed.
+        is_pinned: page-locked memory, from which copies to a GPU need not wait. torch keeps and reuses it itself, since it
+            alone knows when a copy has ended.
+    """
+
+    def __init__(
+        self, layout: Mapping[str, tuple[tuple[int, ...], np.dtype]], *, num_kept: int, is_pinned: bool
+    ) -> None:
+        self.layout, self.is_pinned = dict(layout), is_pinned
+        self._sample_bytes = {name: math.prod(shape) * dtype.itemsize for name, (shape, dtype) in self.layout.items()}
+        self._pool: deque[np.ndarray] = deque(maxlen=num_kept)
+
+    def arrays(self, num_samples: int) -> dict[str, np.ndarray]:
+        """Uninitialised arrays for a batch of `num_samples`, by name; nobody else has their memory while they live."""
+        if self.is_pinned:
+            return {
+                name: torch.empty((num_samples, *shape), dtype=_TORCH_TYPES[dtype], pin_memory=True).numpy()
+                for name, (shape, dtype) in self.layout.items()
+            }
+        ends, end = {}, 0
+        for name, size in self._sample_bytes.items():
+            ends[name], end = end, end + -(-num_samples * size // _ALIGN) * _ALIGN
+        block = np.asarray(_Lease(self._pool, end))
+        return {
+            name: np.ndarray((num_samples, *shape), dtype, block, ends[name])
+            for name, (shape, dtype) in self.layout.items()
+        }
