@@ -7,10 +7,14 @@ Compiled without fastmath, so that integers and IEEE doubles come out the same o
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from numba import njit, uint64
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import njit, types, uint64
+from numba.core.cgutils import create_struct_proxy, get_or_insert_function
+from numba.extending import intrinsic
 
 _GOLDEN = uint64(0x9E3779B97F4A7C15)
 _MIX_1 = uint64(0xBF58476D1CE4E5B9)
@@ -71,6 +75,58 @@ def _crc32c_tables() -> np.ndarray:
 _CRC = _crc32c_tables()
 
 
+@njit(nogil=True, inline="always")
+def _next_8_by_table(crc: np.uint32, data: np.ndarray, i: int) -> np.uint32:
+    """The register after data[i : i + 8]."""
+    low = crc ^ (
+        np.uint32(data[i])
+        | (np.uint32(data[i + 1]) << np.uint32(8))
+        | (np.uint32(data[i + 2]) << np.uint32(16))
+        | (np.uint32(data[i + 3]) << np.uint32(24))
+    )
+    return np.uint32(
+        _CRC[7, low & np.uint32(0xFF)]
+        ^ _CRC[6, (low >> np.uint32(8)) & np.uint32(0xFF)]
+        ^ _CRC[5, (low >> np.uint32(16)) & np.uint32(0xFF)]
+        ^ _CRC[4, low >> np.uint32(24)]
+        ^ _CRC[3, data[i + 4]]
+        ^ _CRC[2, data[i + 5]]
+        ^ _CRC[1, data[i + 6]]
+        ^ _CRC[0, data[i + 7]]
+    )
+
+
+@njit(nogil=True, inline="always")
+def _next_1_by_table(crc: np.uint32, data: np.ndarray, i: int) -> np.uint32:
+    """The register after data[i]."""
+    return np.uint32(_CRC[0, (crc ^ np.uint32(data[i])) & np.uint32(0xFF)] ^ (crc >> np.uint32(8)))
+
+
+def _by_instruction(name: str, register: ir.IntType, word: ir.IntType) -> Callable:
+    """A step by one of SSE 4.2's instructions for this very polynomial, several times as fast as tables."""
+
+    @intrinsic
+    def step(typing_context, crc, data, i):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            start = builder.gep(create_struct_proxy(data)(context, builder, value=arguments[1]).data, [arguments[2]])
+            operand = builder.load(builder.bitcast(start, word.as_pointer()), align=1)
+            instruction = get_or_insert_function(builder.module, ir.FunctionType(register, [register, word]), name)
+            wide = arguments[0] if register.width == 32 else builder.zext(arguments[0], register)
+            result = builder.call(instruction, [wide, operand])
+            return result if register.width == 32 else builder.trunc(result, ir.IntType(32))
+
+        return types.uint32(types.uint32, data, types.int64), generate
+
+    return step
+
+
+if get_host_cpu_features().get("sse4.2"):
+    _next_8 = _by_instruction("llvm.x86.sse42.crc32.64.64", ir.IntType(64), ir.IntType(64))
+    _next_1 = _by_instruction("llvm.x86.sse42.crc32.32.8", ir.IntType(32), ir.IntType(8))
+else:
+    _next_8, _next_1 = _next_8_by_table, _next_1_by_table
+
+
 @njit(cache=True, nogil=True)
 def crc32c(data: np.ndarray) -> np.uint32:
     """CRC32C (RFC 3720, appendix B.4) of a contiguous uint8 array."""
@@ -83,25 +139,10 @@ def crc32c_of(data: np.ndarray, start: int, end: int) -> np.uint32:
     crc = np.uint32(0xFFFFFFFF)
     i = start
     while i + 8 <= end:
-        low = crc ^ (
-            np.uint32(data[i])
-            | (np.uint32(data[i + 1]) << np.uint32(8))
-            | (np.uint32(data[i + 2]) << np.uint32(16))
-            | (np.uint32(data[i + 3]) << np.uint32(24))
-        )
-        crc = (
-            _CRC[7, low & np.uint32(0xFF)]
-            ^ _CRC[6, (low >> np.uint32(8)) & np.uint32(0xFF)]
-            ^ _CRC[5, (low >> np.uint32(16)) & np.uint32(0xFF)]
-            ^ _CRC[4, low >> np.uint32(24)]
-            ^ _CRC[3, data[i + 4]]
-            ^ _CRC[2, data[i + 5]]
-            ^ _CRC[1, data[i + 6]]
-            ^ _CRC[0, data[i + 7]]
-        )
+        crc = _next_8(crc, data, i)
         i += 8
     while i < end:
-        crc = _CRC[0, (crc ^ np.uint32(data[i])) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+        crc = _next_1(crc, data, i)
         i += 1
     return np.uint32(crc ^ np.uint32(0xFFFFFFFF))
 
