@@ -11,7 +11,7 @@ from fastkd.data.beton import Beton, identify, open_beton
 from fastkd.data.decode import PIXELS, Column
 from fastkd.data.loader import ViewLoader
 from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views
-from fastkd.dist import World
+from fastkd.dist import World, read_world
 from fastkd.errors import MismatchError, OptionError
 from fastkd.hashing import crc32c, draw_below
 from fastkd.prune.mask import Mask
@@ -168,7 +168,8 @@ class Loader(ViewLoader):
         views: which views; None for those of the store.
         mask: path of a mask, a `Mask`, or int64 sample_ids; None keeps all.
         logits: path of a store or an open `LogitStore`; None for batches without logits.
-        batch_size, shuffle, seed, drop_last, num_workers, prefetch, device, world: as `ViewLoader`.
+        batch_size, shuffle, seed, drop_last, num_workers, prefetch, device: as `ViewLoader`.
+        world: this process among those that share an epoch; None for what torchrun says, a single process without it.
 
     Raises:
         FastKDError: a file that is missing, damaged or unfinished, files that do not belong together, options out of
@@ -189,7 +190,7 @@ class Loader(ViewLoader):
         num_workers: int = 0,
         prefetch: int = 3,
         device: torch.device | str = "cpu",
-        world: World = World(),  # noqa: B008  (frozen)
+        world: World | None = None,
     ) -> None:
         self.dataset = beton if isinstance(beton, Dataset) else open_dataset(beton)
         if isinstance(mask, str | Path):
@@ -216,5 +217,5 @@ class Loader(ViewLoader):
             num_workers=num_workers,
             prefetch=prefetch,
             device=device,
-            world=world,
+            world=read_world() if world is None else world,
         )

@@ -155,6 +155,15 @@ def test_an_unfinished_store_is_refused(dataset, raw_mask, tmp_path):
         Loader(dataset, VIEWS, mask=raw_mask, logits=path)
 
 
+def test_under_torchrun_each_process_sees_its_part(dataset, raw_mask, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    seen = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        seen += [i for batch in Loader(dataset, VIEWS, mask=raw_mask, shuffle=True).epoch(0) for i in batch.sample_ids]
+    assert sorted(map(int, seen)) == sorted(Mask.load(raw_mask).sample_ids.tolist())
+
+
 def test_probe_views_that_decode_to_other_pixels_are_refused(dataset, raw_mask, store, tmp_path):
     path = Path(shutil.copy(store, tmp_path / "l.h5"))
     with h5py.File(path, "r+") as file:

@@ -267,6 +267,24 @@ def test_a_batch_that_was_handed_out_never_changes(raw):
         assert torch.equal(batch.sample_ids, copy.sample_ids)
 
 
+def test_any_part_of_a_batch_keeps_all_of_its_memory(raw):
+    corners = [batch.images[:, 0, :2, :2] for batch in raw.epoch(0)]  # the rest of each batch is let go
+    labels = [batch.labels.numpy()[1:] for batch in raw.epoch(0)]
+    before = [part.clone() for part in corners], [part.copy() for part in labels]
+    for epoch in range(1, 4):
+        list(raw.epoch(epoch))
+    assert all(map(torch.equal, corners, before[0]))
+    assert all(map(np.array_equal, labels, before[1]))
+
+
+def test_epochs_take_no_more_memory_than_the_batches_under_way(raw):
+    places = set()
+    for epoch in range(5):
+        for batch in raw.epoch(epoch):
+            places.add(batch.images.data_ptr())
+    assert len(places) <= raw.prefetch + 3
+
+
 def test_a_copy_of_a_batch_can_be_changed_by_itself(raw):
     batch = next(raw.epoch(0))
     copy = batch.copy()
