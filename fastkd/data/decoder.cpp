@@ -1,0 +1,348 @@
+// One view of one stored image: region decode by libjpeg-turbo, resize by resize.cpp, a row at a time.
+//
+// A JPEG is entropy-decoded down to the last row of the box; the inverse DCT (the accurate integer one), upsampling
+// ("fancy") and colour conversion run only for the box and one more pixel to both sides, which the upsampling looks at:
+// the pixels of the box are those of a whole decode. Errors of libjpeg, and its warnings too, end the call. A thread has
+// one scratch memory and one decompressor, which go with it.
+#include <csetjmp>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#if !__has_include(<jpeglib.h>)
+#error "fastkd needs libjpeg-turbo's headers: apt install libjpeg62-turbo-dev (Ubuntu: libjpeg-turbo8-dev), or conda install -c conda-forge libjpeg-turbo"
+#endif
+#include <jpeglib.h>
+// jerror.h needs jpeglib.h
+#include <jerror.h>
+
+#include <algorithm>
+
+#include "resize.h"
+
+#if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 2000000
+#error "fastkd needs libjpeg-turbo 2.0 or newer: another libjpeg cannot decode a part of an image"
+#endif
+
+namespace fastkd {
+namespace {
+
+enum Status : int32_t { kBadCall = -1, kOk = 0, kBadJpeg = 1, kWrongSize = 2, kNoMemory = 3 };
+
+constexpr int kMostScans = 100;   // of a progressive JPEG; encoders write about ten, a bomb thousands
+constexpr int kMostSide = 65'535; // of any image
+
+struct Box {
+    int top, left, height, width;
+};
+
+struct Target {
+    uint8_t* pixels;
+    int64_t stride; // bytes from row to row
+    int height, width;
+    bool flip;
+};
+
+struct Decoder {
+    jpeg_decompress_struct info = {};
+    jpeg_error_mgr errors = {};
+    jpeg_progress_mgr progress = {};
+    std::jmp_buf escape;
+    Status status = kOk;
+    bool created = false;
+    uint8_t* scratch = nullptr;
+    size_t scratch_bytes = 0;
+
+    ~Decoder() {
+        if (created) jpeg_destroy_decompress(&info);
+        std::free(scratch);
+    }
+};
+
+[[noreturn]] void leave(Decoder& decoder, Status status) {
+    decoder.status = status;
+    std::longjmp(decoder.escape, 1);
+}
+
+Decoder& decoder_of(j_common_ptr info) { return *static_cast<Decoder*>(info->client_data); }
+
+void on_error(j_common_ptr info) {
+    leave(decoder_of(info), info->err->msg_code == JERR_OUT_OF_MEMORY ? kNoMemory : kBadJpeg);
+}
+
+void on_message(j_common_ptr info, int level) {
+    if (level < 0) leave(decoder_of(info), kBadJpeg);
+}
+
+void on_progress(j_common_ptr info) {
+    if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMostScans) leave(decoder_of(info), kBadJpeg);
+}
+
+// Runs `work(decoder)` with a place for libjpeg's errors to jump to. Nothing on the way may need a destructor.
+template <typename Work>
+Status guarded(const Work& work) {
+    static thread_local Decoder decoder;
+    if (setjmp(decoder.escape)) {
+        if (decoder.created) jpeg_abort_decompress(&decoder.info);
+        return decoder.status;
+    }
+    return work(decoder);
+}
+
+// Scratch memory of a call, handed out piece by piece. Two rounds: the first adds up, the second gives.
+struct Pieces {
+    uintptr_t base;
+    size_t used = 0;
+
+    template <typename T>
+    T* take(size_t count) {
+        T* piece = reinterpret_cast<T*>(base + used);
+        used += (count * sizeof(T) + 63) / 64 * 64;
+        return piece;
+    }
+};
+
+void reserve(Decoder& decoder, size_t bytes) {
+    if (bytes <= decoder.scratch_bytes) return;
+    bytes = (bytes + 63) / 64 * 64;
+    std::free(decoder.scratch);
+    decoder.scratch_bytes = 0;
+    decoder.scratch = static_cast<uint8_t*>(std::aligned_alloc(64, bytes));
+    if (!decoder.scratch) leave(decoder, kNoMemory);
+    decoder.scratch_bytes = bytes;
+}
+
+// Rows of pixels where they are in memory already.
+struct StoredRows {
+    const uint8_t* pixels;
+    int64_t stride;
+
+    void need(int) {}
+    const uint8_t* row(int y) const { return pixels + y * stride; }
+};
+
+// Rows of a JPEG, decoded when they are needed into a ring that holds the last of them.
+struct DecodedRows {
+    j_decompress_ptr info;
+    uint8_t* ring;
+    uint8_t* inks; // a row of CMYK, null where libjpeg gives RGB
+    int64_t stride;
+    int num_slots;
+    int skipped; // bytes of a row in front of the box
+    int done;
+
+    uint8_t* slot(int y) const { return ring + (y % num_slots) * stride; }
+    const uint8_t* row(int y) const { return slot(y) + skipped; }
+
+    void need(int end) {
+        while (done < end) {
+            JSAMPROW row = inks ? inks : slot(done);
+            if (jpeg_read_scanlines(info, &row, 1) != 1) leave(decoder_of(reinterpret_cast<j_common_ptr>(info)), kBadJpeg);
+            if (inks) print(slot(done));
+            done++;
+        }
+    }
+
+    // CMYK to RGB as Pillow does it: what the black leaves, less the ink's part of it. Adobe stores inks inverted.
+    void print(uint8_t* out) const {
+        const int inverted = info->saw_Adobe_marker ? 0 : 255;
+        for (JDIMENSION x = 0; x < info->output_width; x++) {
+            const int light = inks[4 * x + 3] ^ inverted;
+            for (int c = 0; c < 3; c++) {
+                const int product = (255 - (inks[4 * x + c] ^ inverted)) * light + 128;
+                out[3 * x + c] = static_cast<uint8_t>(std::max(0, light - ((product + (product >> 8)) >> 8)));
+            }
+        }
+    }
+};
+
+struct Passes {
+    Axis vertical, horizontal;
+    const uint8_t** rows;
+    int16_t* blended[2];
+
+    void place(Pieces& pieces, const Box& box, const Target& target) {
+        vertical = place_axis(pieces, box.height, target.height);
+        horizontal = place_axis(pieces, box.width, target.width);
+        rows = pieces.take<const uint8_t*>(vertical.taps);
+        for (int16_t*& row : blended) row = pieces.take<int16_t>(width());
+    }
+
+    int width() const { return 3 * std::max(horizontal.length, horizontal.taps) + kSlack; }
+
+    static Axis place_axis(Pieces& pieces, int length, int out) {
+        const int taps = count_taps(length, out), places = (out + 3) / 4 * 4;
+        int* first = pieces.take<int>(places);
+        return {length, out, taps, first, pieces.take<int16_t>(static_cast<size_t>(places) * taps)};
+    }
+
+    template <typename Rows>
+    void run(Rows& source, const Target& target) {
+        fill_axis(vertical, false);
+        fill_axis(horizontal, target.flip);
+        for (int16_t* row : blended) std::fill(row, row + width(), int16_t{0}); // zero weights take what is behind the end
+        for (int i = 0; i < target.height; i += 2) {
+            const int num_rows = std::min(2, target.height - i);
+            uint8_t* out[2];
+            for (int r = 0; r < num_rows; r++) {
+                const int first = vertical.first[i + r], last = vertical.length - 1;
+                source.need(std::min(first + vertical.taps, last + 1));
+                for (int k = 0; k < vertical.taps; k++) rows[k] = source.row(std::min(first + k, last));
+                const int16_t* weights = vertical.weights + static_cast<int64_t>(i + r) * vertical.taps;
+                blend_rows(rows, weights, vertical.taps, 3 * horizontal.length, blended[r]);
+                out[r] = target.pixels + (i + r) * target.stride;
+            }
+            if (num_rows == 1) out[1] = out[0];
+            const int16_t* const pair[2] = {blended[0], blended[num_rows - 1]};
+            blend_columns(pair, horizontal, out);
+        }
+    }
+};
+
+void copy_flipped(const uint8_t* from, int width, uint8_t* to) {
+    for (int x = 0; x < width; x++)
+        for (int c = 0; c < 3; c++) to[3 * x + c] = from[3 * (width - 1 - x) + c];
+}
+
+Status view_of_raw(Decoder& decoder, const uint8_t* data, int width, const Box& box, const Target& target) {
+    StoredRows source = {data + 3 * (static_cast<int64_t>(box.top) * width + box.left), 3 * static_cast<int64_t>(width)};
+    if (box.height == target.height && box.width == target.width) { // the weights would be 2^14 at one place
+        for (int y = 0; y < box.height; y++) {
+            if (target.flip) copy_flipped(source.row(y), box.width, target.pixels + y * target.stride);
+            else std::memcpy(target.pixels + y * target.stride, source.row(y), 3 * static_cast<size_t>(box.width));
+        }
+        return kOk;
+    }
+    Passes passes;
+    Pieces sizes = {0};
+    passes.place(sizes, box, target);
+    reserve(decoder, sizes.used);
+    Pieces pieces = {reinterpret_cast<uintptr_t>(decoder.scratch)};
+    passes.place(pieces, box, target);
+    passes.run(source, target);
+    return kOk;
+}
+
+// Reads the header and starts to decompress. Status other than kOk: this JPEG is none that could be a whole image.
+Status start(Decoder& decoder, const uint8_t* data, uint64_t size, int height, int width) {
+    jpeg_decompress_struct& info = decoder.info;
+    if (!decoder.created) {
+        info.err = jpeg_std_error(&decoder.errors);
+        decoder.errors.error_exit = on_error;
+        decoder.errors.emit_message = on_message;
+        info.client_data = &decoder;
+        jpeg_create_decompress(&info);
+        decoder.progress.progress_monitor = on_progress;
+        info.progress = &decoder.progress;
+        decoder.created = true;
+    }
+    jpeg_mem_src(&info, const_cast<uint8_t*>(data), static_cast<unsigned long>(size));
+    jpeg_read_header(&info, TRUE);
+    if (info.image_height != static_cast<JDIMENSION>(height) || info.image_width != static_cast<JDIMENSION>(width))
+        return kWrongSize;
+    // A block takes a bit at least, so that a short file cannot claim an image that takes minutes. Arithmetic coding,
+    // which nobody uses, has no such bound, and reads zeros behind the end of the data without a warning.
+    const uint64_t columns = (width + 8 * info.max_h_samp_factor - 1) / (8 * info.max_h_samp_factor);
+    const uint64_t rows = (height + 8 * info.max_v_samp_factor - 1) / (8 * info.max_v_samp_factor);
+    if (info.arith_code || columns * rows > 8 * size) return kBadJpeg;
+    switch (info.jpeg_color_space) {
+    case JCS_GRAYSCALE:
+    case JCS_RGB:
+    case JCS_YCbCr: info.out_color_space = JCS_RGB; break;
+    case JCS_CMYK:
+    case JCS_YCCK: info.out_color_space = JCS_CMYK; break;
+    default: return kBadJpeg;
+    }
+    info.dct_method = JDCT_ISLOW;
+    info.do_fancy_upsampling = TRUE;
+    info.do_block_smoothing = FALSE;
+    jpeg_start_decompress(&info);
+    return kOk;
+}
+
+void skip_rows(Decoder& decoder, int count) {
+    if (count && jpeg_skip_scanlines(&decoder.info, count) != static_cast<JDIMENSION>(count)) leave(decoder, kBadJpeg);
+}
+
+Status view_of_jpeg(
+    Decoder& decoder, const uint8_t* data, uint64_t size, int height, int width, const Box& box, const Target& target) {
+    j_decompress_ptr info = &decoder.info;
+    if (const Status status = start(decoder, data, size, height, width); status != kOk) {
+        jpeg_abort_decompress(info);
+        return status;
+    }
+    // Of a strip with less than two columns of chroma libjpeg-turbo upsamples otherwise, so none is narrower than a block.
+    const int right = std::min(width, std::max(box.left + box.width + 1, 8 * info->max_h_samp_factor));
+    JDIMENSION left = std::max(0, std::min(box.left - 1, right - 8 * info->max_h_samp_factor));
+    JDIMENSION columns = right - left;
+    if (columns < info->output_width) jpeg_crop_scanline(info, &left, &columns);
+    skip_rows(decoder, box.top);
+
+    Passes passes;
+    DecodedRows source = {info, nullptr, nullptr, 3 * static_cast<int64_t>(columns), 0, 3 * (box.left - static_cast<int>(left)), 0};
+    const auto place = [&](Pieces pieces) {
+        passes.place(pieces, box, target);
+        source.num_slots = std::min(passes.vertical.taps, box.height);
+        source.ring = pieces.take<uint8_t>(source.num_slots * source.stride);
+        source.inks = info->out_color_space == JCS_CMYK ? pieces.take<uint8_t>(4 * static_cast<size_t>(columns)) : nullptr;
+        return pieces.used;
+    };
+    reserve(decoder, place({0}));
+    place({reinterpret_cast<uintptr_t>(decoder.scratch)});
+    passes.run(source, target);
+    jpeg_abort_decompress(info);
+    return kOk;
+}
+
+} // namespace
+} // namespace fastkd
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// Raised whenever a function below changes what it takes or gives.
+int32_t fastkd_decoder_version() { return 1; }
+
+// One view of a stored image, into `out`.
+//
+// data, size: the stored bytes: a JPEG, or 3·height·width bytes of RGB where `raw` is set.
+// height, width: of the stored image, as the beton's table says. top … box_width: the box, inside the image.
+// flip: mirror the view left to right. out: out_height rows of out_width RGB pixels, `stride` bytes apart.
+// Returns 0; 1 where the JPEG does not decode, 2 where it (or the raw data) has another size, 3 where memory is short,
+// -1 for a box outside the image or a size outside 1 … 65535. `out` is then in part written.
+int32_t fastkd_view(
+    const uint8_t* data, uint64_t size, int32_t raw, int32_t height, int32_t width, int32_t top, int32_t left,
+    int32_t box_height, int32_t box_width, int32_t flip, uint8_t* out, int64_t stride, int32_t out_height,
+    int32_t out_width) {
+    using namespace fastkd;
+    for (int32_t side : {height, width, box_height, box_width, out_height, out_width})
+        if (side < 1 || side > kMostSide) return kBadCall;
+    if (top < 0 || left < 0 || top > height - box_height || left > width - box_width) return kBadCall;
+    const Box box = {top, left, box_height, box_width};
+    const Target target = {out, stride, out_height, out_width, flip != 0};
+    if (raw && size != 3 * static_cast<uint64_t>(height) * width) return kWrongSize;
+    return guarded([&](Decoder& decoder) {
+        return raw ? view_of_raw(decoder, data, width, box, target)
+                   : view_of_jpeg(decoder, data, size, height, width, box, target);
+    });
+}
+
+// Decodes a whole JPEG to its last byte and says, as above, whether every view of it can be had.
+int32_t fastkd_check_jpeg(const uint8_t* data, uint64_t size, int32_t height, int32_t width) {
+    using namespace fastkd;
+    return guarded([&](Decoder& decoder) {
+        if (const Status status = start(decoder, data, size, height, width); status != kOk) {
+            jpeg_abort_decompress(&decoder.info);
+            return status;
+        }
+        skip_rows(decoder, height - 1);
+        reserve(decoder, 4 * static_cast<size_t>(width)); // CMYK at most
+        JSAMPROW row = decoder.scratch;
+        jpeg_read_scanlines(&decoder.info, &row, 1);
+        jpeg_finish_decompress(&decoder.info);
+        return kOk;
+    });
+}
+
+} // extern "C"
