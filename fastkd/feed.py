@@ -8,8 +8,9 @@ import torch
 
 from fastkd.artefact import require_input
 from fastkd.data.beton import Beton, identify, open_beton
-from fastkd.data.decode import PIXELS, Column
+from fastkd.data.decode import Column
 from fastkd.data.loader import ViewLoader
+from fastkd.data.pixels import PIXELS
 from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.dist import World, read_world
 from fastkd.errors import MismatchError, OptionError

@@ -87,10 +87,10 @@ def _decode(data: bytes | np.ndarray, name: str) -> np.ndarray:
 def _keepable(data: bytes, max_size: int | None) -> tuple[int, int] | None:
     """Height and width of a JPEG whose bytes can stand as they are; None where it has to be encoded anew.
 
-    It can stand when it is an RGB (YCbCr) baseline or progressive JPEG within `max_size` that FFCV's own decoder reads
-    without a warning: what is written must never be refused later.
+    It can stand when it is an RGB (YCbCr) JPEG within `max_size` that fastkd's decoder reads to its end without a warning:
+    what is written must never be refused later.
     """
-    from ffcv.libffcv import imdecode
+    from fastkd.data.pixels import OK, check_image
 
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -101,9 +101,8 @@ def _keepable(data: bytes, max_size: int | None) -> tuple[int, int] | None:
         return None
     if max_size is not None and max(height, width) > max_size:
         return None
-    pixels = np.empty((height, width, 3), np.uint8)
-    status = imdecode(np.frombuffer(data, np.uint8), pixels, height, width, height, width, 0, 0, 1, 1, False, False)
-    return (height, width) if status == 0 else None
+    status = check_image(np.frombuffer(data, np.uint8), MODE_JPG, height, width)
+    return (height, width) if status == OK else None
 
 
 def encode(data: bytes | np.ndarray, name: str, options: WriteOptions) -> Encoded:
@@ -176,7 +175,7 @@ def _encode_all(source: Source, options: WriteOptions, num_workers: int) -> Iter
             yield from _encode_chunk(source, chunk, options)
         return
     context = multiprocessing.get_context("forkserver")  # fork is unsafe once Numba or OpenCV run threads
-    context.set_forkserver_preload(["fastkd.data.build", "ffcv.fields"])
+    context.set_forkserver_preload(["fastkd.data.build", "fastkd.data.pixels", "ffcv.fields"])
     with ProcessPoolExecutor(num_workers, context, _start_worker, (source, options)) as pool:
         waiting: deque = deque()
         try:

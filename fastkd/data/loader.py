@@ -6,7 +6,6 @@ of its own, and as long as any of it is held it is not written to again.
 """
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fastkd.data.beton import MODE_JPG, Beton
+from fastkd.data.beton import Beton
 from fastkd.data.decode import REASONS, Column, ViewDecoder, first_outside
 from fastkd.data.memory import BatchMemory
 from fastkd.data.order import batch_ids, epoch_order, num_batches
@@ -123,9 +122,6 @@ class ViewLoader:
         self._mine = np.zeros(beton.num_samples, bool)
         self._mine[self.ids] = True
         _check_sizes(beton, views, self.ids)
-        jpegs = self.ids[beton.modes[self.ids] == MODE_JPG]
-        self._scratch_bytes = int((3 * beton.heights[jpegs] * beton.widths[jpegs]).max()) if len(jpegs) else 0
-        self._local = threading.local()
         self._data = beton.data.view(np.ndarray)
         layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "images": ((views.size, views.size, 3), np.dtype("u1")),
@@ -187,8 +183,6 @@ class ViewLoader:
     def _make(self, ids: np.ndarray, aug_seed: int) -> Batch:
         """Runs the compiled pipeline for one batch, in memory of its own."""
         ids = np.ascontiguousarray(ids, np.int64)
-        if not hasattr(self._local, "scratch"):
-            self._local.scratch = np.empty(self._scratch_bytes, np.uint8)
         status = np.zeros(len(ids), np.int32)
         arrays = self._memory.arrays(len(ids))
         np.take(self.beton.labels, ids, out=arrays["labels"])
@@ -196,7 +190,7 @@ class ViewLoader:
         self._stage(
             batch_indices=ids,
             metadata=self.beton.metadata,
-            storage_state=(self._data, self.beton.sizes, aug_seed, self._local.scratch, status, self._rows),
+            storage_state=(self._data, self.beton.sizes, aug_seed, status, self._rows),
             **{
                 f"memory_{self._node}": (arrays["images"], arrays["logits"]) if self._rows else arrays["images"],
                 f"shared_memory_{self._node}": None,

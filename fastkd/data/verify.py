@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastkd.data.beton import MODE_JPG, Beton, beton_fingerprint, payload_digests, read_manifest
-from fastkd.data.decode import OK, REASONS, check_images
+from fastkd.data.beton import Beton, beton_fingerprint, payload_digests, read_manifest
+from fastkd.data.decode import check_images
+from fastkd.data.pixels import OK, REASONS
 
 _STEP = 256
 _LISTED = 20
@@ -43,12 +44,10 @@ def verify_beton(beton: Beton, progress: Callable[[int, int], None] = lambda don
 
 def _decode_all(beton: Beton, progress: Callable[[int, int], None]) -> np.ndarray:
     """The decoder's status of every sample: int32 (N,)."""
-    jpegs = beton.modes == MODE_JPG
-    largest = int((3 * beton.heights * beton.widths)[jpegs].max()) if jpegs.any() else 0
-    scratch, status = np.empty(largest, np.uint8), np.zeros(beton.num_samples, np.int32)
+    status = np.zeros(beton.num_samples, np.int32)
     images, data = beton.metadata[f"f{beton.image_field}"], beton.data.view(np.ndarray)
     for first in range(0, beton.num_samples, _STEP):
         end = min(first + _STEP, beton.num_samples)
-        check_images(first, end, images, data, beton.sizes, scratch, status)
+        check_images(first, end, images, data, beton.sizes, status)
         progress(end, beton.num_samples)
     return status

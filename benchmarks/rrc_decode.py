@@ -1,0 +1,309 @@
+"""Claim: on one core the loader makes rrc views of 224 pixels at ≥ 1.6 × FFCV's rate from JPEGs, ≥ 1.3 × from raw pixels.
+
+Contenders, each in a process of its own, pinned to one core and waiting while another has its turn: fastkd's loader; the
+stock FFCV loader on the same file, read through the page cache; the ceiling, a C loop over fastkd's decoder that writes
+one batch again and again (rrc_decode_loop.cpp); torchvision's ImageFolder, Pillow and DataLoader; DALI's CPU pipeline
+with the crop inside its decoder, its fast DCT and no antialiasing. The peers that read files get those of the beton.
+Asserted in the same run: the loader's views are Pillow's (whole decode, crop, antialiased resize) to 40 dB.
+
+    python benchmarks/rrc_decode.py imagenet-500.zip --dali-python dali-venv/bin/python
+"""
+
+import argparse
+import ctypes
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import measure
+
+SIZE, BATCH, SEEDS = 224, 64, 1000
+Epoch = Callable[[int], int]  # epoch number → images made
+
+
+def fastkd_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
+    import numpy as np
+
+    from fastkd.data.beton import open_beton
+    from fastkd.data.loader import ViewLoader
+    from fastkd.data.views import Views
+
+    loader = ViewLoader(
+        open_beton(folder / f"{name.split('@')[0]}.beton"),
+        Views("rrc", SIZE, SEEDS),
+        ids=np.load(folder / f"{name}.npy"),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=num_workers,
+    )
+    return lambda epoch: sum(len(batch) for batch in loader.epoch(epoch))
+
+
+def loop_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
+    import numpy as np
+
+    from fastkd.data.beton import open_beton
+    from fastkd.data.order import epoch_order
+    from fastkd.data.pixels import load_library
+    from fastkd.data.views import Views, boxes
+
+    beton, ids = open_beton(folder / f"{name.split('@')[0]}.beton"), np.load(folder / f"{name}.npy")
+    view = ctypes.cast(load_library().fastkd_view, ctypes.c_void_p)
+    loop = ctypes.CDLL(str(folder / "loop.so")).loop
+    loop.restype = ctypes.c_int64
+    batch = np.zeros((BATCH, SIZE, SIZE, 3), np.uint8)
+    views = Views("rrc", SIZE, SEEDS)
+
+    def pointer(array: np.ndarray) -> ctypes.c_void_p:
+        return ctypes.c_void_p(array.ctypes.data)
+
+    prepared = []
+    for epoch in range(8):  # drawn beforehand: only decoding and resizing are in the loop
+        order = epoch_order(ids, epoch=epoch, shuffle=True, seed=0)
+        stored = np.stack([beton.sizes, beton.modes, beton.heights, beton.widths], 1)[order].astype(np.int64)
+        drawn = boxes(views, order, epoch, beton.heights[order], beton.widths[order])
+        prepared.append([beton.ptrs[order], np.ascontiguousarray(stored), drawn])
+
+    def run(epoch: int) -> int:
+        starts, stored, drawn = prepared[epoch % 8]
+        statuses = loop(
+            view,
+            pointer(beton.data),
+            *(pointer(array) for array in (starts, stored, drawn)),
+            ctypes.c_int64(len(starts)),
+            pointer(batch),
+            ctypes.c_int64(BATCH),
+            SIZE,
+        )
+        assert statuses == 0
+        return len(starts)
+
+    return run
+
+
+def ffcv_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
+    import numpy as np
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
+
+    loader = Loader(
+        str(folder / f"{name.split('@')[0]}.beton"),
+        batch_size=BATCH,
+        num_workers=num_workers,
+        os_cache=True,
+        order=OrderOption.RANDOM,
+        seed=0,
+        indices=np.load(folder / f"{name}.npy"),
+        drop_last=False,
+        pipelines={
+            "image": [
+                RandomResizedCropRGBImageDecoder((SIZE, SIZE)),
+                RandomHorizontalFlip(),
+                ToTensor(),
+                ToTorchImage(),
+            ],
+            "label": [IntDecoder(), ToTensor(), Squeeze()],
+        },
+    )
+    return lambda epoch: sum(len(images) for images, _ in loader)
+
+
+def torchvision_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
+    import torch
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import Compose, PILToTensor, RandomHorizontalFlip, RandomResizedCrop
+
+    torch.set_num_threads(1)
+    transform = Compose([RandomResizedCrop(SIZE), RandomHorizontalFlip(), PILToTensor()])
+    data = ImageFolder(str(folder / "files"), transform)
+    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True)  # a worker process is slower where a core is shared
+    return lambda epoch: sum(len(images) for images, _ in loader)
+
+
+def dali_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=BATCH, num_threads=num_workers, device_id=None, seed=0)
+    def pipeline() -> tuple:
+        files, labels = fn.readers.file(file_root=str(folder / "files"), random_shuffle=True, name="files")
+        images = fn.decoders.image_random_crop(
+            files,
+            device="cpu",
+            output_type=types.RGB,
+            random_area=[0.08, 1.0],
+            random_aspect_ratio=[3 / 4, 4 / 3],
+            use_fast_idct=True,
+            jpeg_fancy_upsampling=False,
+        )
+        images = fn.resize(images, size=[SIZE, SIZE], interp_type=types.INTERP_LINEAR, antialias=False)
+        return fn.flip(images, horizontal=fn.random.coin_flip()), labels
+
+    pipe = pipeline()
+    pipe.build()
+    num_files = pipe.epoch_size("files")
+
+    def run(epoch: int) -> int:
+        for _ in range(num_files // BATCH):
+            pipe.run()
+        return num_files // BATCH * BATCH
+
+    return run
+
+
+CONTENDERS: dict[str, Callable[[Path, str, int], Epoch]] = {
+    "fastkd": fastkd_epochs,
+    "loop": loop_epochs,
+    "ffcv": ffcv_epochs,
+    "torchvision": torchvision_epochs,
+    "dali": dali_epochs,
+}
+
+
+def serve(contender: str, folder: Path, name: str, cores: list[int]) -> None:
+    """Makes an epoch for each line on stdin and answers with the number of images."""
+    os.sched_setaffinity(0, cores)
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the peers print
+    epoch = CONTENDERS[contender](folder, name, len(cores))
+    epoch(0)
+    print("ready", file=out, flush=True)
+    for number, _ in enumerate(sys.stdin, start=1):
+        print(epoch(number), file=out, flush=True)
+
+
+class Contender:
+    """A process that waits for its turn."""
+
+    def __init__(self, contender: str, folder: Path, name: str, cores: list[int], python: str = sys.executable) -> None:
+        command = [python, __file__, "--serve", contender, "--folder", folder, "--name", name, "--cores", *cores]
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(list(map(str, command)), text=True, **(pipes | {"stderr": subprocess.DEVNULL}))
+        self.images = 0
+        self.is_ready = self.process.stdout.readline() == "ready\n"
+
+    def __call__(self) -> None:
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.images = int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Repeated:
+    """Reads the images of a source several times over."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def read(self, i: int) -> Any:
+        return self.source.read(i % len(self.source))
+
+
+def prepare(source: str, folder: Path, copies: int) -> None:
+    """The betons, ids of all and a tenth of their samples, files of the jpg beton, and the compiled loop."""
+    import numpy as np
+
+    from fastkd.data.build import WriteOptions, build_beton
+    from fastkd.data.sources import open_source
+
+    photos = open_source(source)
+    for mode, times in (("jpg", copies), ("raw", min(copies, 4))):
+        labels = np.tile(photos.labels, times)
+        many = replace(photos, labels=labels, names=photos.names * times, reader=Repeated(photos))
+        build_beton(many, folder / f"{mode}.beton", WriteOptions(mode=mode, max_size=500))
+        num_samples = len(many)
+        ids = np.random.default_rng(0).permutation(num_samples)
+        np.save(folder / f"{mode}@1.0.npy", ids)
+        np.save(folder / f"{mode}@0.1.npy", ids[: num_samples // 10])
+    check_and_unpack(folder)
+    loop = Path(__file__).with_name("rrc_decode_loop.cpp")
+    compiler = os.environ.get("CXX", "c++")
+    subprocess.run([compiler, "-std=c++17", "-O2", "-shared", "-fPIC", loop, "-o", folder / "loop.so"], check=True)
+
+
+def check_and_unpack(folder: Path) -> None:
+    """Writes the JPEGs of the beton as files; asserts that views of the first are what Pillow makes of them."""
+    import numpy as np
+    from PIL import Image
+
+    from fastkd.data.beton import open_beton
+    from fastkd.data.loader import ViewLoader
+    from fastkd.data.views import Views, boxes
+
+    beton, views = open_beton(folder / "jpg.beton"), Views("rrc", SIZE, SEEDS)
+    for i in range(beton.num_samples):
+        file = folder / "files" / f"{beton.labels[i]:04}" / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(beton.payload(i).tobytes())
+    ids = np.arange(200)
+    drawn = boxes(views, ids, 3, beton.heights[ids], beton.widths[ids])
+    images = np.concatenate([b.images.permute(0, 2, 3, 1) for b in ViewLoader(beton, views, ids=ids).epoch(3)])
+    for i, (top, left, h, w, flip) in enumerate(drawn.tolist()):
+        photo = Image.open(io.BytesIO(beton.payload(i).tobytes())).crop((left, top, left + w, top + h))
+        wanted = np.asarray(photo.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+        error = np.square(images[i].astype(float) - (wanted[:, ::-1] if flip else wanted)).mean()
+        assert error < 255**2 / 10**4, f"view of sample {i}"
+
+
+def race(folder: Path, name: str, racers: dict[str, tuple[str, list[int]]], pythons: dict[str, str], rounds: int) -> dict:
+    """Rates of contenders and fastkd's ratio to each; a contender that does not start is told and left out."""
+    ready = {}
+    for label, (contender, cores) in racers.items():
+        one = Contender(contender, folder, name, cores, pythons.get(contender, sys.executable))
+        if one.is_ready:
+            ready[label] = one
+        else:
+            print(f"{contender} does not start here; left out", file=sys.stderr)
+            one.close()
+    seconds = measure.interleave(ready, rounds=rounds)
+    per_image = {label: [s / ready[label].images for s in times] for label, times in seconds.items()}
+    for one in ready.values():
+        one.close()
+    return {
+        "images_per_s": {label: sorted(1 / s for s in times)[len(times) // 2] for label, times in per_image.items()},
+        **{f"fastkd_over_{label}": measure.ratios(per_image, "fastkd", label) for label in ready if label != "fastkd"},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", nargs="?")
+    parser.add_argument("--copies", type=int, default=10, help="of the photos in the beton, so that a tenth is an epoch")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dali-python", default=sys.executable, help="interpreter of an environment with nvidia-dali")
+    parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--name", help=argparse.SUPPRESS)
+    parser.add_argument("--cores", type=int, nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(args.serve, args.folder, args.name, args.cores)
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    pythons, one = {"dali": args.dali_python}, cores[:1]
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(args.source, folder, args.copies)
+        result["jpg@1.0"] = race(folder, "jpg@1.0", {c: (c, one) for c in CONTENDERS}, pythons, args.rounds)
+        few = {c: (c, one) for c in ("fastkd", "loop", "ffcv")}
+        for data in ("jpg@0.1", "raw@1.0", "raw@0.1"):
+            result[data] = race(folder, data, few, pythons, args.rounds)
+        if len(cores) > 1:
+            both = {"fastkd": ("fastkd", cores[:2]), "one_core": ("fastkd", one)}
+            result["jpg@1.0 on two cores"] = race(folder, "jpg@1.0", both, pythons, args.rounds)
+    measure.save("rrc_decode", {**result, "batch_size": BATCH, "size": SIZE, "copies": args.copies, "rounds": args.rounds})
+
+
+if __name__ == "__main__":
+    main()
