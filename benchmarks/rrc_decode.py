@@ -4,6 +4,7 @@ Contenders, each in a process of its own, pinned to one core and waiting while a
 stock FFCV loader on the same file, read through the page cache; the ceiling, a C loop over fastkd's decoder that writes
 one batch again and again (rrc_decode_loop.cpp); torchvision's ImageFolder, Pillow and DataLoader; DALI's CPU pipeline
 with the crop inside its decoder, its fast DCT and no antialiasing. The peers that read files get those of the beton.
+Where other programs share the machine, the ratios of CPU time, which are given too, are the ones to look at.
 Asserted in the same run: the loader's views are Pillow's (whole decode, crop, antialiased resize) to 40 dB.
 
     python benchmarks/rrc_decode.py imagenet-500.zip --dali-python dali-venv/bin/python
@@ -13,9 +14,11 @@ import argparse
 import ctypes
 import io
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -168,7 +171,7 @@ CONTENDERS: dict[str, Callable[[Path, str, int], Epoch]] = {
 
 
 def serve(contender: str, folder: Path, name: str, cores: list[int]) -> None:
-    """Makes an epoch for each line on stdin and answers with the number of images."""
+    """Makes an epoch for each line on stdin and answers with the number of images and the CPU time of this process."""
     os.sched_setaffinity(0, cores)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the peers print
@@ -176,7 +179,8 @@ def serve(contender: str, folder: Path, name: str, cores: list[int]) -> None:
     epoch(0)
     print("ready", file=out, flush=True)
     for number, _ in enumerate(sys.stdin, start=1):
-        print(epoch(number), file=out, flush=True)
+        begin = time.process_time()
+        print(epoch(number), time.process_time() - begin, file=out, flush=True)
 
 
 class Contender:
@@ -187,12 +191,15 @@ class Contender:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(list(map(str, command)), text=True, **(pipes | {"stderr": subprocess.DEVNULL}))
         self.images = 0
+        self.cpu_s: list[float] = []
         self.is_ready = self.process.stdout.readline() == "ready\n"
 
     def __call__(self) -> None:
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        self.images = int(self.process.stdout.readline())
+        images, cpu_s = self.process.stdout.readline().split()
+        self.images = int(images)
+        self.cpu_s.append(float(cpu_s))
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -255,7 +262,9 @@ def check_and_unpack(folder: Path) -> None:
         assert error < 255**2 / 10**4, f"view of sample {i}"
 
 
-def race(folder: Path, name: str, racers: dict[str, tuple[str, list[int]]], pythons: dict[str, str], rounds: int) -> dict:
+def race(
+    folder: Path, name: str, racers: dict[str, tuple[str, list[int]]], pythons: dict[str, str], rounds: int
+) -> dict:
     """Rates of contenders and fastkd's ratio to each; a contender that does not start is told and left out."""
     ready = {}
     for label, (contender, cores) in racers.items():
@@ -266,19 +275,23 @@ def race(folder: Path, name: str, racers: dict[str, tuple[str, list[int]]], pyth
             print(f"{contender} does not start here; left out", file=sys.stderr)
             one.close()
     seconds = measure.interleave(ready, rounds=rounds)
-    per_image = {label: [s / ready[label].images for s in times] for label, times in seconds.items()}
+    result: dict[str, Any] = {}
+    for clock, times in (("", seconds), ("_of_cpu_time", {label: one.cpu_s[-rounds:] for label, one in ready.items()})):
+        per_image = {label: [s / ready[label].images for s in times[label]] for label in ready}
+        result[f"images_per_s{clock}"] = {label: 1 / statistics.median(s) for label, s in per_image.items()}
+        for label in ready.keys() - {"fastkd"}:
+            result[f"fastkd_over_{label}{clock}"] = measure.ratios(per_image, "fastkd", label)
     for one in ready.values():
         one.close()
-    return {
-        "images_per_s": {label: sorted(1 / s for s in times)[len(times) // 2] for label, times in per_image.items()},
-        **{f"fastkd_over_{label}": measure.ratios(per_image, "fastkd", label) for label in ready if label != "fastkd"},
-    }
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?")
-    parser.add_argument("--copies", type=int, default=10, help="of the photos in the beton, so that a tenth is an epoch")
+    parser.add_argument(
+        "--copies", type=int, default=10, help="of the photos in the beton, so that a tenth is an epoch"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dali-python", default=sys.executable, help="interpreter of an environment with nvidia-dali")
     parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
@@ -302,7 +315,9 @@ def main() -> None:
         if len(cores) > 1:
             both = {"fastkd": ("fastkd", cores[:2]), "one_core": ("fastkd", one)}
             result["jpg@1.0 on two cores"] = race(folder, "jpg@1.0", both, pythons, args.rounds)
-    measure.save("rrc_decode", {**result, "batch_size": BATCH, "size": SIZE, "copies": args.copies, "rounds": args.rounds})
+    measure.save(
+        "rrc_decode", {**result, "batch_size": BATCH, "size": SIZE, "copies": args.copies, "rounds": args.rounds}
+    )
 
 
 if __name__ == "__main__":

@@ -109,7 +109,9 @@ def test_a_box_of_a_jpeg_has_the_pixels_that_pillow_decodes_there(kind, progress
         whole = pillow(content)
         for top, left, h, w in some_boxes(height, width, 40):
             found = view(content, MODE_JPG, (height, width), (top, left, h, w), (h, w))
-            np.testing.assert_array_equal(found, whole[top : top + h, left : left + w], f"{(height, width)} {top, left}")
+            np.testing.assert_array_equal(
+                found, whole[top : top + h, left : left + w], f"{(height, width)} {top, left}"
+            )
 
 
 @pytest.mark.parametrize("options", [{"restart_marker_blocks": 3}, {"restart_marker_rows": 1}, {"optimize": True}])
@@ -199,9 +201,7 @@ def test_a_machine_without_avx2_makes_the_same_bytes(tmp_path):
         out = np.zeros((out_height, out_width, 3), np.uint8)
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in (noise, out)]
         size, stride = ctypes.c_uint64(noise.size), ctypes.c_int64(3 * out_width)
-        plain.fastkd_view(
-            pointers[0], size, 1, height, width, *box, 0, pointers[1], stride, out_height, out_width
-        )
+        plain.fastkd_view(pointers[0], size, 1, height, width, *box, 0, pointers[1], stride, out_height, out_width)
         np.testing.assert_array_equal(
             view(noise.tobytes(), MODE_RAW, (height, width), box, (out_height, out_width)), out
         )
@@ -246,8 +246,19 @@ def claiming(content: bytes, marker: bytes, height: int, width: int) -> bytes:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\xff", b"\xff\xd8", b"not a JPEG at all" * 9, encoded(photo(1, 90, 120), "PNG"), WHOLE[:300], WHOLE[:-600]]
-    + [WHOLE[2:], WHOLE[: len(WHOLE) // 2] + bytes(len(WHOLE) // 2), WHOLE[:600] + b"\xff\xd9"],
+    [
+        b"",
+        b"\xff",
+        b"\xff\xd8",
+        b"not a JPEG at all" * 9,
+        encoded(photo(1, 90, 120), "PNG"),
+        WHOLE[2:],
+        WHOLE[:300],
+        WHOLE[:-600],
+        WHOLE[:600] + b"\xff\xd9",
+        WHOLE[: len(WHOLE) // 2] + bytes(len(WHOLE) // 2),
+    ],
+    ids=["empty", "a byte", "a marker", "text", "a PNG", "no start", "headers", "cut", "ended early", "zeros"],
 )
 def test_what_is_no_whole_jpeg_is_bad(content):
     assert cut(content, MODE_JPG, SIDE, (0, 0, *SIDE), (24, 24))[0] == BAD_JPEG
@@ -264,9 +275,7 @@ def test_a_damaged_image_does_not_show_in_the_next():
 def test_what_lies_below_the_box_is_not_read():
     half = WHOLE[: 3 * len(WHOLE) // 4]
     box = (0, 10, 30, 100)
-    np.testing.assert_array_equal(
-        view(half, MODE_JPG, SIDE, box, (24, 24)), view(WHOLE, MODE_JPG, SIDE, box, (24, 24))
-    )
+    np.testing.assert_array_equal(view(half, MODE_JPG, SIDE, box, (24, 24)), view(WHOLE, MODE_JPG, SIDE, box, (24, 24)))
     assert check(half, *SIDE) == BAD_JPEG
 
 
@@ -286,7 +295,9 @@ def test_raw_pixels_of_another_size_than_they_should_have_are_told():
     assert check_image(np.zeros(299, np.uint8), MODE_RAW, 10, 10) == WRONG_SIZE
 
 
-@pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, -1, 5, 5), (86, 0, 5, 5), (0, 116, 5, 5), (0, 0, 0, 5), (0, 0, 5, 121)])
+@pytest.mark.parametrize(
+    "box", [(-1, 0, 5, 5), (0, -1, 5, 5), (86, 0, 5, 5), (0, 116, 5, 5), (0, 0, 0, 5), (0, 0, 5, 121)]
+)
 @pytest.mark.parametrize("mode", [MODE_JPG, MODE_RAW])
 def test_a_box_outside_the_image_is_refused(box, mode):
     content = WHOLE if mode == MODE_JPG else bytes(3 * 90 * 120)
@@ -325,7 +336,9 @@ def test_mutated_jpegs_never_leave_their_memory_and_never_give_two_answers(tmp_p
 
 
 def test_a_library_that_was_not_built_is_named_with_the_way_out(tmp_path):
-    with pytest.raises(MissingDependencyError, match=r"_decoder\.so: .* has not been built; install libjpeg62-turbo-dev"):
+    with pytest.raises(
+        MissingDependencyError, match=r"_decoder\.so: .* has not been built; install libjpeg62-turbo-dev"
+    ):
         load_library(tmp_path / "_decoder.so")
 
 
