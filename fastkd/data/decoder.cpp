@@ -11,7 +11,7 @@
 #include <cstring>
 
 #if !__has_include(<jpeglib.h>)
-#error "fastkd needs libjpeg-turbo's headers: apt install libjpeg62-turbo-dev (Ubuntu: libjpeg-turbo8-dev), or conda install -c conda-forge libjpeg-turbo"
+#error "fastkd needs libjpeg-turbo's headers: apt install libjpeg-dev, or conda install -c conda-forge libjpeg-turbo"
 #endif
 #include <jpeglib.h>
 // jerror.h needs jpeglib.h

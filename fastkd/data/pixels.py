@@ -42,7 +42,7 @@ def load_library(path: Path = _LIBRARY) -> ctypes.CDLL:
     Raises:
         MissingDependencyError: it was not built, was built from other sources, or its libjpeg-turbo is gone.
     """
-    way_out = "install libjpeg62-turbo-dev (Debian), libjpeg-turbo8-dev (Ubuntu) or conda's libjpeg-turbo and a C++ compiler, then run pip install again"
+    way_out = "install libjpeg-dev and g++ (or conda's libjpeg-turbo and compilers), then fastkd again, with pip"
     if not path.is_file():
         raise MissingDependencyError(f"{path}: fastkd's image decoder has not been built; {way_out}")
     try:
