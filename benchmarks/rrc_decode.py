@@ -5,7 +5,8 @@ stock FFCV loader on the same file, read through the page cache; the ceiling, a 
 one batch again and again (rrc_decode_loop.cpp); torchvision's ImageFolder, Pillow and DataLoader; DALI's CPU pipeline
 with the crop inside its decoder, its fast DCT and no antialiasing. The peers that read files get those of the beton.
 Where other programs share the machine, the ratios of CPU time, which are given too, are the ones to look at.
-Asserted in the same run: the loader's views are Pillow's (whole decode, crop, antialiased resize) to 40 dB.
+Asserted in the same run: the loader's views are Pillow's (whole decode, crop, antialiased resize) to 40 dB in
+the median and 30 dB at least.
 
     python benchmarks/rrc_decode.py imagenet-500.zip --dali-python dali-venv/bin/python
 """
@@ -216,8 +217,12 @@ class Repeated:
         return self.source.read(i % len(self.source))
 
 
-def prepare(source: str, folder: Path, copies: int) -> None:
-    """The betons, ids of all and a tenth of their samples, files of the jpg beton, and the compiled loop."""
+def prepare(source: str, folder: Path, copies: int) -> dict[str, float]:
+    """The betons, ids of all and a tenth of their samples, files of the jpg beton, and the compiled loop.
+
+    Returns:
+        What `check` found.
+    """
     import numpy as np
 
     from fastkd.data.build import WriteOptions, build_beton
@@ -232,14 +237,26 @@ def prepare(source: str, folder: Path, copies: int) -> None:
         ids = np.random.default_rng(0).permutation(num_samples)
         np.save(folder / f"{mode}@1.0.npy", ids)
         np.save(folder / f"{mode}@0.1.npy", ids[: num_samples // 10])
-    check_and_unpack(folder)
+    unpack(folder)
     loop = Path(__file__).with_name("rrc_decode_loop.cpp")
     compiler = os.environ.get("CXX", "c++")
     subprocess.run([compiler, "-std=c++17", "-O2", "-shared", "-fPIC", loop, "-o", folder / "loop.so"], check=True)
+    return check(folder, len(photos))
 
 
-def check_and_unpack(folder: Path) -> None:
-    """Writes the JPEGs of the beton as files; asserts that views of the first are what Pillow makes of them."""
+def unpack(folder: Path) -> None:
+    """Writes the JPEGs of the beton as files."""
+    from fastkd.data.beton import open_beton
+
+    beton = open_beton(folder / "jpg.beton")
+    for i in range(beton.num_samples):
+        file = folder / "files" / f"{beton.labels[i]:04}" / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(beton.payload(i).tobytes())
+
+
+def check(folder: Path, num_photos: int) -> dict[str, float]:
+    """PSNR in dB of a view of each photo against Pillow's: whole decode, crop, antialiased resize, flip."""
     import numpy as np
     from PIL import Image
 
@@ -248,18 +265,18 @@ def check_and_unpack(folder: Path) -> None:
     from fastkd.data.views import Views, boxes
 
     beton, views = open_beton(folder / "jpg.beton"), Views("rrc", SIZE, SEEDS)
-    for i in range(beton.num_samples):
-        file = folder / "files" / f"{beton.labels[i]:04}" / f"{i}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(beton.payload(i).tobytes())
-    ids = np.arange(200)
+    ids, decibels = np.arange(num_photos), []
     drawn = boxes(views, ids, 3, beton.heights[ids], beton.widths[ids])
     images = np.concatenate([b.images.permute(0, 2, 3, 1) for b in ViewLoader(beton, views, ids=ids).epoch(3)])
     for i, (top, left, h, w, flip) in enumerate(drawn.tolist()):
         photo = Image.open(io.BytesIO(beton.payload(i).tobytes())).crop((left, top, left + w, top + h))
         wanted = np.asarray(photo.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
         error = np.square(images[i].astype(float) - (wanted[:, ::-1] if flip else wanted)).mean()
-        assert error < 255**2 / 10**4, f"view of sample {i}"
+        decibels.append(10 * np.log10(255**2 / max(error, 1e-3)))
+    found = {"median": float(np.median(decibels)), "min": float(min(decibels))}
+    assert found["median"] >= 40, found
+    assert found["min"] >= 30, found
+    return found
 
 
 def race(
@@ -307,7 +324,7 @@ def main() -> None:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(args.source, folder, args.copies)
+        result["psnr_db_against_pillow"] = prepare(args.source, folder, args.copies)
         result["jpg@1.0"] = race(folder, "jpg@1.0", {c: (c, one) for c in CONTENDERS}, pythons, args.rounds)
         few = {c: (c, one) for c in ("fastkd", "loop", "ffcv")}
         for data in ("jpg@0.1", "raw@1.0", "raw@0.1"):

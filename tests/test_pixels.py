@@ -2,6 +2,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -336,9 +337,7 @@ def test_mutated_jpegs_never_leave_their_memory_and_never_give_two_answers(tmp_p
 
 
 def test_a_library_that_was_not_built_is_named_with_the_way_out(tmp_path):
-    with pytest.raises(
-        MissingDependencyError, match=r"_decoder\.so: .* has not been built; install libjpeg-dev"
-    ):
+    with pytest.raises(MissingDependencyError, match=r"_decoder\.so: .* has not been built; install libjpeg-dev"):
         load_library(tmp_path / "_decoder.so")
 
 
@@ -352,6 +351,18 @@ def test_a_library_of_other_sources_is_refused(monkeypatch):
     monkeypatch.setattr(pixels, "_VERSION", -5)
     with pytest.raises(MissingDependencyError, match=r"is of version \d+, expected -5; "):
         load_library()
+
+
+def test_opencv_has_no_part_in_the_pixels():
+    code = """
+import sys
+import numpy as np
+from fastkd.data.pixels import cut_view
+print(cut_view(np.fromfile(sys.argv[1], np.uint8), 0, 61, 83, 7, 11, 50, 30, 1, np.empty((40, 40, 3), np.uint8)))
+print([name for name in ("cv2", "ffcv") if name in sys.modules], "opencv" in open("/proc/self/maps").read())
+"""
+    command = [sys.executable, "-c", code, str(GOLDEN / "baseline-420.jpg")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0\n[] False\n"
 
 
 def test_one_library_serves_every_python():

@@ -4,6 +4,7 @@
 // ("fancy") and colour conversion run only for the box and one more pixel to both sides, which the upsampling looks at:
 // the pixels of the box are those of a whole decode. Errors of libjpeg, and its warnings too, end the call. A thread has
 // one scratch memory and one decompressor, which go with it.
+#include <algorithm>
 #include <csetjmp>
 #include <cstdint>
 #include <cstdio>
@@ -13,11 +14,9 @@
 #if !__has_include(<jpeglib.h>)
 #error "fastkd needs libjpeg-turbo's headers: apt install libjpeg-dev, or conda install -c conda-forge libjpeg-turbo"
 #endif
+// In this order: jerror.h needs jpeglib.h, which needs cstdio.
 #include <jpeglib.h>
-// jerror.h needs jpeglib.h
 #include <jerror.h>
-
-#include <algorithm>
 
 #include "resize.h"
 
@@ -79,15 +78,16 @@ void on_progress(j_common_ptr info) {
     if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMostScans) leave(decoder_of(info), kBadJpeg);
 }
 
+thread_local Decoder decoder_of_thread;
+
 // Runs `work(decoder)` with a place for libjpeg's errors to jump to. Nothing on the way may need a destructor.
 template <typename Work>
 Status guarded(const Work& work) {
-    static thread_local Decoder decoder;
-    if (setjmp(decoder.escape)) {
-        if (decoder.created) jpeg_abort_decompress(&decoder.info);
-        return decoder.status;
+    if (setjmp(decoder_of_thread.escape)) { // no local variable is used from here on: a jump back may have lost it
+        if (decoder_of_thread.created) jpeg_abort_decompress(&decoder_of_thread.info);
+        return decoder_of_thread.status;
     }
-    return work(decoder);
+    return work(decoder_of_thread);
 }
 
 // Scratch memory of a call, handed out piece by piece. Two rounds: the first adds up, the second gives.
