@@ -26,7 +26,7 @@ class BuildLibrary(build_ext):
 decoder = Extension(
     "fastkd.data._decoder",
     sources=["fastkd/data/decoder.cpp", "fastkd/data/resize.cpp"],
-    depends=["fastkd/data/resize.h", "setup.py"],
+    depends=["fastkd/data/passes.h", "fastkd/data/resize.h", "setup.py"],
     extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *pkg_config("--cflags", "libjpeg")],
     extra_link_args=pkg_config("--libs", "libjpeg") or ["-ljpeg"],
     language="c++",

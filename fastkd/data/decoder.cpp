@@ -18,7 +18,7 @@
 #include <jpeglib.h>
 #include <jerror.h>
 
-#include "resize.h"
+#include "passes.h"
 
 #if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 2000000
 #error "fastkd needs libjpeg-turbo 2.0 or newer: another libjpeg cannot decode a part of an image"
@@ -31,17 +31,6 @@ enum Status : int32_t { kBadCall = -1, kOk = 0, kBadJpeg = 1, kWrongSize = 2, kN
 
 constexpr int kMostScans = 100;   // of a progressive JPEG; encoders write about ten, a bomb thousands
 constexpr int kMostSide = 65'535; // of any image
-
-struct Box {
-    int top, left, height, width;
-};
-
-struct Target {
-    uint8_t* pixels;
-    int64_t stride; // bytes from row to row
-    int height, width;
-    bool flip;
-};
 
 struct Decoder {
     jpeg_decompress_struct info = {};
@@ -90,19 +79,6 @@ Status guarded(const Work& work) {
     return work(decoder_of_thread);
 }
 
-// Scratch memory of a call, handed out piece by piece. Two rounds: the first adds up, the second gives.
-struct Pieces {
-    uintptr_t base;
-    size_t used = 0;
-
-    template <typename T>
-    T* take(size_t count) {
-        T* piece = reinterpret_cast<T*>(base + used);
-        used += (count * sizeof(T) + 63) / 64 * 64;
-        return piece;
-    }
-};
-
 void reserve(Decoder& decoder, size_t bytes) {
     if (bytes <= decoder.scratch_bytes) return;
     bytes = (bytes + 63) / 64 * 64;
@@ -111,6 +87,16 @@ void reserve(Decoder& decoder, size_t bytes) {
     decoder.scratch = static_cast<uint8_t*>(std::aligned_alloc(64, bytes));
     if (!decoder.scratch) leave(decoder, kNoMemory);
     decoder.scratch_bytes = bytes;
+}
+
+// Runs `place(pieces)` twice: to learn how much memory it takes, and to give it that.
+template <typename Place>
+void lay_out(Decoder& decoder, const Place& place) {
+    Pieces counted = {0};
+    place(counted);
+    reserve(decoder, counted.used);
+    Pieces pieces = {reinterpret_cast<uintptr_t>(decoder.scratch)};
+    place(pieces);
 }
 
 // Rows of pixels where they are in memory already.
@@ -157,49 +143,6 @@ struct DecodedRows {
     }
 };
 
-struct Passes {
-    Axis vertical, horizontal;
-    const uint8_t** rows;
-    int16_t* blended[2];
-
-    void place(Pieces& pieces, const Box& box, const Target& target) {
-        vertical = place_axis(pieces, box.height, target.height);
-        horizontal = place_axis(pieces, box.width, target.width);
-        rows = pieces.take<const uint8_t*>(vertical.taps);
-        for (int16_t*& row : blended) row = pieces.take<int16_t>(width());
-    }
-
-    int width() const { return 3 * std::max(horizontal.length, horizontal.taps) + kSlack; }
-
-    static Axis place_axis(Pieces& pieces, int length, int out) {
-        const int taps = count_taps(length, out), places = (out + 3) / 4 * 4;
-        int* first = pieces.take<int>(places);
-        return {length, out, taps, first, pieces.take<int16_t>(static_cast<size_t>(places) * taps)};
-    }
-
-    template <typename Rows>
-    void run(Rows& source, const Target& target) {
-        fill_axis(vertical, false);
-        fill_axis(horizontal, target.flip);
-        for (int16_t* row : blended) std::fill(row, row + width(), int16_t{0}); // zero weights take what is behind the end
-        for (int i = 0; i < target.height; i += 2) {
-            const int num_rows = std::min(2, target.height - i);
-            uint8_t* out[2];
-            for (int r = 0; r < num_rows; r++) {
-                const int first = vertical.first[i + r], last = vertical.length - 1;
-                source.need(std::min(first + vertical.taps, last + 1));
-                for (int k = 0; k < vertical.taps; k++) rows[k] = source.row(std::min(first + k, last));
-                const int16_t* weights = vertical.weights + static_cast<int64_t>(i + r) * vertical.taps;
-                blend_rows(rows, weights, vertical.taps, 3 * horizontal.length, blended[r]);
-                out[r] = target.pixels + (i + r) * target.stride;
-            }
-            if (num_rows == 1) out[1] = out[0];
-            const int16_t* const pair[2] = {blended[0], blended[num_rows - 1]};
-            blend_columns(pair, horizontal, out);
-        }
-    }
-};
-
 void copy_flipped(const uint8_t* from, int width, uint8_t* to) {
     for (int x = 0; x < width; x++)
         for (int c = 0; c < 3; c++) to[3 * x + c] = from[3 * (width - 1 - x) + c];
@@ -215,17 +158,13 @@ Status view_of_raw(Decoder& decoder, const uint8_t* data, int width, const Box& 
         return kOk;
     }
     Passes passes;
-    Pieces sizes = {0};
-    passes.place(sizes, box, target);
-    reserve(decoder, sizes.used);
-    Pieces pieces = {reinterpret_cast<uintptr_t>(decoder.scratch)};
-    passes.place(pieces, box, target);
+    lay_out(decoder, [&](Pieces& pieces) { passes.place(pieces, box, target); });
     passes.run(source, target);
     return kOk;
 }
 
-// Reads the header and starts to decompress. Status other than kOk: this JPEG is none that could be a whole image.
-Status start(Decoder& decoder, const uint8_t* data, uint64_t size, int height, int width) {
+// Reads the header, refuses what cannot be a whole image of this size, and starts to decompress.
+void start(Decoder& decoder, const uint8_t* data, uint64_t size, int height, int width) {
     jpeg_decompress_struct& info = decoder.info;
     if (!decoder.created) {
         info.err = jpeg_std_error(&decoder.errors);
@@ -240,25 +179,24 @@ Status start(Decoder& decoder, const uint8_t* data, uint64_t size, int height, i
     jpeg_mem_src(&info, const_cast<uint8_t*>(data), static_cast<unsigned long>(size));
     jpeg_read_header(&info, TRUE);
     if (info.image_height != static_cast<JDIMENSION>(height) || info.image_width != static_cast<JDIMENSION>(width))
-        return kWrongSize;
+        leave(decoder, kWrongSize);
     // A block takes a bit at least, so that a short file cannot claim an image that takes minutes. Arithmetic coding,
     // which nobody uses, has no such bound, and reads zeros behind the end of the data without a warning.
     const uint64_t columns = (width + 8 * info.max_h_samp_factor - 1) / (8 * info.max_h_samp_factor);
     const uint64_t rows = (height + 8 * info.max_v_samp_factor - 1) / (8 * info.max_v_samp_factor);
-    if (info.arith_code || columns * rows > 8 * size) return kBadJpeg;
+    if (info.arith_code || columns * rows > 8 * size) leave(decoder, kBadJpeg);
     switch (info.jpeg_color_space) {
     case JCS_GRAYSCALE:
     case JCS_RGB:
     case JCS_YCbCr: info.out_color_space = JCS_RGB; break;
     case JCS_CMYK:
     case JCS_YCCK: info.out_color_space = JCS_CMYK; break;
-    default: return kBadJpeg;
+    default: leave(decoder, kBadJpeg);
     }
     info.dct_method = JDCT_ISLOW;
     info.do_fancy_upsampling = TRUE;
     info.do_block_smoothing = FALSE;
     jpeg_start_decompress(&info);
-    return kOk;
 }
 
 void skip_rows(Decoder& decoder, int count) {
@@ -268,10 +206,7 @@ void skip_rows(Decoder& decoder, int count) {
 Status view_of_jpeg(
     Decoder& decoder, const uint8_t* data, uint64_t size, int height, int width, const Box& box, const Target& target) {
     j_decompress_ptr info = &decoder.info;
-    if (const Status status = start(decoder, data, size, height, width); status != kOk) {
-        jpeg_abort_decompress(info);
-        return status;
-    }
+    start(decoder, data, size, height, width);
     // Of a strip with less than two columns of chroma libjpeg-turbo upsamples otherwise, so none is narrower than a block.
     const int right = std::min(width, std::max(box.left + box.width + 1, 8 * info->max_h_samp_factor));
     JDIMENSION left = std::max(0, std::min(box.left - 1, right - 8 * info->max_h_samp_factor));
@@ -281,15 +216,12 @@ Status view_of_jpeg(
 
     Passes passes;
     DecodedRows source = {info, nullptr, nullptr, 3 * static_cast<int64_t>(columns), 0, 3 * (box.left - static_cast<int>(left)), 0};
-    const auto place = [&](Pieces pieces) {
+    lay_out(decoder, [&](Pieces& pieces) {
         passes.place(pieces, box, target);
         source.num_slots = std::min(passes.vertical.taps, box.height);
         source.ring = pieces.take<uint8_t>(source.num_slots * source.stride);
-        source.inks = info->out_color_space == JCS_CMYK ? pieces.take<uint8_t>(4 * static_cast<size_t>(columns)) : nullptr;
-        return pieces.used;
-    };
-    reserve(decoder, place({0}));
-    place({reinterpret_cast<uintptr_t>(decoder.scratch)});
+        if (info->out_color_space == JCS_CMYK) source.inks = pieces.take<uint8_t>(4 * static_cast<size_t>(columns));
+    });
     passes.run(source, target);
     jpeg_abort_decompress(info);
     return kOk;
@@ -332,10 +264,7 @@ int32_t fastkd_view(
 int32_t fastkd_check_jpeg(const uint8_t* data, uint64_t size, int32_t height, int32_t width) {
     using namespace fastkd;
     return guarded([&](Decoder& decoder) {
-        if (const Status status = start(decoder, data, size, height, width); status != kOk) {
-            jpeg_abort_decompress(&decoder.info);
-            return status;
-        }
+        start(decoder, data, size, height, width);
         skip_rows(decoder, height - 1);
         reserve(decoder, 4 * static_cast<size_t>(width)); // CMYK at most
         JSAMPROW row = decoder.scratch;

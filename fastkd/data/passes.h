@@ -1,0 +1,80 @@
+// Resizing of rows as they come: what needs to be in memory, and the order in which rows are asked for.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "resize.h"
+
+namespace fastkd {
+
+struct Box {
+    int top, left, height, width;
+};
+
+struct Target {
+    uint8_t* pixels;
+    int64_t stride; // bytes from row to row
+    int height, width;
+    bool flip;
+};
+
+// Scratch memory of a call, handed out piece by piece.
+struct Pieces {
+    uintptr_t base;
+    size_t used = 0;
+
+    template <typename T>
+    T* take(size_t count) {
+        T* piece = reinterpret_cast<T*>(base + used);
+        used += (count * sizeof(T) + 63) / 64 * 64;
+        return piece;
+    }
+};
+
+// The filters of both axes and the rows between the two passes, in memory that `place` lays out.
+struct Passes {
+    Axis vertical, horizontal;
+    const uint8_t** rows;
+    int16_t* blended[2];
+
+    void place(Pieces& pieces, const Box& box, const Target& target) {
+        vertical = place_axis(pieces, box.height, target.height);
+        horizontal = place_axis(pieces, box.width, target.width);
+        rows = pieces.take<const uint8_t*>(vertical.taps);
+        for (int16_t*& row : blended) row = pieces.take<int16_t>(width());
+    }
+
+    int width() const { return 3 * std::max(horizontal.length, horizontal.taps) + kSlack; }
+
+    static Axis place_axis(Pieces& pieces, int length, int out) {
+        const int taps = count_taps(length, out), places = (out + 3) / 4 * 4;
+        int* first = pieces.take<int>(places);
+        return {length, out, taps, first, pieces.take<int16_t>(static_cast<size_t>(places) * taps)};
+    }
+
+    template <typename Rows>
+    void run(Rows& source, const Target& target) {
+        fill_axis(vertical, false);
+        fill_axis(horizontal, target.flip);
+        for (int16_t* row : blended) std::fill(row, row + width(), int16_t{0}); // zero weights take what is behind the end
+        for (int i = 0; i < target.height; i += 2) {
+            const int num_rows = std::min(2, target.height - i);
+            uint8_t* out[2];
+            for (int r = 0; r < num_rows; r++) {
+                const int first = vertical.first[i + r], last = vertical.length - 1;
+                source.need(std::min(first + vertical.taps, last + 1));
+                for (int k = 0; k < vertical.taps; k++) rows[k] = source.row(std::min(first + k, last));
+                const int16_t* weights = vertical.weights + static_cast<int64_t>(i + r) * vertical.taps;
+                blend_rows(rows, weights, vertical.taps, 3 * horizontal.length, blended[r]);
+                out[r] = target.pixels + (i + r) * target.stride;
+            }
+            if (num_rows == 1) out[1] = out[0];
+            const int16_t* const pair[2] = {blended[0], blended[num_rows - 1]};
+            blend_columns(pair, horizontal, out);
+        }
+    }
+};
+
+} // namespace fastkd
