@@ -31,6 +31,7 @@ enum Status : int32_t { kBadCall = -1, kOk = 0, kBadJpeg = 1, kWrongSize = 2, kN
 
 constexpr int kMostScans = 100;   // of a progressive JPEG; encoders write about ten, a bomb thousands
 constexpr int kMostSide = 65'535; // of any image
+constexpr int kUnaligned = 8;     // libjpeg-turbo writes aligned rows past the caches, and they are needed at once
 
 struct Decoder {
     jpeg_decompress_struct info = {};
@@ -215,11 +216,12 @@ Status view_of_jpeg(
     skip_rows(decoder, box.top);
 
     Passes passes;
-    DecodedRows source = {info, nullptr, nullptr, 3 * static_cast<int64_t>(columns), 0, 3 * (box.left - static_cast<int>(left)), 0};
+    const int64_t stride = (3 * static_cast<int64_t>(columns) + kUnaligned + 63) / 64 * 64;
+    DecodedRows source = {info, nullptr, nullptr, stride, 0, 3 * (box.left - static_cast<int>(left)), 0};
     lay_out(decoder, [&](Pieces& pieces) {
         passes.place(pieces, box, target);
         source.num_slots = std::min(passes.vertical.taps, box.height);
-        source.ring = pieces.take<uint8_t>(source.num_slots * source.stride);
+        source.ring = pieces.take<uint8_t>(source.num_slots * stride) + kUnaligned;
         if (info->out_color_space == JCS_CMYK) source.inks = pieces.take<uint8_t>(4 * static_cast<size_t>(columns));
     });
     passes.run(source, target);

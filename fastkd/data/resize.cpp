@@ -50,23 +50,40 @@ inline int32_t pair_of(const int16_t* weights) {
     return pair;
 }
 
-FASTKD_AVX2 inline void blend_16(const uint8_t* const* rows, const int16_t* weights, int taps, int at, int16_t* out) {
-    __m256i low = _mm256_set1_epi32(1 << 6), high = low;
-    for (int k = 0; k < taps; k += 2) {
-        const __m256i pair = _mm256_set1_epi32(pair_of(weights + k));
-        const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[k] + at));
-        const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[k + 1] + at));
-        low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), pair));
-        high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)), pair));
-    }
-    const __m256i both = _mm256_packs_epi32(_mm256_srai_epi32(low, 7), _mm256_srai_epi32(high, 7));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + at), _mm256_permute4x64_epi64(both, 0xD8));
-}
+constexpr int kColumns = 32; // that the vertical pass takes at a time
 
+template <int PAIRS> // 0 for any number
 FASTKD_AVX2 void blend_rows_avx2(
     const uint8_t* const* rows, const int16_t* weights, int taps, int count, int16_t* out) {
-    for (int at = 0; at + 16 <= count; at += 16) blend_16(rows, weights, taps, at, out);
-    if (count % 16) blend_16(rows, weights, taps, count - 16, out); // some of them a second time
+    const int pairs = PAIRS ? PAIRS : taps / 2;
+    const uint8_t* from[2 * PAIRS + 1]; // copies, which a store to `out` cannot change
+    __m256i weight[PAIRS + 1];
+    for (int k = 0; k < PAIRS; k++) {
+        from[2 * k] = rows[2 * k], from[2 * k + 1] = rows[2 * k + 1];
+        weight[k] = _mm256_set1_epi32(pair_of(weights + 2 * k));
+    }
+    const __m256i zero = _mm256_setzero_si256();
+    for (int next = 0; next < count; next += kColumns) {
+        const int at = std::min(next, count - kColumns); // the last columns: some of them a second time
+        __m256i sums[4];
+        for (__m256i& sum : sums) sum = _mm256_set1_epi32(1 << 6);
+        for (int k = 0; k < pairs; k++) {
+            const __m256i pair = PAIRS ? weight[k] : _mm256_set1_epi32(pair_of(weights + 2 * k));
+            const uint8_t* const* source = PAIRS ? from : rows;
+            const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source[2 * k] + at));
+            const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source[2 * k + 1] + at));
+            const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
+            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(_mm256_unpacklo_epi8(low, zero), pair));
+            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(_mm256_unpackhi_epi8(low, zero), pair));
+            sums[2] = _mm256_add_epi32(sums[2], _mm256_madd_epi16(_mm256_unpacklo_epi8(high, zero), pair));
+            sums[3] = _mm256_add_epi32(sums[3], _mm256_madd_epi16(_mm256_unpackhi_epi8(high, zero), pair));
+        }
+        for (__m256i& sum : sums) sum = _mm256_srai_epi32(sum, 7);
+        const __m256i low = _mm256_packs_epi32(sums[0], sums[1]), high = _mm256_packs_epi32(sums[2], sums[3]);
+        __m256i* to = reinterpret_cast<__m256i*>(out + at);
+        _mm256_storeu_si256(to, _mm256_permute2x128_si256(low, high, 0x20));
+        _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(low, high, 0x31));
+    }
 }
 
 // The sums of one output place in both rows: four int32 each, the fourth without meaning.
@@ -153,7 +170,13 @@ void fill_axis(const Axis& axis, bool flip) {
 void blend_rows(const uint8_t* const* rows, const int16_t* weights, int taps, int count, int16_t* out) {
     while (taps > 2 && !weights[taps - 1] && !weights[taps - 2]) taps -= 2;
 #ifdef FASTKD_AVX2
-    if (has_avx2 && count >= 16) return blend_rows_avx2(rows, weights, taps, count, out);
+    if (has_avx2 && count >= kColumns) {
+        switch (taps) {
+        case 2: return blend_rows_avx2<1>(rows, weights, taps, count, out);
+        case 4: return blend_rows_avx2<2>(rows, weights, taps, count, out);
+        default: return blend_rows_avx2<0>(rows, weights, taps, count, out);
+        }
+    }
 #endif
     blend_rows_plain(rows, weights, taps, 0, count, out);
 }
