@@ -28,6 +28,7 @@ from typing import Any
 import measure
 
 SIZE, BATCH, SEEDS = 224, 64, 1000
+SOME_BATCHES = 15  # a turn of the peers that have no start of an epoch to make up for
 Epoch = Callable[[int], int]  # epoch number → images made
 
 
@@ -128,6 +129,7 @@ def torchvision_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
     torch.set_num_threads(1)
     transform = Compose([RandomResizedCrop(SIZE), RandomHorizontalFlip(), PILToTensor()])
     data = ImageFolder(str(folder / "files"), transform)
+    data = torch.utils.data.Subset(data, torch.randperm(len(data))[: SOME_BATCHES * BATCH].tolist())
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True)  # a worker process is slower where a core is shared
     return lambda epoch: sum(len(images) for images, _ in loader)
 
@@ -152,12 +154,11 @@ def dali_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
 
     pipe = pipeline()
     pipe.build()
-    num_files = pipe.epoch_size("files")
 
     def run(epoch: int) -> int:
-        for _ in range(num_files // BATCH):
+        for _ in range(SOME_BATCHES):
             pipe.run()
-        return num_files // BATCH * BATCH
+        return SOME_BATCHES * BATCH
 
     return run
 
