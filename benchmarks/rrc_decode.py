@@ -14,6 +14,7 @@ the median and 30 dB at least.
 import argparse
 import ctypes
 import io
+import json
 import os
 import statistics
 import subprocess
@@ -22,12 +23,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import measure
 
 SIZE, BATCH, SEEDS = 224, 64, 1000
+PEERS = ("torchvision", "pillow", "nvidia-dali")
 SOME_BATCHES = 15  # a turn of the peers that have no start of an epoch to make up for
 Epoch = Callable[[int], int]  # epoch number → images made
 
@@ -179,7 +182,8 @@ def serve(contender: str, folder: Path, name: str, cores: list[int]) -> None:
     os.dup2(2, 1)  # what the peers print
     epoch = CONTENDERS[contender](folder, name, len(cores))
     epoch(0)
-    print("ready", file=out, flush=True)
+    found = {dist.name: dist.version for dist in distributions() if dist.name.startswith(PEERS)}
+    print(json.dumps(found), file=out, flush=True)
     for number, _ in enumerate(sys.stdin, start=1):
         begin = time.process_time()
         print(epoch(number), time.process_time() - begin, file=out, flush=True)
@@ -194,7 +198,9 @@ class Contender:
         self.process = subprocess.Popen(list(map(str, command)), text=True, **(pipes | {"stderr": subprocess.DEVNULL}))
         self.images = 0
         self.cpu_s: list[float] = []
-        self.is_ready = self.process.stdout.readline() == "ready\n"
+        answer = self.process.stdout.readline()
+        self.is_ready = answer != ""
+        self.versions: dict[str, str] = json.loads(answer or "{}")
 
     def __call__(self) -> None:
         self.process.stdin.write("go\n")
@@ -297,10 +303,11 @@ def race(
     for clock, times in (("", seconds), ("_of_cpu_time", {label: one.cpu_s[-rounds:] for label, one in ready.items()})):
         per_image = {label: [s / ready[label].images for s in times[label]] for label in ready}
         result[f"images_per_s{clock}"] = {label: 1 / statistics.median(s) for label, s in per_image.items()}
-        for label in ready.keys() - {"fastkd"}:
+        for label in (label for label in ready if label != "fastkd"):
             result[f"fastkd_over_{label}{clock}"] = measure.ratios(per_image, "fastkd", label)
     for one in ready.values():
         one.close()
+    result["versions"] = {name: version for one in ready.values() for name, version in one.versions.items()}
     return result
 
 
