@@ -208,20 +208,33 @@ def test_a_machine_without_avx2_makes_the_same_bytes(tmp_path):
         )
 
 
-def test_the_pixels_of_given_images_stay_what_they_are():
-    found = {
+def checksums_of_golden_views() -> dict[str, list[int]]:
+    """CRC32C of three views of each golden JPEG."""
+    views = (((0, 0, 61, 83), 0), ((7, 11, 50, 30), 1), ((20, 20, 9, 13), 0))
+    return {
         file.name: [
-            crc32c(view(file.read_bytes(), MODE_JPG, (61, 83), box, (40, 40), flip).reshape(-1))
-            for box, flip in (((0, 0, 61, 83), 0), ((7, 11, 50, 30), 1), ((20, 20, 9, 13), 0))
+            crc32c(view(file.read_bytes(), MODE_JPG, (61, 83), box, (40, 40), flip).reshape(-1)) for box, flip in views
         ]
         for file in sorted(GOLDEN.glob("*.jpg"))
     }
-    assert found == {
+
+
+def test_the_pixels_of_given_images_stay_what_they_are():
+    assert checksums_of_golden_views() == {
         "baseline-420.jpg": [2961358279, 1203684200, 2100756954],
         "cmyk.jpg": [441709661, 3839943694, 1690773954],
         "grey.jpg": [603254962, 2974865044, 1212108268],
         "progressive-422.jpg": [2767716249, 3140652937, 2893438653],
     }
+
+
+@pytest.mark.parametrize("switch", ["JSIMD_FORCENONE", "JSIMD_FORCESSE2"])
+def test_libjpegs_code_for_older_processors_makes_the_same_bytes(switch):
+    code = "import test_pixels; print(test_pixels.checksums_of_golden_views())"
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {switch: "1", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(checksums_of_golden_views())
 
 
 # Damage
