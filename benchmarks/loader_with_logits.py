@@ -19,7 +19,8 @@ from fastkd.data.sources import open_source
 from fastkd.data.views import Views
 from fastkd.feed import Loader, open_dataset, view_identity
 from fastkd.store.codec import make_codec
-from fastkd.store.logit_store import LogitStore, StoreFiller, create_store, read_tables
+from fastkd.store.filling import StoreFiller, create_store
+from fastkd.store.logit_store import LogitStore, read_tables
 
 NUM_SEEDS = 4
 

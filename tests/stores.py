@@ -9,7 +9,8 @@ from fastkd.data.views import Views
 from fastkd.feed import Dataset, choose_probes, probe_checksums, view_identity
 from fastkd.models.registry import create_model
 from fastkd.store.codec import make_codec
-from fastkd.store.logit_store import StoreFiller, create_store, read_tables
+from fastkd.store.filling import StoreFiller, create_store
+from fastkd.store.logit_store import read_tables
 from fastkd.train.checkpoint import save_weights
 
 torch.set_num_threads(1)  # on networks as small as these, threads only wait for each other

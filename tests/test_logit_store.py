@@ -23,7 +23,8 @@ from fastkd.errors import (
 )
 from fastkd.prune.mask import save_mask
 from fastkd.store.codec import decode_rows, encode_rows, make_codec
-from fastkd.store.logit_store import LogitStore, fill_lock, read_tables, verify_store
+from fastkd.store.filling import fill_lock
+from fastkd.store.logit_store import LogitStore, read_tables, verify_store
 
 LOGITS = random_logits(3, len(IDS), 10)
 

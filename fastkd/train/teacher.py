@@ -19,7 +19,8 @@ from fastkd.feed import Dataset, Loader, choose_probes, kept_ids, probe_checksum
 from fastkd.models.registry import canonical_name, pretrained, weights_fingerprint
 from fastkd.prune.mask import Mask
 from fastkd.store.codec import check_encodable, make_codec
-from fastkd.store.logit_store import StoreFiller, StoreTables, create_store, fill_lock, read_tables
+from fastkd.store.filling import StoreFiller, create_store, fill_lock
+from fastkd.store.logit_store import StoreTables, read_tables
 from fastkd.train.checkpoint import load_model
 from fastkd.train.norm import Norm, norm_of, parse_norm
 
