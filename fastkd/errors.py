@@ -40,6 +40,10 @@ class BusyError(FastKDError):
     """An artefact that another process is writing at the moment."""
 
 
+class SpaceError(FastKDError):
+    """A disk that has no room for what is being written."""
+
+
 class ModelError(FastKDError):
     """An unknown model name, or weights that do not fit the model."""
 

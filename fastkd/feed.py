@@ -16,7 +16,7 @@ from fastkd.dist import World, read_world
 from fastkd.errors import MismatchError, OptionError
 from fastkd.hashing import crc32c, draw_below
 from fastkd.prune.mask import Mask
-from fastkd.store.logit_store import LogitStore
+from fastkd.store.logit_store import LogitStore, StoreTables
 
 NUM_PROBES = 256
 
@@ -76,7 +76,7 @@ def choose_views(
         OptionError: as `Views`.
     """
     if store is not None:
-        own = store_views(store)
+        own = views_of(store.tables)
         return replace(own, kind=kind or own.kind, size=size or own.size, num_seeds=num_seeds or own.num_seeds)
     heights, widths = dataset.beton.heights, dataset.beton.widths
     side = int(heights[0])
@@ -87,11 +87,11 @@ def choose_views(
     return Views(kind, size, num_seeds or seeds.get(kind, 1))
 
 
-def store_views(store: LogitStore) -> Views:
+def views_of(tables: StoreTables) -> Views:
     """The views that a store holds logits of, with its K."""
-    spec = store.tables.header.params["views"]
+    spec = tables.header.params["views"]
     extra = {"crop_ratio": spec["crop_ratio"]} if "crop_ratio" in spec else {}
-    return Views(spec["kind"], spec["size"], store.num_seeds, **extra)
+    return Views(spec["kind"], spec["size"], tables.num_seeds, **extra)
 
 
 def view_identity(views: Views) -> dict:
@@ -117,12 +117,21 @@ def check_store(store: LogitStore, dataset: Dataset, views: Views) -> None:
         raise MismatchError(
             f"{path}: rows of {store.num_classes} logits, {dataset.beton.path} has {dataset.num_classes} classes"
         )
-    probes = store.tables.probes
-    found = probe_checksums(dataset.beton, store_views(store), probes)
-    wrong = int(np.count_nonzero(found != store.tables.probe_crc32c))
+    check_probes(store.tables, dataset)
+
+
+def check_probes(tables: StoreTables, dataset: Dataset) -> None:
+    """Refuses a store whose probe views have other pixels on this machine.
+
+    Raises:
+        MismatchError: says how many of them.
+    """
+    probes = tables.probes
+    found = probe_checksums(dataset.beton, views_of(tables), probes)
+    wrong = int(np.count_nonzero(found != tables.probe_crc32c))
     if wrong:
         raise MismatchError(
-            f"{path}: {wrong} of {len(probes)} probe views decode to other pixels here than where the store was filled; "
+            f"{tables.path}: {wrong} of {len(probes)} probe views decode to other pixels here than where the store was filled; "
             f"use the same decoder libraries, or fill the store on this machine"
         )
 
@@ -201,7 +210,7 @@ class Loader(ViewLoader):
         if views is None:
             if store is None:
                 raise OptionError("views are needed where there is no store to take them from")
-            views = store_views(store)
+            views = views_of(store.tables)
         column = None
         if store is not None:
             check_store(store, self.dataset, views)

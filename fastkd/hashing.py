@@ -147,6 +147,18 @@ def crc32c_of(data: np.ndarray, start: int, end: int) -> np.uint32:
     return np.uint32(crc ^ np.uint32(0xFFFFFFFF))
 
 
+@njit(nogil=True, inline="always")
+def crc32c_with(crc: int, number: int) -> np.uint32:
+    """CRC32C of the bytes that `crc` is the checksum of with `number` behind them, as a little-endian uint64."""
+    low = np.uint32(crc) ^ np.uint32(0xFFFFFFFF) ^ np.uint32(number)
+    high = np.uint32(np.uint64(number) >> np.uint64(32))
+    out = np.uint32(0xFFFFFFFF)
+    for i in range(4):
+        shift, byte = np.uint32(8 * i), np.uint32(0xFF)
+        out ^= _CRC[7 - i, (low >> shift) & byte] ^ _CRC[3 - i, (high >> shift) & byte]
+    return out
+
+
 def fingerprint(parts: Iterable[bytes | str | np.ndarray]) -> str:
     """BLAKE2b-128 over the parts, each preceded by its length, so that no two lists of parts share an input.
 

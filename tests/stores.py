@@ -11,7 +11,9 @@ from fastkd.models.registry import create_model
 from fastkd.store.codec import make_codec
 from fastkd.store.filling import StoreFiller, create_store
 from fastkd.store.logit_store import read_tables
+from fastkd.train.caching import StoreRecipe, fill_store
 from fastkd.train.checkpoint import save_weights
+from fastkd.train.teacher import Teacher
 
 torch.set_num_threads(1)  # on networks as small as these, threads only wait for each other
 
@@ -35,13 +37,17 @@ def make_store(
     blocks: slice = slice(None),
     dataset: Dataset | None = None,
     views: Views = VIEWS,
+    other_probes: int = 0,
 ) -> Path:
     """Creates a store and fills it with `logits` (K, R, C), or with some `blocks` of every plane alone.
 
-    With a `dataset` it belongs to these views of it; else to a beton that does not exist.
+    With a `dataset` it belongs to these views of it; else to a beton that does not exist. `other_probes` of its probe
+    views had other pixels where it was filled.
     """
     num_seeds, _, num_classes = logits.shape
     probes = choose_probes(sample_ids, num_seeds)[:20]
+    checksums = probe_checksums(dataset.beton, views, probes) if dataset else np.zeros(len(probes), np.uint32)
+    checksums[:other_probes] ^= 1
     create_store(
         path,
         sample_ids=sample_ids,
@@ -51,10 +57,27 @@ def make_store(
         inputs={"beton": dataset.fingerprint if dataset else "b" * 32, "teacher": "c" * 32},
         params=view_identity(views),
         probes=probes,
-        probe_crc32c=probe_checksums(dataset.beton, views, probes) if dataset else np.zeros(len(probes)),
+        probe_crc32c=checksums,
     )
     fill(path, logits, blocks)
     return path
+
+
+def cache(
+    path: Path,
+    dataset: Dataset,
+    teacher: Teacher,
+    views: Views,
+    *,
+    num_workers: int = 0,
+    progress=lambda a, b: None,
+    reuse=(),
+    shard=(1, 1),
+    **recipe: object,
+) -> dict:
+    """Fills a store with a teacher's logits, as `fastkd cache-logits` does."""
+    made = StoreRecipe(dataset=dataset, teacher=teacher, views=views, **recipe)
+    return fill_store(path, made, num_workers=num_workers, progress=progress, reuse=reuse, shard=shard)
 
 
 def fill(path: Path, logits: np.ndarray, blocks: slice = slice(None)) -> None:

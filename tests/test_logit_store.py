@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from damage import flip_bits_apart
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import IDS, fill, make_store, random_logits
 
@@ -22,9 +22,11 @@ from fastkd.errors import (
     UnfinishedError,
 )
 from fastkd.prune.mask import save_mask
-from fastkd.store.codec import decode_rows, encode_rows, make_codec
-from fastkd.store.filling import fill_lock
-from fastkd.store.logit_store import LogitStore, read_tables, verify_store
+from fastkd.store.codec import make_codec
+from fastkd.store.fidelity import through
+from fastkd.store.filling import create_store, fill_lock, store_bytes
+from fastkd.store.logit_store import LogitStore, read_tables
+from fastkd.store.verify import verify_store
 
 LOGITS = random_logits(3, len(IDS), 10)
 
@@ -53,7 +55,7 @@ def test_int8_reads_as_its_codec_decodes(tmp_path):
     store = LogitStore(make_store(tmp_path / "l.h5", logits, codec="int8+top4"))
     codec = make_codec("int8+top4", 100)
     for aug_seed in range(2):
-        expected, _ = decode_rows(codec, encode_rows(codec, logits[aug_seed]))
+        expected = through(codec, logits[aug_seed])
         assert np.array_equal(store.read(IDS, aug_seed), expected)
 
 
@@ -107,10 +109,16 @@ def test_the_same_content_is_the_same_file(path, tmp_path):
 
 def test_an_unfinished_store_is_refused_with_one_line(tmp_path):
     path = make_store(tmp_path / "l.h5", LOGITS, blocks=slice(1, 3))
-    for read in (LogitStore, verify_store):
-        with pytest.raises(UnfinishedError, match=r"l\.h5: 9 of 15 blocks are not filled.*cache-logits") as error:
-            read(path)
-        assert "\n" not in str(error.value)
+    with pytest.raises(UnfinishedError, match=r"l\.h5: 9 of 15 blocks are not filled.*cache-logits") as error:
+        LogitStore(path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_an_unfinished_store_has_is_verified(tmp_path):
+    path = make_store(tmp_path / "l.h5", LOGITS, blocks=slice(1, 3))
+    assert verify_store(path) == ["9 of 15 blocks are not filled yet"]
+    flip(path, read_tables(path).logits_offset + 8 * 64)
+    assert verify_store(path)[1:] == ["aug_seed 0: 1 of 37 rows do not match their checksum"]
 
 
 def test_a_store_filled_in_two_parts_is_the_one_filled_at_once(path, tmp_path):
@@ -159,6 +167,92 @@ def test_rows_that_were_never_written_are_found(path):
         file.seek(tables.logits_offset)
         file.write(bytes(64 * 10))
     assert verify_store(path) == ["aug_seed 0: 10 of 37 rows do not match their checksum"]
+
+
+@pytest.mark.parametrize(("first", "second", "num_rows"), [(3, 11, 1), (0, 8, 8), (0, 37, 37), (5, 37 + 5, 1)])
+def test_exchanged_rows_blocks_and_planes_are_found(path, first, second, num_rows):
+    tables = read_tables(path)
+    with path.open("r+b") as file:
+        content = []
+        for row in (first, second):
+            file.seek(tables.logits_offset + row * 64)
+            content.append(file.read(num_rows * 64))
+        for row, found in zip((second, first), content, strict=True):
+            file.seek(tables.logits_offset + row * 64)
+            file.write(found)
+    assert sum(int(line.split(": ")[1].split()[0]) for line in verify_store(path)) == 2 * num_rows
+    with pytest.raises(CorruptError, match="checksum"):
+        LogitStore(path).read(IDS, first // 37)
+
+
+def test_anything_but_zeros_behind_a_checksum_is_found(path):
+    flip(path, read_tables(path).logits_offset + 37 * 64 + 40)
+    assert verify_store(path) == ["aug_seed 1: 1 of 37 rows have other bytes than 0 behind it"]
+
+
+def test_a_changed_flag_is_found(path):
+    whole, tables = path.read_bytes(), read_tables(path)
+    for bit in range(8):
+        path.write_bytes(whole)
+        flip(path, tables.done_offset + 7, bit)
+        assert len(verify_store(path)) == 1
+
+
+def test_a_changed_count_of_hits_is_found(path):
+    whole, tables = path.read_bytes(), read_tables(path)
+    for bit in range(64):
+        path.write_bytes(whole)
+        flip(path, tables.top1_offset + 9 * 8 + bit // 8, bit % 8)
+        assert verify_store(path) == ["1 of 15 counts of top-1 hits do not match their checksum"]
+
+
+def test_bytes_behind_the_end_are_found(path):
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b"more")
+    assert verify_store(path) == [f"{size + 4:,} bytes, expected {size:,}"]
+
+
+def test_gathered_records_are_those_of_the_file(path):
+    store, rng = LogitStore(path), np.random.default_rng(0)
+    rows = rng.integers(0, 37, 100)
+    assert np.array_equal(store.gather(IDS[rows], 2), store.records[2, rows])
+    assert store.gather(IDS[:0], 2).shape == (0, 64)
+
+
+def test_prefetching_changes_nothing(path):
+    store = LogitStore(path)
+    for aug_seed in range(3):
+        store.prefetch(aug_seed)
+        store.prefetch(aug_seed, 5)
+    assert np.array_equal(store.read(IDS, 2), LOGITS[2])
+
+
+@given(
+    num_seeds=st.integers(1, 5),
+    num_rows=st.integers(1, 3000),
+    codec=st.sampled_from(["fp16", "int8+top4", "int4+top8"]),
+    num_classes=st.integers(1, 300),
+    block_rows=st.integers(1, 300),
+    num_probes=st.integers(1, 256),
+)
+@settings(max_examples=40)
+def test_the_size_of_the_file_is_known_before_it_is_made(tmp_path_factory, codec, num_classes, num_probes, **shape):
+    path = tmp_path_factory.getbasetemp() / "size.h5"
+    made = make_codec(codec, num_classes)
+    probes = np.zeros((num_probes, 2), np.int64)
+    create_store(
+        path,
+        sample_ids=np.arange(shape["num_rows"]),
+        num_seeds=shape["num_seeds"],
+        codec=made,
+        block_rows=shape["block_rows"],
+        inputs=dict.fromkeys(("beton", "mask", "teacher"), "f" * 32),
+        params={"teacher": {"model": "m" * 100}},
+        probes=probes,
+        probe_crc32c=probes[:, 0],
+    )
+    assert path.stat().st_size == store_bytes(codec=made, num_probes=num_probes, **shape)
 
 
 def test_every_cut_is_refused(path):

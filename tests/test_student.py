@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import exists_and, finish, kill_when, start
-from stores import save_teacher
+from stores import cache, save_teacher
 
 from fastkd.data.views import Views
 from fastkd.dist import World
@@ -19,7 +19,7 @@ from fastkd.train.checkpoint import load_model, load_resume, save_resume
 from fastkd.train.metrics import evaluate
 from fastkd.train.norm import Norm
 from fastkd.train.student import Recipe, learning_rate, train
-from fastkd.train.teacher import fill_store, load_teacher
+from fastkd.train.teacher import load_teacher
 
 VIEWS = Views("crop-flip", 32, 3)
 NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -44,7 +44,7 @@ def teacher_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def store(dataset, mask, teacher_file, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("student") / "l.h5"
-    fill_store(path, dataset, load_teacher(str(teacher_file)), VIEWS, mask=mask)
+    cache(path, dataset, load_teacher(str(teacher_file)), VIEWS, mask=mask)
     return path
 
 

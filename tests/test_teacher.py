@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import exists_and, finish, kill_when, start
-from stores import save_teacher
+from stores import cache, save_teacher
 
 from fastkd.data.views import Views
 from fastkd.errors import (
@@ -26,7 +26,7 @@ from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask
 from fastkd.store.logit_store import LogitStore, read_tables
 from fastkd.train.checkpoint import save_weights
-from fastkd.train.teacher import Teacher, fill_store, load_teacher
+from fastkd.train.teacher import Teacher, load_teacher
 
 VIEWS = Views("crop-flip", 32, 3)
 BLOCK_ROWS = 32  # of 200: the last block of a plane is shorter
@@ -56,7 +56,7 @@ def teacher(teacher_file) -> Teacher:
 def filling(dataset, mask, teacher_file, tmp_path_factory) -> tuple[Path, dict, list]:
     """A store that was filled in one go, what that returned, and the progress it told."""
     path, told = tmp_path_factory.mktemp("teacher") / "l.h5", []
-    counts = fill_store(
+    counts = cache(
         path,
         dataset,
         load_teacher(str(teacher_file)),
@@ -130,7 +130,7 @@ def test_any_samples_in_any_view_get_the_live_teachers_logits(filled, dataset, m
 
 
 def test_the_codec_is_the_one_asked_for(dataset, teacher, tmp_path):
-    fill_store(tmp_path / "l.h5", dataset, teacher, Views("center", 32), codec="int8+top4", block_rows=300)
+    cache(tmp_path / "l.h5", dataset, teacher, Views("center", 32), codec="int8+top4", block_rows=300)
     assert read_tables(tmp_path / "l.h5").codec.name == "int8+top4"
     assert LogitStore(tmp_path / "l.h5").read(np.arange(600), 0).shape == (600, 10)
 
@@ -141,7 +141,7 @@ def test_a_resumed_store_is_the_undisturbed_one_byte_for_byte(filled, dataset, m
     clear(path, [(0, 0), (1, 2), (1, 3), (2, 6)])
     with pytest.raises(UnfinishedError, match="4 of 21 blocks"):
         LogitStore(path)
-    counts = fill_store(path, dataset, teacher, VIEWS, mask=mask, block_rows=BLOCK_ROWS, num_workers=num_workers)
+    counts = cache(path, dataset, teacher, VIEWS, mask=mask, block_rows=BLOCK_ROWS, num_workers=num_workers)
     assert (counts["rows_written"], counts["rows_reused"]) == (3 * 32 + 8, 600 - 3 * 32 - 8)
     assert path.read_bytes() == filled.read_bytes()
 
@@ -153,9 +153,9 @@ def test_a_fill_that_an_exception_ends_goes_on_where_it_was(filled, dataset, mas
 
     options = {"mask": mask, "block_rows": BLOCK_ROWS}
     with pytest.raises(KeyboardInterrupt):
-        fill_store(tmp_path / "l.h5", dataset, teacher, VIEWS, **options, progress=interrupt)
+        cache(tmp_path / "l.h5", dataset, teacher, VIEWS, **options, progress=interrupt)
     assert 0.5 < read_tables(tmp_path / "l.h5").done.mean() < 0.7
-    assert fill_store(tmp_path / "l.h5", dataset, teacher, VIEWS, **options)["rows_reused"] > 300
+    assert cache(tmp_path / "l.h5", dataset, teacher, VIEWS, **options)["rows_reused"] > 300
     assert (tmp_path / "l.h5").read_bytes() == filled.read_bytes()
 
 
@@ -163,14 +163,14 @@ def test_a_fill_that_an_exception_ends_goes_on_where_it_was(filled, dataset, mas
 def test_a_teacher_without_finite_logits_stops_and_names_the_sample(dataset, mask, teacher, tmp_path, value):
     teacher.model.fc.bias.data[4] = value
     with pytest.raises(CorruptError, match=rf"sample {mask.sample_ids[0]}, aug_seed 0 .*not finite"):
-        fill_store(tmp_path / "l.h5", dataset, teacher, VIEWS, mask=mask, block_rows=BLOCK_ROWS)
+        cache(tmp_path / "l.h5", dataset, teacher, VIEWS, mask=mask, block_rows=BLOCK_ROWS)
     assert not read_tables(tmp_path / "l.h5").done.any()
 
 
 def test_a_finished_store_is_left_alone(filled, dataset, mask, teacher):
     before = filled.read_bytes()
     with pytest.raises(MismatchError, match=r"l\.h5: this store is finished"):
-        fill_store(filled, dataset, teacher, VIEWS, mask=mask, block_rows=BLOCK_ROWS)
+        cache(filled, dataset, teacher, VIEWS, mask=mask, block_rows=BLOCK_ROWS)
     assert filled.read_bytes() == before
 
 
@@ -192,14 +192,14 @@ def test_another_store_in_the_same_place_is_refused_and_told_apart(
     before = path.read_bytes()
     options = {"views": VIEWS, "mask": mask, "block_rows": BLOCK_ROWS} | changes
     with pytest.raises(MismatchError, match=rf"l\.h5: another store is there; it differs in {words}"):
-        fill_store(path, dataset, teacher, options.pop("views"), **options)
+        cache(path, dataset, teacher, options.pop("views"), **options)
     assert path.read_bytes() == before
 
 
 def test_a_store_of_another_teacher_is_refused(filled, dataset, mask, tmp_path):
     other = load_teacher(str(save_teacher(tmp_path / "other.safetensors", seed=1)))
     with pytest.raises(MismatchError, match=f"differs in teacher [0-9a-f]{{12}} .asked for {other.fingerprint[:12]}"):
-        fill_store(filled, dataset, other, VIEWS, mask=mask, block_rows=BLOCK_ROWS)
+        cache(filled, dataset, other, VIEWS, mask=mask, block_rows=BLOCK_ROWS)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_store_of_another_teacher_is_refused(filled, dataset, mask, tmp_path):
 )
 def test_another_precision_or_normalisation_is_another_store(filled, dataset, mask, teacher_file, options, words):
     with pytest.raises(MismatchError, match=f"differs in teacher .*{words}"):
-        fill_store(filled, dataset, load_teacher(str(teacher_file), **options), VIEWS, mask=mask, block_rows=BLOCK_ROWS)
+        cache(filled, dataset, load_teacher(str(teacher_file), **options), VIEWS, mask=mask, block_rows=BLOCK_ROWS)
 
 
 def test_a_teacher_of_other_classes_is_refused(dataset, tmp_path):
@@ -215,7 +215,7 @@ def test_a_teacher_of_other_classes_is_refused(dataset, tmp_path):
     with pytest.raises(ModelError, match=r"t\.safetensors: .*12 classes, expected 10"):
         load_teacher(str(path), num_classes=10)
     with pytest.raises(MismatchError, match="the teacher has 12 outputs, the data 10 classes"):
-        fill_store(tmp_path / "l.h5", dataset, load_teacher(str(path)), VIEWS)
+        cache(tmp_path / "l.h5", dataset, load_teacher(str(path)), VIEWS)
 
 
 def test_a_store_that_another_process_fills_is_busy(filled, dataset, mask, teacher, tmp_path):
@@ -227,14 +227,14 @@ def test_a_store_that_another_process_fills_is_busy(filled, dataset, mask, teach
     ) as other:
         other.stdout.readline()
         with pytest.raises(BusyError, match=r"l\.h5: another process"):
-            fill_store(path, dataset, teacher, VIEWS, mask=mask, block_rows=BLOCK_ROWS)
+            cache(path, dataset, teacher, VIEWS, mask=mask, block_rows=BLOCK_ROWS)
         other.communicate("\n")
     assert read_tables(path).done[0, 0] == 0
 
 
 def test_no_batch_size_below_one(dataset, teacher, tmp_path):
     with pytest.raises(OptionError, match="batch size 0"):
-        fill_store(tmp_path / "l.h5", dataset, teacher, VIEWS, block_rows=0)
+        cache(tmp_path / "l.h5", dataset, teacher, VIEWS, block_rows=0)
 
 
 def test_a_teacher_is_frozen_and_normalises_its_own_input(teacher):
@@ -291,7 +291,7 @@ def test_a_published_teacher_fills_a_store(dataset, mask, tmp_path):
         pytest.skip("needs FASTKD_TEST_DATA")
     (path,) = Path(os.environ["FASTKD_TEST_DATA"], "cifar10-resnets").glob("resnet20-*.th")
     published = load_teacher(str(path), model_name="resnet20", norm="imagenet", num_classes=10)
-    fill_store(tmp_path / "l.h5", dataset, published, Views("crop-flip", 32, 1), mask=mask, block_rows=200)
+    cache(tmp_path / "l.h5", dataset, published, Views("crop-flip", 32, 1), mask=mask, block_rows=200)
     expected = live(dataset, published, mask.sample_ids, 0).astype(np.float16).astype(np.float32)
     assert np.array_equal(LogitStore(tmp_path / "l.h5").read(mask.sample_ids, 0), expected)
 

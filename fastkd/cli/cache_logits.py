@@ -11,6 +11,7 @@ from fastkd.cli.common import (
     device_options,
     open_teacher,
     progress_bar,
+    say,
     teacher_options,
     view_options,
 )
@@ -24,11 +25,26 @@ from fastkd.cli.common import (
 @view_options
 @click.option(
     "--codec",
-    type=click.Choice(["auto", "fp16", "int8+top4"]),
+    type=click.Choice(["auto", "fp16", "int8+top4", "int4+top8"]),
     default="auto",
     show_default=True,
-    help="How a row is stored.",
+    help="How a row is stored; auto is fp16 up to 64 classes, else int8+top4.",
 )
+@click.option(
+    "--max-kl",
+    type=click.FloatRange(0, min_open=True),
+    help="Measure the codec's KL on real rows first, and stop where it is above this.",
+)
+@click.option(
+    "--tau", type=click.FloatRange(0, min_open=True), default=4.0, show_default=True, help="Temperature of --max-kl."
+)
+@click.option(
+    "--reuse",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="An older store to take rows over from; may be given again.",
+)
+@click.option("--shard", metavar="I/N", help="Fill the I-th of N parts alone, for fastkd merge.")
 @click.option(
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of a block, the teacher's batch."
 )
@@ -44,6 +60,10 @@ def cache_logits(
     size: int | None,
     num_seeds: int | None,
     codec: str,
+    max_kl: float | None,
+    tau: float,
+    reuse: tuple[Path, ...],
+    shard: str | None,
     batch_size: int,
     out: Path,
     device: str,
@@ -52,7 +72,9 @@ def cache_logits(
 ) -> tuple[dict[str, Any], str]:
     """Compute the teacher's logits for K views of each kept sample of BETON, once, into a store.
 
-    Stopped at any moment, the same command goes on where it was. Runs under torchrun on any number of processes.
+    Stopped at any moment, the same command goes on where it was. Runs under torchrun on any number of processes; where
+    nodes share no disk, each fills a --shard of its own, and fastkd merge makes one store of them. --reuse OLD.h5 computes
+    only what the older store lacks: more seeds, more samples, a smaller codec than its fp16.
 
     \b
     fastkd cache-logits train.beton --mask m.h5 --teacher t.safetensors --views crop-flip --num-seeds 8 --out l.h5
@@ -60,25 +82,32 @@ def cache_logits(
     from fastkd.feed import choose_views, open_dataset
     from fastkd.prune.mask import Mask
     from fastkd.store.logit_store import read_tables
-    from fastkd.train.teacher import fill_store
+    from fastkd.train.caching import StoreRecipe, fill_store
 
+    part = _parse_shard(shard)
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)
         kept = Mask.load(mask) if mask else None
-        chosen = choose_views(dataset, views, size, num_seeds)
-        network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
-        with progress_bar("cache-logits", "rows") as progress:
+        recipe = StoreRecipe(
+            dataset=dataset,
+            teacher=open_teacher(teacher, teacher_flags, dataset.num_classes, device_name),
+            views=choose_views(dataset, views, size, num_seeds),
+            mask=kept,
+            codec=codec,
+            block_rows=batch_size,
+            max_kl=max_kl,
+            tau=tau,
+        )
+        with progress_bar("cache-logits", "rows", unit_bytes=recipe.row_codec.row_bytes) as progress:
             counts = fill_store(
                 out,
-                dataset,
-                network,
-                chosen,
-                mask=kept,
-                codec=codec,
-                block_rows=batch_size,
+                recipe,
+                reuse=reuse,
+                shard=part,
                 num_workers=num_workers,
                 world=world,
                 progress=progress,
+                log=say,
             )
     tables = read_tables(out)
     result = {
@@ -97,3 +126,11 @@ def cache_logits(
         f"{counts['rows_written']:,} rows written at {counts['rows_per_s']:,.0f}/s, {counts['rows_reused']:,} were there"
     )
     return result, text
+
+
+def _parse_shard(text: str | None) -> tuple[int, int]:
+    """I/N as two numbers; 1/1 where it is not given."""
+    index, slash, count = (text or "1/1").partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise click.BadParameter(f"{text!r}, expected I/N with I from 1 to N", param_hint="--shard")
+    return int(index), int(count)

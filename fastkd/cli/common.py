@@ -101,9 +101,13 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Callable[[int, int], None]]:
     """A callback (done, total) that shows a bar with rate and time left on a terminal, and a plain line at intervals
-    elsewhere; nothing on ranks other than 0."""
+    elsewhere; nothing on ranks other than 0. With the bytes of a unit it shows gigabytes as well."""
+
+    def size(done: int, total: int) -> str:
+        return f"{done * unit_bytes / 1e9:,.2f} of {total * unit_bytes / 1e9:,.2f} GB" if unit_bytes else ""
+
     if not read_world().is_main:
         yield lambda done, total: None
         return
@@ -114,6 +118,7 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
             def show(done: int, total: int) -> None:
                 bar.total = total
+                bar.set_postfix_str(size(done, total), refresh=False)
                 bar.update(done - bar.n)
 
             yield show
@@ -127,7 +132,8 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             last = now
             rate = done / (now - begin)
             left = (total - done) / rate if rate else 0.0
-            click.echo(f"{what}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {left:,.0f} s left", err=True)
+            parts = [f"{done:,} of {total:,} {unit}", size(done, total), f"{rate:,.0f} {unit}/s, {left:,.0f} s left"]
+            click.echo(f"{what}: {', '.join(part for part in parts if part)}", err=True)
 
     yield tell
 

@@ -5,20 +5,42 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import command, progress_bar, say
+from fastkd.cli.common import command, compute, device_options, open_teacher, progress_bar, say, teacher_options
 
 
 @command("verify")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--write-manifest", is_flag=True, help="Write the manifest of a beton that has none, or another beton's.")
-def verify(files: tuple[Path, ...], write_manifest: bool) -> tuple[dict[str, Any], str]:
+@click.option(
+    "--against", metavar="BETON", type=click.Path(path_type=Path), help="Compute rows of stores again, from this beton."
+)
+@click.option("--teacher", metavar="T", help="The teacher for --against: a checkpoint, or a torchvision / timm: name.")
+@teacher_options
+@click.option("--rows", type=click.IntRange(1), default=1000, show_default=True, help="Rows for --against.")
+@device_options
+def verify(
+    files: tuple[Path, ...],
+    write_manifest: bool,
+    against: Path | None,
+    teacher: str | None,
+    rows: int,
+    device: str,
+    num_workers: int,
+    **teacher_flags: Any,
+) -> tuple[dict[str, Any], str]:
     """Read each FILE whole and check all of it; exit 0 only if every one is whole.
+
+    Logit stores can be checked against what they were made from as well: the pixels of their probe views by checksum,
+    and some of their rows by the divergence of the teacher's logits.
 
     \b
     fastkd verify train.beton l.h5
+    fastkd verify l.h5 --against train.beton --teacher t.safetensors --rows 1000
     """
     from fastkd.report.describe import verify as check
 
+    if (against is None) != (teacher is None):
+        raise click.UsageError("--against and --teacher are given together")
     if write_manifest:
         from fastkd.data.beton import open_beton
         from fastkd.data.beton import write_manifest as write
@@ -30,6 +52,42 @@ def verify(files: tuple[Path, ...], write_manifest: bool) -> tuple[dict[str, Any
     with progress_bar("verify", "samples") as progress:
         for path in files:
             problems += check(path, progress)
+    result: dict[str, Any] = {"ok": not problems, "problems": problems}
+    if against is not None and teacher is not None and not problems:
+        result |= _compute_again(files, against, teacher, teacher_flags, rows, device, num_workers)
     names = ", ".join(str(path) for path in files)
-    text = f"{names}: {len(problems)} problems\n" + "\n".join(problems) if problems else f"{names}: whole"
-    return {"ok": not problems, "problems": problems}, text
+    text = f"{names}: {len(result['problems'])} problems\n" + "\n".join(result["problems"])
+    return result, f"{names}: whole" if result["ok"] else text
+
+
+def _compute_again(
+    files: tuple[Path, ...],
+    against: Path,
+    teacher: str,
+    teacher_flags: dict[str, Any],
+    rows: int,
+    device: str,
+    num_workers: int,
+) -> dict[str, Any]:
+    from fastkd.feed import open_dataset
+    from fastkd.store.logit_store import read_tables
+    from fastkd.train.recompute import recompute_rows
+
+    problems, told = [], []
+    with compute(device) as (_, device_name), progress_bar("verify", "rows") as progress:
+        dataset = open_dataset(against)
+        network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
+        for path in files:
+            found = recompute_rows(
+                read_tables(path), dataset, network, num_rows=rows, num_workers=num_workers, progress=progress
+            )
+            problems += [f"{path}: {line}" for line in found.problems]
+            told.append(
+                {"path": str(path), "rows": found.num_rows, "mean_kl": found.mean_kl, "max_kl": found.max_kl}
+                | {"top1_flips": found.flips}
+            )
+            say(
+                f"{path}: {found.num_rows:,} rows computed again: mean KL {found.mean_kl:.1e}, worst {found.max_kl:.1e} nats; "
+                f"{found.flips} top-1 classes differ; probe views have the same pixels"
+            )
+    return {"ok": not problems, "problems": problems, "recomputed": told}

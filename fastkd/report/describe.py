@@ -12,7 +12,8 @@ from fastkd.data.beton import MODE_RAW, identify, open_beton, read_manifest
 from fastkd.errors import FastKDError, FormatError, NotFoundError
 from fastkd.hashing import fingerprint
 from fastkd.prune.mask import Mask
-from fastkd.store.logit_store import read_tables, verify_store
+from fastkd.store.logit_store import done_rows, read_tables
+from fastkd.store.verify import verify_store
 
 
 def kind_of(path: str | Path) -> str:
@@ -70,7 +71,7 @@ def _verify(path: Path, progress: Callable[[int, int], None]) -> list[str]:
 
         return verify_beton(open_beton(path), progress)
     if kind == "logit-store":
-        return verify_store(path)
+        return verify_store(path, progress)
     if kind == "run":
         from fastkd.train.checkpoint import load_resume, read_checkpoint
 
@@ -111,6 +112,8 @@ def _mask(path: Path) -> dict[str, Any]:
 def _store(path: Path) -> dict[str, Any]:
     tables = read_tables(path)
     done = int(np.count_nonzero(tables.done == 1))
+    rows = done_rows(tables)
+    correct = int(tables.top1[..., 0][tables.done == 1].sum())
     return {
         **_header(tables.header),
         "num_seeds": tables.num_seeds,
@@ -120,6 +123,7 @@ def _store(path: Path) -> dict[str, Any]:
         "row_bytes": tables.codec.row_bytes,
         "size_bytes": path.stat().st_size,
         "done_percent": 100 * done / tables.done.size,
+        "teacher_top1": 100 * correct / rows if rows else None,
     }
 
 

@@ -1,14 +1,20 @@
 """Row codecs: float32 logits of one sample to a self-contained record of bytes, and back.
 
-A record is the codec's payload, CRC32C of that payload (little endian), and zeros up to a multiple of 64 B. All numbers
-are little endian. Payloads for C classes:
+A record is the codec's payload, the CRC32C of payload and row number (uint64: which record of the store it is, so that
+a record in another's place is noticed), and zeros up to a multiple of 64 B. All numbers are little endian. Payloads for
+C classes:
 
 - `fp16`: C float16 logits. Error: float16 rounding (relative 2^-11).
 - `int8+top4`: C uint8 codes, float16 scale, float16 offset, then for the t = min(4, C) largest logits, largest first,
-  (uint16 class, float16 logit). A class that is not among them decodes to offset + scale·code, a sum of float32; the
-  codes span the range of these others, so the error is at most scale/2 and half a unit in the last place of that sum,
-  with scale <= (largest - smallest of the others)/255·(1 + 2^-9).
-  The class with the largest logit is the same after decoding, always.
+  (uint16 class, float16 logit).
+- `int4+top8`: the same with codes of four bits (ceil(C / 2) bytes, the even class in the low half) and the eight largest.
+
+A class that is not among the largest decodes to offset + scale·code, a sum of float32. offset is the largest float16 that
+is not above the smallest of these others, scale the smallest float16 that is not below (their largest - offset)/n with
+n = 255 or 15, so the error is at most scale/2 and half a unit in the last place of that sum. The largest logits are
+rounded to float16. The class with the largest logit is the same after decoding, always: where rounding lifts another to
+its level, it goes up to the next float16. The codes of the largest are 0; constant rows have scale 0.
+Logits that are NaN, infinite or beyond ±65000 have no code (`check_encodable`).
 
 Plain Numba and numpy on arrays; nothing here knows of files.
 """
@@ -24,10 +30,10 @@ from numba.core.cgutils import create_struct_proxy
 from numba.extending import intrinsic
 
 from fastkd.errors import OptionError
-from fastkd.hashing import crc32c, crc32c_of
+from fastkd.hashing import crc32c, crc32c_of, crc32c_with
 
 RECORD_ALIGN = 64
-TOP = 4
+TOP_INT8, TOP_INT4 = 4, 8
 LARGEST_LOGIT = 65_000.0
 """Below float16's 65,504 by what rounding in a codec can add."""
 
@@ -36,9 +42,9 @@ LARGEST_LOGIT = 65_000.0
 class Codec:
     """A codec for rows of `num_classes` logits.
 
-    payload_bytes: bytes before the checksum. row_bytes: bytes of a record. unpack: compiled (data uint8, starts int64 (B,)
-    of records in it, out float32 (B, num_classes), good bool (B,)): fills `out`, and `good` with whether each record
-    matches its checksum.
+    payload_bytes: bytes before the checksum. row_bytes: bytes of a record. unpack: compiled (data uint8, which begins with
+    record 0, starts int64 (B,) of records in it, out float32 (B, num_classes), good bool (B,)): fills `out`, and `good`
+    with whether each record matches its checksum.
     """
 
     name: str
@@ -60,9 +66,21 @@ def make_codec(name: str, num_classes: int) -> Codec:
         raise OptionError(f"codec {name!r}, expected one of auto, {', '.join(CODECS)}")
     if not 1 <= num_classes <= 65_536:
         raise OptionError(f"{num_classes} classes, expected 1 … 65536")
-    payload = 2 * num_classes if name == "fp16" else num_classes + 4 + 4 * min(TOP, num_classes)
-    row_bytes = -(-(payload + 4) // RECORD_ALIGN) * RECORD_ALIGN
-    return Codec(name, num_classes, payload, row_bytes, CODECS[name][1])
+    payload_bytes = _payload_bytes(name, num_classes)
+    return Codec(name, num_classes, payload_bytes, _row_bytes(payload_bytes), CODECS[name][1])
+
+
+def _payload_bytes(name: str, num_classes: int) -> int:
+    if name == "fp16":
+        return 2 * num_classes
+    if name == "int8+top4":
+        return num_classes + 4 + 4 * min(TOP_INT8, num_classes)
+    return (num_classes + 1) // 2 + 4 + 4 * min(TOP_INT4, num_classes)
+
+
+@njit(cache=True, nogil=True)
+def _row_bytes(payload_bytes: int) -> int:
+    return (payload_bytes + 4 + RECORD_ALIGN - 1) // RECORD_ALIGN * RECORD_ALIGN
 
 
 def check_encodable(logits_BC: np.ndarray) -> np.ndarray:
@@ -70,43 +88,44 @@ def check_encodable(logits_BC: np.ndarray) -> np.ndarray:
     return ~(np.abs(logits_BC) <= LARGEST_LOGIT).all(axis=1)
 
 
-def encode_rows(codec: Codec, logits_BC: np.ndarray) -> np.ndarray:
+def encode_rows(codec: Codec, logits_BC: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Records of float32 logits.
 
     Args:
         logits_BC: float32 (B, num_classes), finite and within ±65000 (see `check_encodable`).
+        numbers: int64 (B,), which records of the store they are: aug_seed · R + row.
 
     Returns:
         uint8 (B, row_bytes).
     """
-    assert logits_BC.shape[1] == codec.num_classes
+    assert logits_BC.shape == (len(numbers), codec.num_classes)
     assert not check_encodable(logits_BC).any()
     out = np.zeros((len(logits_BC), codec.row_bytes), np.uint8)
     CODECS[codec.name][0](np.ascontiguousarray(logits_BC, np.float32), out[:, : codec.payload_bytes])
-    _seal(out, codec.payload_bytes)
+    seal_rows(out, codec.payload_bytes, numbers)
     return out
 
 
-def decode_rows(codec: Codec, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def decode_rows(codec: Codec, records: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logits of records.
 
     Args:
-        records: uint8 (B, row_bytes).
+        records: uint8 (n, row_bytes), all of a store from its first on; contiguous.
+        numbers: int64 (B,), which of them, each 0 … n-1.
 
     Returns:
         float32 (B, num_classes), and bool (B,): whether the record matches its checksum.
     """
-    flat, starts = np.ascontiguousarray(records).reshape(-1), np.arange(len(records)) * codec.row_bytes
-    logits_BC, good = np.empty((len(records), codec.num_classes), np.float32), np.empty(len(records), np.bool_)
-    codec.unpack(flat, starts, logits_BC, good)
+    logits_BC, good = np.empty((len(numbers), codec.num_classes), np.float32), np.empty(len(numbers), np.bool_)
+    codec.unpack(records.reshape(-1), numbers * codec.row_bytes, logits_BC, good)
     return logits_BC, good
 
 
 @njit(cache=True, nogil=True)
-def _seal(records: np.ndarray, payload_bytes: int) -> None:
-    """Writes the CRC32C of each record's payload behind it."""
+def seal_rows(records: np.ndarray, payload_bytes: int, numbers: np.ndarray) -> None:
+    """Writes the checksum of each record, uint8 (B, row_bytes), behind its payload."""
     for b in range(len(records)):
-        crc = crc32c(records[b, :payload_bytes])
+        crc = crc32c_with(crc32c(records[b, :payload_bytes]), numbers[b])
         for i in range(4):
             records[b, payload_bytes + i] = (crc >> (8 * i)) & 0xFF
 
@@ -122,7 +141,7 @@ def _is_sealed(data: np.ndarray, start: int, payload_bytes: int) -> bool:
     crc = np.uint32(0)
     for i in range(4):
         crc |= np.uint32(data[end + i]) << np.uint32(8 * i)
-    return crc == crc32c_of(data, start, end)
+    return crc == crc32c_with(crc32c_of(data, start, end), start // _row_bytes(payload_bytes))
 
 
 def _encode_fp16(logits_BC: np.ndarray, payload: np.ndarray) -> None:
@@ -141,34 +160,45 @@ def unpack_fp16(data: np.ndarray, starts: np.ndarray, out: np.ndarray, good: np.
 
 
 def _encode_int8_top4(logits_BC: np.ndarray, payload: np.ndarray) -> None:
+    num_classes = logits_BC.shape[1]
+    codes, tail = _quantise(logits_BC, TOP_INT8, 255)
+    payload[:, :num_classes] = codes
+    payload[:, num_classes:] = tail
+
+
+def _encode_int4_top8(logits_BC: np.ndarray, payload: np.ndarray) -> None:
+    num_codes = (logits_BC.shape[1] + 1) // 2
+    codes, tail = _quantise(logits_BC, TOP_INT4, 15)
+    payload[:, :num_codes] = codes[:, ::2]
+    payload[:, : codes.shape[1] // 2] |= codes[:, 1::2] << 4
+    payload[:, num_codes:] = tail
+
+
+def _quantise(logits_BC: np.ndarray, num_top: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes 0 … levels of all classes, uint8 (B, C), and what follows them in a payload: row parameters and the largest."""
     num_rows, num_classes = logits_BC.shape
-    top = min(TOP, num_classes)
+    top = min(num_top, num_classes)
     order_BT = np.argsort(-logits_BC, axis=1, kind="stable")[:, :top]
     top_BT = np.take_along_axis(logits_BC, order_BT, axis=1).astype(np.float16)
-    rest_BC = logits_BC.copy()
+    rest_BC = logits_BC.astype(np.float64)  # in float32 a wide row's codes err at their ties
     np.put_along_axis(rest_BC, order_BT, np.nan, axis=1)
     if num_classes > top:
         low, high = np.nanmin(rest_BC, axis=1), np.nanmax(rest_BC, axis=1)
     else:
-        low = high = np.zeros(num_rows, np.float32)
+        low = high = np.zeros(num_rows)
     offset = -_round_up(-low)  # not above the smallest: codes start at 0
-    scale = _round_up(np.maximum(high - offset, 0) / np.float32(255))
-    step_B1 = np.where(scale > 0, scale, 1)[:, None].astype(
-        np.float64
-    )  # in float32 a wide row's codes err at their ties
-    codes = (
-        np.rint((np.nan_to_num(rest_BC) - offset[:, None].astype(np.float64)) / step_B1).clip(0, 255).astype(np.uint8)
-    )
-    # Rounding may lift another class to the level of the largest: the largest then goes up to the next float16.
+    scale = _round_up(np.maximum(high - offset, 0) / levels)
+    step_B1 = np.where(scale > 0, scale, 1)[:, None].astype(np.float64)
+    codes = np.rint((rest_BC - offset[:, None]) / step_B1)
+    np.put_along_axis(codes, order_BT, 0, axis=1)
+    codes = codes.clip(0, levels).astype(np.uint8)
     decoded = offset[:, None].astype(np.float32) + step_B1.astype(np.float32) * codes
     np.put_along_axis(decoded, order_BT, top_BT.astype(np.float32), axis=1)
     flipped = decoded.argmax(axis=1) != order_BT[:, 0]
     top_BT[flipped, 0] = _next_above(decoded.max(axis=1))[flipped]
-    payload[:, :num_classes] = codes
-    payload[:, num_classes : num_classes + 4] = np.stack([scale, offset], 1).astype("<f2").view(np.uint8)
     pairs = np.empty((num_rows, top), np.dtype([("index", "<u2"), ("logit", "<f2")]))
     pairs["index"], pairs["logit"] = order_BT, top_BT
-    payload[:, num_classes + 4 :] = pairs.view(np.uint8)
+    return codes, np.hstack([np.stack([scale, offset], 1).astype("<f2").view(np.uint8), pairs.view(np.uint8)])
 
 
 def _round_up(x: np.ndarray) -> np.ndarray:
@@ -187,7 +217,7 @@ def _next_above(x: np.ndarray) -> np.ndarray:
 def unpack_int8_top4(data: np.ndarray, starts: np.ndarray, out: np.ndarray, good: np.ndarray) -> None:
     """Decodes the `int8+top4` records at `starts`; see `Codec`."""
     num_classes = out.shape[1]
-    top = min(TOP, num_classes)
+    top = min(TOP_INT8, num_classes)
     for b in range(len(starts)):
         start = starts[b]
         tail = start + num_classes
@@ -195,13 +225,39 @@ def unpack_int8_top4(data: np.ndarray, starts: np.ndarray, out: np.ndarray, good
         scale, offset = _read_half(data, tail), _read_half(data, tail + 2)
         for i in range(num_classes):
             out[b, i] = offset + scale * np.float32(data[start + i])
-        for t in range(top):
-            at = tail + 4 + 4 * t
-            index = np.int64(data[at]) | (np.int64(data[at + 1]) << 8)
-            if index < num_classes:
-                out[b, index] = _read_half(data, at + 2)
-            else:
-                good[b] = False
+        good[b] &= _unpack_top(data, tail + 4, top, out, b)
+
+
+@njit(cache=True, nogil=True)
+def unpack_int4_top8(data: np.ndarray, starts: np.ndarray, out: np.ndarray, good: np.ndarray) -> None:
+    """Decodes the `int4+top8` records at `starts`; see `Codec`."""
+    num_classes = out.shape[1]
+    top = min(TOP_INT4, num_classes)
+    for b in range(len(starts)):
+        start = starts[b]
+        tail = start + (num_classes + 1) // 2
+        good[b] = _is_sealed(data, start, tail - start + 4 + 4 * top)
+        scale, offset = _read_half(data, tail), _read_half(data, tail + 2)
+        for i in range(num_classes // 2):
+            byte = data[start + i]
+            out[b, 2 * i] = offset + scale * np.float32(byte & 15)
+            out[b, 2 * i + 1] = offset + scale * np.float32(byte >> 4)
+        if num_classes % 2:
+            out[b, num_classes - 1] = offset + scale * np.float32(data[tail - 1] & 15)
+        good[b] &= _unpack_top(data, tail + 4, top, out, b)
+
+
+@njit(nogil=True, inline="always")
+def _unpack_top(data: np.ndarray, start: int, top: int, out: np.ndarray, b: int) -> bool:
+    """Puts the largest logits in their places; False where one is no class."""
+    sound = True
+    for at in range(start, start + 4 * top, 4):
+        index = np.int64(data[at]) | (np.int64(data[at + 1]) << 8)
+        if index < out.shape[1]:
+            out[b, index] = _read_half(data, at + 2)
+        else:
+            sound = False
+    return sound
 
 
 @njit(nogil=True, inline="always")
@@ -238,5 +294,6 @@ _read_half = _half_by_instruction if get_host_cpu_features().get("f16c") else _h
 CODECS: dict[str, tuple[Callable, Callable]] = {
     "fp16": (_encode_fp16, unpack_fp16),
     "int8+top4": (_encode_int8_top4, unpack_int8_top4),
+    "int4+top8": (_encode_int4_top8, unpack_int4_top8),
 }
-"""name → (encode rows into payloads, unpack one record)."""
+"""name → (encode rows into payloads, unpack records), the most exact first."""

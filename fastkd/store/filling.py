@@ -4,6 +4,7 @@ HDF5 is used to create the file. While a store is filled no HDF5 handle is open:
 and synced before the flag of their block is, so a kill at any moment loses at most the blocks in flight.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fastkd.artefact import HDF5_VERSION, Header, atomic_path, content_fingerprint, write_header
-from fastkd.errors import BusyError, OptionError
+from fastkd.artefact import HDF5_VERSION, Header, atomic_path, write_header
+from fastkd.errors import BusyError, OptionError, SpaceError
 from fastkd.store.codec import Codec, encode_rows
-from fastkd.store.logit_store import FORMAT_VERSION, KIND, StoreTables, read_tables
+from fastkd.store.logit_store import FORMAT_VERSION, KIND, StoreTables, read_tables, store_fingerprint, top1_checksum
 
 _ALIGN = 4096
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def create_store(
@@ -33,6 +35,7 @@ def create_store(
     params: dict[str, Any],
     probes: np.ndarray,
     probe_crc32c: np.ndarray,
+    num_shards: int = 1,
 ) -> None:
     """Makes an empty store, whole and durable before it has its name.
 
@@ -41,6 +44,7 @@ def create_store(
         inputs: fingerprints of beton, mask and teacher. params: views, pixels, teacher, …; `codec`, `num_classes`,
             `num_seeds` and `block_rows` are added to them.
         probes: int64 (P, 2), pairs (sample_id, aug_seed); probe_crc32c: uint32 (P,), of their pixels.
+        num_shards: files that the rows are spread over; the disk needs room for one of them.
 
     Raises:
         OptionError: the disk has no room for it.
@@ -55,40 +59,60 @@ def create_store(
         "num_seeds": num_seeds,
         "block_rows": block_rows,
     }
-    need, free = int(np.prod(shape)), _free_bytes(path.parent)
+    need, free = int(np.prod(shape)) // num_shards, _free_bytes(path.parent)
     if need > free:
         raise OptionError(
             f"{path}: the store takes {need:,} bytes, {free:,} are free; fewer --num-seeds, a smaller mask or another disk"
         )
-    # The fingerprint is over what decides the logits: they do not exist yet, and follow from it.
-    identity = {"sample_ids": np.ascontiguousarray(sample_ids, np.int64)}
+    arrays: dict[str, np.ndarray] = {
+        "sample_ids": np.ascontiguousarray(sample_ids, np.int64),
+        "probes": np.asarray(probes, np.int64),
+        "probe_crc32c": np.asarray(probe_crc32c, np.uint32),
+    }
     header = Header(
         kind=KIND,
         format_version=FORMAT_VERSION,
-        fingerprint=content_fingerprint(KIND, inputs, params, identity),
+        fingerprint=store_fingerprint(inputs, params, **arrays),
         inputs=inputs,
         params=params,
     )
+    options: dict[str, Any] = {
+        "libver": HDF5_VERSION,
+        "alignment_threshold": 1,
+        "alignment_interval": _ALIGN,
+        "locking": False,
+    }
     with atomic_path(path) as partial:
-        with h5py.File(partial, "w", libver=HDF5_VERSION, alignment_threshold=1, alignment_interval=_ALIGN) as file:
+        with h5py.File(partial, "w", **options) as file:
             write_header(file, header)
-            file.create_dataset("sample_ids", data=identity["sample_ids"], track_times=False)
-            file.create_dataset("probes", data=np.asarray(probes, np.int64), track_times=False)
-            file.create_dataset("probe_crc32c", data=np.asarray(probe_crc32c, np.uint32), track_times=False)
-            _create_contiguous(file, "done", (num_seeds, num_blocks), zeros=True)
-            _create_contiguous(file, "logits", shape, zeros=False)
-        os.truncate(partial, max(partial.stat().st_size, read_tables(partial).logits_offset + need))
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array, track_times=False)
+            _create_contiguous(file, "done", h5py.h5t.STD_U8LE, (num_seeds, num_blocks), zeros=True)
+            _create_contiguous(file, "top1", h5py.h5t.STD_U32LE, (num_seeds, num_blocks, 2), zeros=True)
+            _create_contiguous(file, "logits", h5py.h5t.STD_U8LE, shape, zeros=False)
+        os.truncate(partial, read_tables(partial).size_bytes)
+        assert partial.stat().st_size == store_bytes(num_seeds, num_rows, codec, block_rows, len(arrays["probes"]))
 
 
-def _create_contiguous(file: h5py.File, name: str, shape: tuple[int, ...], *, zeros: bool) -> None:
-    """A uint8 dataset whose place in the file is fixed at once, filled with zeros or left as the disk gives it."""
+def store_bytes(num_seeds: int, num_rows: int, codec: Codec, block_rows: int, num_probes: int) -> int:
+    """The size of a store's file: every table of HDF5's and every dataset starts a page of 4,096 B, the logits are last."""
+    num_blocks = num_seeds * -(-num_rows // block_rows)
+    tables = (8 * num_rows, 16 * num_probes, 4 * num_probes, num_blocks, 8 * num_blocks)
+    heads = 2 + len(tables) + 1  # superblock and root, one for each dataset
+    return _ALIGN * (heads + sum(-(-size // _ALIGN) for size in tables)) + num_seeds * num_rows * codec.row_bytes
+
+
+def _create_contiguous(
+    file: h5py.File, name: str, dtype: h5py.h5t.TypeID, shape: tuple[int, ...], *, zeros: bool
+) -> None:
+    """A dataset whose place in the file is fixed at once, filled with zeros or left as the disk gives it."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.CONTIGUOUS)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plist.set_fill_time(h5py.h5d.FILL_TIME_ALLOC if zeros else h5py.h5d.FILL_TIME_NEVER)
     plist.set_obj_track_times(False)
     space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(file.id, name.encode(), h5py.h5t.STD_U8LE, space, dcpl=plist)
+    h5py.h5d.create(file.id, name.encode(), dtype, space, dcpl=plist)
 
 
 def _free_bytes(folder: Path) -> int:
@@ -109,21 +133,47 @@ class StoreFiller:
 
     def block_ids(self, block: int) -> np.ndarray:
         """The sample_ids of a block: int64, at most `block_rows` of them."""
-        size = self.tables.block_rows
-        return self.tables.sample_ids[block * size : (block + 1) * size]
+        return self.tables.sample_ids[self.tables.block_rows_of(block)]
 
-    def write(self, aug_seed: int, block: int, logits_BC: np.ndarray) -> None:
-        """Encodes and writes one block, and marks it done once it is on disk.
+    def numbers(self, aug_seed: int, block: int) -> np.ndarray:
+        """Which records of the store the rows of a block are: int64."""
+        rows = self.tables.block_rows_of(block)
+        return np.arange(rows.start, rows.stop) + aug_seed * self.tables.num_rows
+
+    def write(self, aug_seed: int, block: int, logits_BC: np.ndarray, num_correct: int = 0) -> None:
+        """Encodes and writes one block; see `write_records`.
 
         Args:
             logits_BC: float32 (rows of the block, num_classes), finite and within float16's range.
         """
+        records = encode_rows(self.tables.codec, logits_BC, self.numbers(aug_seed, block))
+        self.write_records(aug_seed, block, records, num_correct)
+
+    def write_records(self, aug_seed: int, block: int, records: np.ndarray, num_correct: int) -> None:
+        """Writes one block, and marks it done once it is on disk.
+
+        Args:
+            records: uint8 (rows of the block, row_bytes).
+            num_correct: how many of the rows have their largest logit at their label.
+
+        Raises:
+            SpaceError: the disk is full; the blocks written before stay valid.
+        """
         t = self.tables
-        records = encode_rows(t.codec, logits_BC)
-        row = aug_seed * t.num_rows + block * t.block_rows
-        _write_all(self._fd, records.tobytes(), t.logits_offset + row * t.codec.row_bytes)
-        os.fdatasync(self._fd)
-        _write_all(self._fd, b"\1", t.done_offset + aug_seed * t.num_blocks + block)
+        number = aug_seed * t.num_blocks + block
+        top1 = np.array([num_correct, top1_checksum(num_correct, number)], "<u4")
+        try:
+            start = t.logits_offset + (aug_seed * t.num_rows + block * t.block_rows) * t.codec.row_bytes
+            _write_all(self._fd, records.tobytes(), start)
+            _write_all(self._fd, top1.tobytes(), t.top1_offset + number * top1.nbytes)
+            os.fdatasync(self._fd)
+            _write_all(self._fd, b"\1", t.done_offset + number)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise SpaceError(
+                f"{t.path}: {error.strerror} while rows were written; those before are safe: make room and run the same command again"
+            ) from None
 
     def flush(self) -> None:
         """Puts the flags on disk as well."""
@@ -138,8 +188,11 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
 
 
 @contextmanager
-def fill_lock(path: str | Path) -> Iterator[None]:
-    """Holds the store for the one run that fills it.
+def fill_lock(path: str | Path, *, is_first: bool = True) -> Iterator[bool]:
+    """Holds the store for the one run that fills it: its first process keeps other runs out, the others join it.
+
+    Yields:
+        False where the file system knows no locks.
 
     Raises:
         BusyError: another run fills it at the moment.
@@ -147,9 +200,16 @@ def fill_lock(path: str | Path) -> Iterator[None]:
     fd = os.open(path, os.O_RDWR)
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_first:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            held = True
         except BlockingIOError:
             raise BusyError(f"{path}: another process is filling this store; wait for it, or stop it") from None
-        yield
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            held = False
+        yield held
     finally:
         os.close(fd)

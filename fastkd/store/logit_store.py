@@ -1,17 +1,21 @@
 """The logit store: teacher logits for K seeded views of each kept sample, in one HDF5 file.
 
 Layout (README, "Logit store format"): `logits` (K, R, row_bytes) uint8, contiguous and aligned; `sample_ids` (R,) int64,
-the row order; `done` (K, num_blocks) uint8; `probes` (P, 2) int64 and `probe_crc32c` (P,) uint32. HDF5 is used to find
-the datasets in the file; the rows are read from a mapping of it. `filling.py` makes stores.
+the row order; `done` (K, num_blocks) uint8; `top1` (K, num_blocks, 2) uint32; `probes` (P, 2) int64 and `probe_crc32c`
+(P,) uint32. HDF5 is used to find the datasets in the file; the rows are read from a mapping of it. `filling.py` makes
+stores, `verify.py` checks them.
 """
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numba import njit
 
 from fastkd.artefact import Header, content_fingerprint, open_artefact, read_dataset
 from fastkd.errors import CorruptError, FormatError, MismatchError, OptionError, UnfinishedError
+from fastkd.hashing import crc32c, crc32c_with
 from fastkd.store.codec import Codec, decode_rows, make_codec
 
 KIND, FORMAT_VERSION = "logit-store", 1
@@ -21,7 +25,9 @@ KIND, FORMAT_VERSION = "logit-store", 1
 class StoreTables:
     """What a store says of itself, and where its bytes lie.
 
-    logits_offset, done_offset: bytes from the start of the file. block_rows: rows of a block, the teacher's batch.
+    logits_offset, done_offset, top1_offset: bytes from the start of the file. block_rows: rows of a block, the teacher's
+    batch. done: 1 for each block that is filled. top1: of each block, how many of its rows have their largest logit at
+    their label, and a checksum of that.
     """
 
     path: Path
@@ -32,15 +38,51 @@ class StoreTables:
     block_rows: int
     sample_ids: np.ndarray
     done: np.ndarray
+    top1: np.ndarray
     probes: np.ndarray
     probe_crc32c: np.ndarray
     logits_offset: int
     done_offset: int
+    top1_offset: int
 
     @property
     def num_blocks(self) -> int:
         """Blocks of a plane; the last may be shorter."""
         return -(-self.num_rows // self.block_rows)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the file: it ends with the logits."""
+        return self.logits_offset + self.num_seeds * self.num_rows * self.codec.row_bytes
+
+    def block_rows_of(self, block: int) -> slice:
+        """The rows of a block, 0 … R."""
+        return slice(block * self.block_rows, min((block + 1) * self.block_rows, self.num_rows))
+
+    def map_records(self) -> np.ndarray:
+        """The records, mapped for reading: uint8 (K, R, row_bytes); those of blocks that are not done mean nothing."""
+        shape = (self.num_seeds, self.num_rows, self.codec.row_bytes)
+        return np.memmap(self.path, np.uint8, "r", offset=self.logits_offset, shape=shape)
+
+
+def store_fingerprint(
+    inputs: dict, params: dict, sample_ids: np.ndarray, probes: np.ndarray, probe_crc32c: np.ndarray
+) -> str:
+    """The fingerprint of a store: over what decides its logits, which do not exist yet when it is made."""
+    arrays = {"sample_ids": sample_ids, "probes": probes, "probe_crc32c": probe_crc32c}
+    return content_fingerprint(KIND, inputs, params, arrays)
+
+
+def done_rows(tables: StoreTables) -> int:
+    """How many rows are filled."""
+    done = tables.done == 1
+    short = tables.num_blocks * tables.block_rows - tables.num_rows
+    return int(done.sum()) * tables.block_rows - short * int(done[:, -1].sum())
+
+
+def top1_checksum(num_correct: int, number: int) -> int:
+    """The checksum beside the count of a block: CRC32C of the count (uint32) and the block's number (uint64)."""
+    return int(crc32c_with(crc32c(np.array([num_correct], "<u4").view(np.uint8)), number))
 
 
 def read_tables(path: str | Path) -> StoreTables:
@@ -51,10 +93,11 @@ def read_tables(path: str | Path) -> StoreTables:
         CorruptError: the header or the row order does not match the fingerprint.
     """
     tables = _tables(Path(path))
-    found = content_fingerprint(KIND, tables.header.inputs, tables.header.params, {"sample_ids": tables.sample_ids})
-    if found != tables.header.fingerprint:
+    header = tables.header
+    found = store_fingerprint(header.inputs, header.params, tables.sample_ids, tables.probes, tables.probe_crc32c)
+    if found != header.fingerprint:
         raise CorruptError(
-            f"{path}: header and row order have fingerprint {found[:12]}, the header says {tables.header.fingerprint[:12]}"
+            f"{path}: header, row order and probes have fingerprint {found[:12]}, the header says {header.fingerprint[:12]}"
         )
     return tables
 
@@ -65,18 +108,20 @@ def _tables(path: Path) -> StoreTables:
             params = header.params
             codec = make_codec(str(params["codec"]), int(params["num_classes"]))
             num_seeds, block_rows = int(params["num_seeds"]), int(params["block_rows"])
-            offsets = [file[name].id.get_offset() for name in ("logits", "done")]
+            offsets = [file[name].id.get_offset() for name in ("logits", "done", "top1")]
             shape, dtype = file["logits"].shape, file["logits"].dtype
         except (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError, OptionError) as error:
             raise FormatError(f"{path}: damaged store ({error})") from None
         sample_ids = read_dataset(file, "sample_ids", dtype="<i8", ndim=1, path=path)
         done = read_dataset(file, "done", dtype="u1", ndim=2, path=path)
+        top1 = read_dataset(file, "top1", dtype="<u4", ndim=3, path=path)
         probes = read_dataset(file, "probes", dtype="<i8", ndim=2, path=path)
         probe_crc32c = read_dataset(file, "probe_crc32c", dtype="<u4", ndim=1, path=path)
     num_rows = len(sample_ids)
     expected = (num_seeds, num_rows, codec.row_bytes)
     blocks = (num_seeds, -(-num_rows // block_rows)) if block_rows > 0 else ()
-    if shape != expected or dtype != np.uint8 or done.shape != blocks or None in offsets or not num_rows:
+    same = shape == expected and dtype == np.uint8 and done.shape == blocks and top1.shape == (*blocks, 2)
+    if not same or None in offsets or not num_rows:
         raise FormatError(
             f"{path}: logits of shape {shape} and flags of shape {done.shape}, expected {expected} and {blocks}"
         )
@@ -97,10 +142,12 @@ def _tables(path: Path) -> StoreTables:
         block_rows=block_rows,
         sample_ids=sample_ids,
         done=done,
+        top1=top1,
         probes=probes,
         probe_crc32c=probe_crc32c,
         logits_offset=offsets[0],
         done_offset=offsets[1],
+        top1_offset=offsets[2],
     )
 
 
@@ -120,8 +167,9 @@ class LogitStore:
             raise UnfinishedError(
                 f"{path}: {missing} of {t.done.size} blocks are not filled yet; the `fastkd cache-logits` command that made it goes on with them"
             )
-        shape = (t.num_seeds, t.num_rows, t.codec.row_bytes)
-        self.records = np.memmap(path, np.uint8, "r", offset=t.logits_offset, shape=shape).view(np.ndarray)
+        mapped = t.map_records()
+        self._mmap: mmap.mmap = mapped._mmap  # type: ignore[attr-defined]
+        self.records = mapped.view(np.ndarray)
         self._order = np.argsort(t.sample_ids, kind="stable")
         self._ordered_ids = t.sample_ids[self._order]
 
@@ -175,10 +223,8 @@ class LogitStore:
             MismatchError: samples that the store does not hold.
             CorruptError: a row that does not match its checksum.
         """
-        if not 0 <= aug_seed < self.num_seeds:
-            raise OptionError(f"aug_seed {aug_seed}, {self.tables.path} holds 0 … {self.num_seeds - 1}")
         ids = np.asarray(ids, np.int64).reshape(-1)
-        logits, good = decode_rows(self.tables.codec, self.records[aug_seed, self.rows_of(ids)])
+        logits, good = decode_rows(self.tables.codec, self.records, self._numbers(ids, aug_seed))
         if not good.all():
             bad = ids[int(np.flatnonzero(~good)[0])]
             raise CorruptError(
@@ -186,23 +232,40 @@ class LogitStore:
             )
         return logits
 
+    def gather(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
+        """The records of some samples in one view as they are, unchecked: uint8 (n, row_bytes); else as `read`."""
+        numbers = self._numbers(np.asarray(ids, np.int64).reshape(-1), aug_seed)
+        out = np.empty((len(numbers), self.tables.codec.row_bytes), np.uint8)
+        gather_rows(self.records.reshape(-1).view(np.uint64), numbers, out.view(np.uint64))
+        return out
 
-def verify_store(path: str | Path) -> list[str]:
-    """Reads every row of a store and checks it.
+    def _numbers(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
+        if not 0 <= aug_seed < self.num_seeds:
+            raise OptionError(f"aug_seed {aug_seed}, {self.tables.path} holds 0 … {self.num_seeds - 1}")
+        return aug_seed * self.tables.num_rows + self.rows_of(ids)
 
-    Returns:
-        One line for each problem; none for a whole store.
+    def prefetch(self, aug_seed: int, num_rows: int | None = None) -> None:
+        """Tells the system that the plane of an aug_seed, or its first rows, will be read soon; returns at once."""
+        t = self.tables
+        start = t.logits_offset % mmap.ALLOCATIONGRANULARITY + aug_seed * t.num_rows * t.codec.row_bytes
+        end = start + (t.num_rows if num_rows is None else num_rows) * t.codec.row_bytes
+        start -= start % mmap.PAGESIZE
+        self._mmap.madvise(mmap.MADV_WILLNEED, start, end - start)
+
+
+@njit(cache=True, nogil=True)
+def gather_rows(data: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
+    """Copies records: data uint64 (all of them), numbers int64 (n,), out uint64 (n, words of a record).
+
+    A first touch of some rows ahead lets their cache misses overlap.
     """
-    store = LogitStore(path)
-    problems = []
-    step = 65_536
-    for seed in range(store.num_seeds):
-        bad = 0
-        for start in range(0, store.tables.num_rows, step):
-            logits, good = decode_rows(store.tables.codec, store.records[seed, start : start + step])
-            bad += int(np.count_nonzero(~(good & np.isfinite(logits).all(axis=1))))
-        if bad:
-            problems.append(f"aug_seed {seed}: {bad} of {store.tables.num_rows} rows do not match their checksum")
-    if len(np.unique(store.sample_ids)) != len(store.sample_ids):
-        problems.append("sample_ids are not distinct")
-    return problems
+    num_words = out.shape[1]
+    num_rows = len(numbers)
+    for first in range(0, num_rows, 16):
+        last = min(first + 16, num_rows)
+        for b in range(first, last):
+            out[b, 0] = data[numbers[b] * num_words]
+        for b in range(first, last):
+            start = numbers[b] * num_words
+            for i in range(num_words):
+                out[b, i] = data[start + i]

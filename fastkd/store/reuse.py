@@ -1,0 +1,104 @@
+"""Rows that an older store has already: taken over instead of computed again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastkd.errors import CorruptError, MismatchError
+from fastkd.store.codec import Codec, decode_rows, encode_rows, seal_rows
+from fastkd.store.logit_store import StoreTables, read_tables
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OldRows:
+    """The finished rows of an older store. rows: (sorted sample_ids, their rows)."""
+
+    tables: StoreTables
+    records: np.ndarray
+    ids: np.ndarray
+    rows: np.ndarray
+
+    def find(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
+        """Which of its records holds each sample in that view: int64 (n,), -1 where none does."""
+        t = self.tables
+        if aug_seed >= t.num_seeds:
+            return np.full(len(ids), -1)
+        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        rows = self.rows[at]
+        there = (self.ids[at] == ids) & (t.done[aug_seed, rows // t.block_rows] == 1)
+        return np.where(there, aug_seed * t.num_rows + rows, -1)
+
+
+def open_old(path: str | Path, codec: Codec, *, inputs: dict[str, str], params: dict[str, Any]) -> OldRows:
+    """Opens an older store, finished or not, whose rows a new one with these inputs and params may take over.
+
+    Args:
+        codec: the new store's. The old one's must be the same, or fp16, which holds a teacher's logits exactly; from any
+            other the rows would not be those that a new store has.
+
+    Raises:
+        NotFoundError, FormatError, CorruptError: as `read_tables`.
+        MismatchError: another beton, teacher, view or number of classes, or a codec that lost too much.
+    """
+    tables = read_tables(path)
+    wanted_params = params | {"num_classes": codec.num_classes}
+    for found, wanted, names in (
+        (tables.header.inputs, inputs, ("beton", "teacher")),
+        (tables.header.params, wanted_params, sorted(wanted_params)),
+    ):
+        for name in names:
+            if found.get(name) != wanted.get(name):
+                raise MismatchError(
+                    f"--reuse {path}: its rows are of {name} {_short(found.get(name))}, the new store's of {_short(wanted.get(name))}"
+                )
+    if tables.codec.name not in (codec.name, "fp16"):
+        raise MismatchError(
+            f"--reuse {path}: its codec is {tables.codec.name}, from which no {codec.name} rows can be made; "
+            f"choose --codec {tables.codec.name}, or reuse an fp16 store"
+        )
+    order = np.argsort(tables.sample_ids, kind="stable")
+    return OldRows(tables=tables, records=tables.map_records(), ids=tables.sample_ids[order], rows=order)
+
+
+def _short(value: Any) -> str:
+    return value[:12] if isinstance(value, str) else str(value)
+
+
+def take_over(
+    olds: list[OldRows], codec: Codec, ids: np.ndarray, aug_seed: int, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Records of a block of a new store, as far as older stores have them.
+
+    Args:
+        ids: int64 (n,), the samples of the block. numbers: int64 (n,), which records of the new store they are.
+
+    Returns:
+        uint8 (n, row_bytes); float32 (n, C), the logits in them; bool (n,), which of both are filled.
+
+    Raises:
+        CorruptError: a row of an old store that does not match its checksum.
+    """
+    records = np.zeros((len(ids), codec.row_bytes), np.uint8)
+    logits = np.zeros((len(ids), codec.num_classes), np.float32)
+    have = np.zeros(len(ids), bool)
+    for old in olds:
+        at = old.find(ids, aug_seed)
+        new = np.flatnonzero(~have & (at >= 0))
+        if not len(new):
+            continue
+        logits[new], good = decode_rows(old.tables.codec, old.records, at[new])
+        if not good.all():
+            bad = ids[new[np.flatnonzero(~good)[0]]]
+            raise CorruptError(
+                f"--reuse {old.tables.path}: sample {bad}, aug_seed {aug_seed}: the row does not match its checksum"
+            )
+        if old.tables.codec.name == codec.name:
+            copied = old.records.reshape(-1, codec.row_bytes)[at[new]]
+            seal_rows(copied, codec.payload_bytes, numbers[new])
+            records[new] = copied
+        else:
+            records[new] = encode_rows(codec, logits[new], numbers[new])
+        have[new] = True
+    return records, logits, have

@@ -1,0 +1,72 @@
+"""Checking a logit store as a whole, without what it was made from."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fastkd.store.codec import decode_rows
+from fastkd.store.logit_store import StoreTables, read_tables, top1_checksum
+
+_STEP_ROWS = 16_384
+
+
+def verify_store(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+    """Reads every row, flag and count of a store and checks them; of one that is being filled, the rows that are done.
+
+    Args:
+        progress: called with rows read and in all.
+
+    Returns:
+        One line for each problem; none for a whole store.
+
+    Raises:
+        NotFoundError, FormatError, CorruptError: as `read_tables`.
+    """
+    tables = read_tables(path)
+    problems = []
+    if len(np.unique(tables.sample_ids)) != len(tables.sample_ids):
+        problems.append("sample_ids are not distinct")
+    size = Path(path).stat().st_size
+    if size != tables.size_bytes:
+        problems.append(f"{size:,} bytes, expected {tables.size_bytes:,}")
+    missing = int(np.count_nonzero(tables.done == 0))
+    if missing:
+        problems.append(f"{missing} of {tables.done.size} blocks are not filled yet")
+    strange = int(np.count_nonzero(tables.done > 1))
+    if strange:
+        problems.append(f"{strange} of {tables.done.size} flags are neither 0 nor 1")
+    counts = _bad_counts(tables)
+    if counts:
+        problems.append(f"{counts} of {tables.done.size} counts of top-1 hits do not match their checksum")
+    return problems + _row_problems(tables, progress)
+
+
+def _bad_counts(tables: StoreTables) -> int:
+    num_bad = 0
+    for number in np.flatnonzero(tables.done == 1):
+        count, checksum = tables.top1.reshape(-1, 2)[number]
+        rows = tables.block_rows_of(int(number) % tables.num_blocks)
+        num_bad += int(checksum != top1_checksum(int(count), int(number)) or count > rows.stop - rows.start)
+    return num_bad
+
+
+def _row_problems(tables: StoreTables, progress: Callable[[int, int], None]) -> list[str]:
+    records, codec, problems = tables.map_records(), tables.codec, []
+    total = tables.num_seeds * tables.num_rows
+    for seed in range(tables.num_seeds):
+        is_done = np.repeat(tables.done[seed] == 1, tables.block_rows)[: tables.num_rows]
+        num_bad = num_padded = 0
+        for start in range(0, tables.num_rows, _STEP_ROWS):
+            rows = start + np.flatnonzero(is_done[start : start + _STEP_ROWS])
+            logits, good = decode_rows(codec, records, seed * tables.num_rows + rows)
+            num_bad += int(np.count_nonzero(~(good & np.isfinite(logits).all(axis=1))))
+            num_padded += int(np.count_nonzero(records[seed, rows, codec.payload_bytes + 4 :].any(axis=1)))
+            progress(min(seed * tables.num_rows + start + _STEP_ROWS, total), total)
+        for number, what in (
+            (num_bad, "do not match their checksum"),
+            (num_padded, "have other bytes than 0 behind it"),
+        ):
+            if number:
+                problems.append(f"aug_seed {seed}: {number} of {tables.num_rows} rows {what}")
+    return problems
