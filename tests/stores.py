@@ -1,6 +1,8 @@
 """Stores made for the tests, of random logits or over the views of a beton, and teachers to fill them."""
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,21 +65,11 @@ def make_store(
     return path
 
 
-def cache(
-    path: Path,
-    dataset: Dataset,
-    teacher: Teacher,
-    views: Views,
-    *,
-    num_workers: int = 0,
-    progress=lambda a, b: None,
-    reuse=(),
-    shard=(1, 1),
-    **recipe: object,
-) -> dict:
-    """Fills a store with a teacher's logits, as `fastkd cache-logits` does."""
-    made = StoreRecipe(dataset=dataset, teacher=teacher, views=views, **recipe)
-    return fill_store(path, made, num_workers=num_workers, progress=progress, reuse=reuse, shard=shard)
+def cache(path: Path, dataset: Dataset, teacher: Teacher, views: Views, **options: Any) -> dict[str, Any]:
+    """Fills a store with a teacher's logits, as `fastkd cache-logits` does; options of `StoreRecipe` and `fill_store`."""
+    of_recipe = {field.name for field in fields(StoreRecipe)}
+    made = {name: options.pop(name) for name in list(options) if name in of_recipe}
+    return fill_store(path, StoreRecipe(dataset=dataset, teacher=teacher, views=views, **made), **options)
 
 
 def fill(path: Path, logits: np.ndarray, blocks: slice = slice(None)) -> None:

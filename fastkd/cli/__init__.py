@@ -8,6 +8,8 @@ from fastkd.cli.cache_logits import cache_logits
 from fastkd.cli.common import reporting_errors
 from fastkd.cli.evaluate import evaluate
 from fastkd.cli.inspect import inspect
+from fastkd.cli.merge import merge
+from fastkd.cli.plan import plan
 from fastkd.cli.prune import prune
 from fastkd.cli.report import report
 from fastkd.cli.train import train
@@ -16,7 +18,7 @@ from fastkd.cli.verify import verify
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    commands=[build_beton, prune, cache_logits, train, evaluate, report, inspect, verify],
+    commands=[build_beton, prune, cache_logits, train, evaluate, report, inspect, verify, plan, merge],
 )
 @click.version_option(__version__, prog_name="fastkd")
 def cli() -> None:

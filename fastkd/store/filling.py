@@ -59,11 +59,7 @@ def create_store(
         "num_seeds": num_seeds,
         "block_rows": block_rows,
     }
-    need, free = int(np.prod(shape)) // num_shards, _free_bytes(path.parent)
-    if need > free:
-        raise OptionError(
-            f"{path}: the store takes {need:,} bytes, {free:,} are free; fewer --num-seeds, a smaller mask or another disk"
-        )
+    require_space(path, int(np.prod(shape)) // num_shards)
     arrays: dict[str, np.ndarray] = {
         "sample_ids": np.ascontiguousarray(sample_ids, np.int64),
         "probes": np.asarray(probes, np.int64),
@@ -115,9 +111,18 @@ def _create_contiguous(
     h5py.h5d.create(file.id, name.encode(), dtype, space, dcpl=plist)
 
 
-def _free_bytes(folder: Path) -> int:
-    stat = os.statvfs(folder if folder.is_dir() else ".")
-    return stat.f_bavail * stat.f_frsize
+def require_space(path: Path, need: int) -> None:
+    """Refuses to begin what the disk of `path` has no room for.
+
+    Raises:
+        OptionError: says how many bytes are needed and free.
+    """
+    stat = os.statvfs(path.parent if path.parent.is_dir() else ".")
+    free = stat.f_bavail * stat.f_frsize
+    if need > free:
+        raise OptionError(
+            f"{path}: the store takes {need:,} bytes, {free:,} are free; fewer --num-seeds, a smaller mask or another disk"
+        )
 
 
 class StoreFiller:
@@ -149,12 +154,15 @@ class StoreFiller:
         records = encode_rows(self.tables.codec, logits_BC, self.numbers(aug_seed, block))
         self.write_records(aug_seed, block, records, num_correct)
 
-    def write_records(self, aug_seed: int, block: int, records: np.ndarray, num_correct: int) -> None:
+    def write_records(
+        self, aug_seed: int, block: int, records: np.ndarray, num_correct: int, *, sync: bool = True
+    ) -> None:
         """Writes one block, and marks it done once it is on disk.
 
         Args:
             records: uint8 (rows of the block, row_bytes).
             num_correct: how many of the rows have their largest logit at their label.
+            sync: False where the file gets its name only when all of it is on disk.
 
         Raises:
             SpaceError: the disk is full; the blocks written before stay valid.
@@ -166,7 +174,8 @@ class StoreFiller:
             start = t.logits_offset + (aug_seed * t.num_rows + block * t.block_rows) * t.codec.row_bytes
             _write_all(self._fd, records.tobytes(), start)
             _write_all(self._fd, top1.tobytes(), t.top1_offset + number * top1.nbytes)
-            os.fdatasync(self._fd)
+            if sync:
+                os.fdatasync(self._fd)
             _write_all(self._fd, b"\1", t.done_offset + number)
         except OSError as error:
             if error.errno not in _NO_ROOM:

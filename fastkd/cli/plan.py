@@ -1,0 +1,131 @@
+"""`fastkd plan`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastkd.cli.common import command, compute, device_options, open_teacher, say, teacher_options, view_options
+
+
+@command("plan")
+@click.argument("beton", required=False, type=click.Path(path_type=Path))
+@click.option("--num-samples", type=click.IntRange(1), help="Samples, where there is no BETON yet.")
+@click.option("--num-classes", type=click.IntRange(1), help="Classes, where there is no BETON yet.")
+@click.option("--mask", type=click.Path(path_type=Path), help="Samples that are kept.  [default: all]")
+@click.option("--keep", metavar="FRACTION|COUNT", help="The same without a mask: 0.1 keeps a tenth.")
+@view_options
+@click.option(
+    "--codec",
+    type=click.Choice(["auto", "fp16", "int8+top4", "int4+top8"]),
+    default="auto",
+    show_default=True,
+    help="How a row is stored.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="As of cache-logits.")
+@click.option("--epochs", type=click.IntRange(1), default=240, show_default=True, help="Of each student.")
+@click.option("--num-students", type=click.IntRange(1), default=1, show_default=True, help="Runs that read the store.")
+@click.option("--measure", is_flag=True, help="Run the --teacher on BETON for ten seconds to know its rate.")
+@click.option("--teacher", metavar="T", help="For --measure: a checkpoint, or a torchvision / timm: name.")
+@teacher_options
+@click.option("--images-per-s", type=click.FloatRange(0, min_open=True), help="The teacher's rate, where it is known.")
+@click.option(
+    "--read-mb-per-s",
+    type=click.FloatRange(0, min_open=True),
+    default=500,
+    show_default=True,
+    help="Rate of the disk that the store is read from.",
+)
+@device_options
+def plan(
+    beton: Path | None,
+    num_samples: int | None,
+    num_classes: int | None,
+    mask: Path | None,
+    keep: str | None,
+    views: str | None,
+    size: int | None,
+    num_seeds: int | None,
+    codec: str,
+    batch_size: int,
+    epochs: int,
+    num_students: int,
+    measure: bool,
+    teacher: str | None,
+    images_per_s: float | None,
+    read_mb_per_s: float,
+    device: str,
+    num_workers: int,
+    **teacher_flags: Any,
+) -> tuple[dict[str, Any], str]:
+    """Say what a logit store will take, and when it pays, before anything is spent.
+
+    \b
+    fastkd plan train.beton --mask m.h5 --num-seeds 8 --epochs 240 --num-students 5
+    fastkd plan --num-samples 1281167 --num-classes 1000 --keep 0.1 --num-seeds 50 --epochs 100
+    """
+    from fastkd.prune.mask import Mask, parse_keep
+    from fastkd.store.codec import make_codec
+    from fastkd.store.plan import make_plan
+
+    if beton is not None and (num_samples is not None or num_classes is not None):
+        raise click.UsageError("BETON says --num-samples and --num-classes itself")
+    if mask is not None and keep is not None:
+        raise click.UsageError("--mask and --keep exclude each other")
+    if measure and (beton is None or teacher is None):
+        raise click.UsageError("--measure needs BETON and --teacher")
+    if measure and images_per_s is not None:
+        raise click.UsageError("--measure and --images-per-s exclude each other")
+    kept = Mask.load(mask) if mask else None
+    if beton is None:
+        if num_samples is None or num_classes is None or num_seeds is None:
+            raise click.UsageError("give BETON, or --num-samples, --num-classes and --num-seeds")
+        num_rows = len(kept.sample_ids) if kept else num_samples
+    else:
+        from fastkd.feed import choose_views, kept_ids, open_dataset
+
+        dataset = open_dataset(beton)
+        num_classes, num_rows = dataset.num_classes, len(kept_ids(dataset, kept))
+        chosen = choose_views(dataset, views, size, num_seeds)
+        num_seeds = chosen.num_seeds
+    num_rows = parse_keep(keep, num_rows) if keep else num_rows
+    made = make_plan(
+        num_rows=num_rows,
+        num_seeds=num_seeds,
+        codec=make_codec(codec, num_classes),
+        epochs=epochs,
+        num_students=num_students,
+        block_rows=batch_size,
+    )
+    if measure and teacher is not None:
+        from fastkd.train.caching import StoreRecipe
+        from fastkd.train.rate import measure_fill_rate
+
+        with compute(device) as (_, device_name):
+            network = open_teacher(teacher, teacher_flags, num_classes, device_name)
+            recipe = StoreRecipe(dataset=dataset, teacher=network, views=chosen, mask=kept, block_rows=batch_size)
+            say(f"plan: {network.name} on {device_name} for ten seconds")
+            images_per_s = measure_fill_rate(recipe, num_workers=num_workers)
+    result = made.describe() | {"read_s_per_epoch": made.epoch_bytes / (read_mb_per_s * 1e6)}
+    if images_per_s is not None:
+        result |= {"images_per_s": images_per_s, **made.hours(images_per_s)}
+    return result, _table(result)
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [
+        ("rows", f"{result['num_seeds']:,} views of {result['num_rows']:,} samples, {result['num_classes']:,} classes"),
+        ("record", f"{result['row_bytes']:,} bytes, {result['codec']}"),
+        ("file", f"{result['size_bytes']:,} bytes"),
+        ("read an epoch", f"{result['epoch_bytes']:,} bytes, {result['read_s_per_epoch']:,.1f} s from a cold disk"),
+        ("teacher, store", f"{result['store_forwards']:,} images, once"),
+        (
+            "teacher, live",
+            f"{result['live_forwards']:,} images: {result['num_students']:,} × {result['epochs']:,} epochs",
+        ),
+        ("break-even", f"with {result['break_even_students']:,} or more runs the store takes fewer"),
+    ]
+    if "images_per_s" in result:
+        hours = f"{result['store_hours']:,.2f} with the store, {result['live_hours']:,.2f} live"
+        lines.append(("hours", f"{hours}, at {result['images_per_s']:,.0f} images/s"))
+    return "\n".join(f"{name:16} {text}" for name, text in lines)

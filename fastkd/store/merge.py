@@ -1,0 +1,81 @@
+"""One store from the shards that several nodes filled, each with blocks of its own."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastkd.artefact import atomic_path
+from fastkd.errors import CorruptError, MismatchError, OptionError, UnfinishedError
+from fastkd.store.codec import decode_rows
+from fastkd.store.filling import StoreFiller, require_space
+from fastkd.store.logit_store import StoreTables, read_tables
+
+
+def merge_stores(
+    shards: Sequence[str | Path],
+    out: str | Path,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Writes the store whose blocks the shards hold; it has the bytes of one that was filled in one place.
+
+    Args:
+        shards: stores of one fingerprint, made by `cache-logits --shard I/N`; finished ones and ones that share blocks
+            are taken as well.
+        progress: called with blocks written and in all.
+
+    Raises:
+        NotFoundError, FormatError, CorruptError: as `read_tables`, and a row that does not match its checksum.
+        MismatchError: shards of different stores, or the same block with different rows.
+        UnfinishedError: blocks that no shard has.
+        OptionError: no shard, or no room on the disk.
+    """
+    if not shards:
+        raise OptionError("no shards to merge")
+    tables = [read_tables(shard) for shard in shards]
+    for other in tables[1:]:
+        _require_same(tables[0], other)
+    first = tables[0]
+    done = np.stack([one.done == 1 for one in tables])  # (shards, K, num_blocks)
+    missing = int(np.count_nonzero(~done.any(axis=0)))
+    if missing:
+        raise UnfinishedError(f"{missing} of {first.done.size} blocks are in none of the {len(tables)} shards")
+    require_space(Path(out), first.size_bytes)
+    mapped = [one.map_records() for one in tables]
+    with atomic_path(out) as partial:
+        with first.path.open("rb") as source, partial.open("wb") as target:
+            target.write(source.read(first.logits_offset))
+            target.truncate(first.size_bytes)
+        filler = StoreFiller(read_tables(partial))
+        try:
+            for count, (seed, block) in enumerate(np.argwhere(done.any(axis=0)).tolist(), 1):
+                rows = first.block_rows_of(block)
+                owners = np.flatnonzero(done[:, seed, block])
+                records = mapped[owners[0]][seed, rows]
+                for owner in owners[1:]:
+                    if not np.array_equal(records, mapped[owner][seed, rows]):
+                        raise MismatchError(
+                            f"{tables[owner].path}: other logits than {tables[owners[0]].path} has for aug_seed {seed}, rows "
+                            f"{rows.start} … {rows.stop - 1}: the machines that filled them computed differently"
+                        )
+                numbers = filler.numbers(seed, block)
+                if not decode_rows(first.codec, mapped[owners[0]], numbers)[1].all():
+                    raise CorruptError(
+                        f"{tables[owners[0]].path}: aug_seed {seed}, rows {rows.start} … {rows.stop - 1}: a row does not match its checksum"
+                    )
+                filler.write_records(seed, block, records, int(tables[owners[0]].top1[seed, block, 0]), sync=False)
+                progress(count, first.done.size)
+        finally:
+            filler.close()
+
+
+def _require_same(first: StoreTables, other: StoreTables) -> None:
+    if other.header.fingerprint == first.header.fingerprint:
+        return
+    ours, theirs = ({**one.header.params, **one.header.inputs} for one in (first, other))
+    names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+    what = ", ".join(f"{name} {theirs.get(name)} instead of {ours.get(name)}" for name in names)
+    raise MismatchError(
+        f"{other.path}: a shard of another store than {first.path}: {what or 'other samples, or other pixels of its probe views'}"
+    )
