@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 
 from fastkd.artefact import Header, content_fingerprint, open_artefact, read_dataset
 from fastkd.errors import CorruptError, FormatError, MismatchError, OptionError, UnfinishedError
 from fastkd.hashing import crc32c, crc32c_with
 from fastkd.store.codec import Codec, decode_rows, make_codec
+from fastkd.store.gather import gather_rows
 
 KIND, FORMAT_VERSION = "logit-store", 1
 
@@ -251,21 +251,3 @@ class LogitStore:
         end = start + (t.num_rows if num_rows is None else num_rows) * t.codec.row_bytes
         start -= start % mmap.PAGESIZE
         self._mmap.madvise(mmap.MADV_WILLNEED, start, end - start)
-
-
-@njit(cache=True, nogil=True)
-def gather_rows(data: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
-    """Copies records: data uint64 (all of them), numbers int64 (n,), out uint64 (n, words of a record).
-
-    A first touch of some rows ahead lets their cache misses overlap.
-    """
-    num_words = out.shape[1]
-    num_rows = len(numbers)
-    for first in range(0, num_rows, 16):
-        last = min(first + 16, num_rows)
-        for b in range(first, last):
-            out[b, 0] = data[numbers[b] * num_words]
-        for b in range(first, last):
-            start = numbers[b] * num_words
-            for i in range(num_words):
-                out[b, i] = data[start + i]

@@ -1,16 +1,17 @@
 """How fast a teacher fills a store on this machine."""
 
 import time
+from itertools import count
 
 from fastkd.feed import Loader, kept_ids
 from fastkd.train.caching import StoreRecipe
 
+SECONDS = 10.0
+"""How long is measured, after a first batch that does not count."""
 
-def measure_fill_rate(recipe: StoreRecipe, *, min_s: float = 10.0, num_workers: int = 0) -> float:
+
+def measure_fill_rate(recipe: StoreRecipe, *, num_workers: int = 0) -> float:
     """Images a second that the teacher gets through, decoding included; nothing is written.
-
-    Args:
-        min_s: seconds to measure for, after a first batch that does not count.
 
     Returns:
         Images a second of one process on `recipe.teacher.device`.
@@ -19,10 +20,7 @@ def measure_fill_rate(recipe: StoreRecipe, *, min_s: float = 10.0, num_workers: 
     starts = range(0, max(1, len(ids) - size + 1), size)
     loader = Loader(recipe.dataset, recipe.views, mask=ids, num_workers=num_workers, device=recipe.teacher.device)
     jobs = (
-        (ids[start : start + size], seed)
-        for _ in range(1_000_000)  # the caller's time ends it
-        for seed in range(recipe.views.num_seeds)
-        for start in starts
+        (ids[start : start + size], seed) for _ in count() for seed in range(recipe.views.num_seeds) for start in starts
     )
     begin, num_images = 0.0, -1
     for batch in loader.run(jobs):
@@ -32,6 +30,6 @@ def measure_fill_rate(recipe: StoreRecipe, *, min_s: float = 10.0, num_workers: 
             begin, num_images = now, 0
             continue
         num_images += len(batch)
-        if now - begin >= min_s:
+        if now - begin >= SECONDS:
             break
     return num_images / (now - begin)
