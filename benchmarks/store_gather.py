@@ -95,8 +95,11 @@ def main() -> None:
                 assert np.array_equal(reader(rows), flat[rows]), name
             ids = store.sample_ids[rows]
             assert np.array_equal(store.gather(ids, 0), flat[rows])
-            assert np.array_equal(store.read(ids, 0), decode_rows(codec, store.records, rows)[0])
-        readers |= {"memcpy": copy, "decoded": lambda rows: decode_rows(codec, store.records, rows)[0]}
+            assert np.array_equal(store.read(ids, 0), decode_rows(codec, store.records, rows, store.tables.salt)[0])
+        readers |= {
+            "memcpy": copy,
+            "decoded": lambda rows: decode_rows(codec, store.records, rows, store.tables.salt)[0],
+        }
 
         def run(reader) -> None:
             for _ in range(BATCHES_A_TURN):

@@ -167,7 +167,10 @@ def store_column(store: LogitStore, ids: np.ndarray, num_samples: int) -> Column
     """
     rows = np.full(num_samples, -1, np.int32)
     rows[ids] = store.rows_of(ids)
-    return Column(records=store.records, rows=rows, width=store.num_classes, unpack=store.tables.codec.unpack)
+    tables = store.tables
+    return Column(
+        records=store.records, rows=rows, width=store.num_classes, unpack=tables.codec.unpack, salt=tables.salt
+    )
 
 
 class Loader(ViewLoader):

@@ -284,7 +284,7 @@ def test_a_store_of_other_logits_under_the_same_name_is_found(at_once, recipe, t
     logits = LogitStore(path).read(tables.sample_ids, 3)
     from fastkd.store.codec import encode_rows
 
-    records = encode_rows(codec, np.roll(through(codec, logits), 1, axis=0), np.arange(3 * 180, 4 * 180))
+    records = encode_rows(codec, np.roll(through(codec, logits), 1, axis=0), np.arange(3 * 180, 4 * 180), tables.salt)
     with path.open("r+b") as file:
         file.seek(tables.logits_offset + 3 * 180 * 64)
         file.write(records.tobytes())

@@ -13,22 +13,23 @@ NAMES = ("fp16", "int8+top4", "int4+top8")
 QUANTISED = {"int8+top4": (4, 255), "int4+top8": (8, 15)}
 """name → (largest logits kept, codes)"""
 LOGITS = np.array([[0.1, -2.5, 3.25, 7.125, -0.0, 1e-3, -11.25, 3.25, 2.0, 0.7]], np.float32)
+SALT = 2**64 - 3
 GOLDEN = {
     "fp16": (
         "662e 00c1 8042 2047 0080 1914 a0c9 8042 0040 9a39"  # the ten logits
-        "6339684a"  # CRC32C of this and the number 7
+        "0abe2c91"  # CRC32C of this and the number 7 + SALT = 4
     ),
     "int8+top4": (
         "f2 bb 00 00 f0 f0 00 00 00 ff"  # codes; those of the four largest are 0
         "002a a0c9"  # scale, offset
         "0300 2047 0200 8042 0700 8042 0800 0040"  # class 3: 7.125, 2: 3.25, 7: 3.25, 8: 2
-        "5ce81233"
+        "356f56e8"
     ),
     "int4+top8": (
         "f0 00 00 00 00"  # two codes a byte: class 1 has 15, class 6 has 0
         "ab38 a0c9"  # scale, offset
         "0300 2047 0200 8042 0700 8042 0800 0040 0900 9a39 0000 662e 0500 1914 0400 0080"
-        "1b0866a9"
+        "728f2272"
     ),
 }
 
@@ -37,8 +38,8 @@ def round_trip(name: str, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Decoded logits and records."""
     codec = make_codec(name, logits.shape[1])
     numbers = np.arange(len(logits))
-    records = encode_rows(codec, logits, numbers)
-    decoded, good = decode_rows(codec, records, numbers)
+    records = encode_rows(codec, logits, numbers, SALT)
+    decoded, good = decode_rows(codec, records, numbers, SALT)
     assert good.all()
     return decoded, records
 
@@ -165,7 +166,7 @@ def test_a_decoder_written_from_the_documentation_agrees(logits, name):
 
 
 def checksum_by_the_docstring(payload: bytes, number: int) -> bytes:
-    return crc32c_by_the_polynomial(payload + number.to_bytes(8, "little")).to_bytes(4, "little")
+    return crc32c_by_the_polynomial(payload + ((number + SALT) % 2**64).to_bytes(8, "little")).to_bytes(4, "little")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,7 +174,7 @@ def checksum_by_the_docstring(payload: bytes, number: int) -> bytes:
 def test_a_record_is_payload_then_checksum_then_zeros(name, num_classes):
     logits = np.random.default_rng(0).normal(0, 3, (2, num_classes)).astype(np.float32)
     codec, numbers = make_codec(name, num_classes), [5, 2**33 + 1]
-    for record, number in zip(encode_rows(codec, logits, np.array(numbers)), numbers, strict=True):
+    for record, number in zip(encode_rows(codec, logits, np.array(numbers), SALT), numbers, strict=True):
         payload, rest = record[: codec.payload_bytes].tobytes(), record[codec.payload_bytes :].tobytes()
         assert rest[:4] == checksum_by_the_docstring(payload, number)
         assert not any(rest[4:])
@@ -182,7 +183,7 @@ def test_a_record_is_payload_then_checksum_then_zeros(name, num_classes):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bytes_of_a_record_are_frozen(name):
     record = bytes.fromhex(GOLDEN[name]).ljust(64, b"\0")
-    assert encode_rows(make_codec(name, 10), LOGITS, np.array([7]))[0].tobytes().hex() == record.hex()
+    assert encode_rows(make_codec(name, 10), LOGITS, np.array([7]), SALT)[0].tobytes().hex() == record.hex()
 
 
 def test_the_frozen_bytes_are_these_logits():
@@ -199,18 +200,20 @@ def test_the_frozen_bytes_are_these_logits():
 def test_any_flipped_bit_of_payload_or_checksum_is_noticed(name):
     codec = make_codec(name, 10)
     bits = 8 * (codec.payload_bytes + 4)
-    damaged = encode_rows(codec, np.tile(LOGITS, (bits, 1)), np.arange(bits))
-    assert decode_rows(codec, damaged, np.arange(bits))[1].all()
+    damaged = encode_rows(codec, np.tile(LOGITS, (bits, 1)), np.arange(bits), SALT)
+    assert decode_rows(codec, damaged, np.arange(bits), SALT)[1].all()
     damaged[np.arange(bits), np.arange(bits) // 8] ^= (1 << np.arange(bits) % 8).astype(np.uint8)
-    _, good = decode_rows(codec, damaged, np.arange(bits))
+    _, good = decode_rows(codec, damaged, np.arange(bits), SALT)
     assert not good.any()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_record_in_the_place_of_another_is_noticed(name):
+def test_a_record_of_another_place_or_store_is_noticed(name):
     codec = make_codec(name, 10)
-    records = encode_rows(codec, np.tile(LOGITS, (50, 1)), np.arange(50))
-    _, good = decode_rows(codec, np.roll(records, 1, axis=0), np.arange(50))
+    records = encode_rows(codec, np.tile(LOGITS, (50, 1)), np.arange(50), SALT)
+    _, good = decode_rows(codec, np.roll(records, 1, axis=0), np.arange(50), SALT)
+    assert not good.any()
+    _, good = decode_rows(codec, records, np.arange(50), SALT + 1)
     assert not good.any()
 
 
@@ -218,7 +221,7 @@ def test_a_record_in_the_place_of_another_is_noticed(name):
 def test_noise_instead_of_a_record_is_noticed(name, num_classes, data):
     codec = make_codec(name, num_classes)
     noise = data.draw(st.binary(min_size=codec.row_bytes, max_size=codec.row_bytes).filter(any))
-    _, good = decode_rows(codec, np.frombuffer(noise, np.uint8)[None], np.array([0]))
+    _, good = decode_rows(codec, np.frombuffer(noise, np.uint8)[None], np.array([0]), SALT)
     end = codec.payload_bytes
     assert good[0] == (noise[end : end + 4] == checksum_by_the_docstring(noise[:end], 0))
 
@@ -227,8 +230,8 @@ def test_rows_are_encoded_each_for_itself():
     logits = np.random.default_rng(1).normal(0, 3, (5, 100)).astype(np.float32)
     for name in NAMES:
         codec = make_codec(name, 100)
-        alone = np.concatenate([encode_rows(codec, logits[[i]], np.array([i])) for i in range(5)])
-        assert np.array_equal(encode_rows(codec, logits, np.arange(5)), alone)
+        alone = np.concatenate([encode_rows(codec, logits[[i]], np.array([i]), SALT) for i in range(5)])
+        assert np.array_equal(encode_rows(codec, logits, np.arange(5), SALT), alone)
 
 
 @pytest.mark.parametrize(

@@ -111,14 +111,15 @@ class Column:
     """Mapped rows that accompany the samples, one plane for each aug_seed.
 
     records: uint8 (K, R, row_bytes). rows: int32 (N,), the row of each sample_id, -1 where it has none.
-    width: values in a row. unpack: compiled (data uint8, starts int64 (B,) of records in it, out float32 (B, width),
-    good bool (B,)): fills `out`, and `good` with whether each row is sound.
+    width: values in a row. unpack: compiled (data uint8, starts int64 (B,) of records in it, salt uint64, out float32
+    (B, width), good bool (B,)): fills `out`, and `good` with whether each row is sound. salt: what its checksums begin with.
     """
 
     records: np.ndarray
     rows: np.ndarray
     width: int
     unpack: Callable
+    salt: int
 
 
 class ViewDecoder(Operation):
@@ -155,12 +156,12 @@ class ViewDecoder(Operation):
         unpack = self.column.unpack
 
         def decode_with_rows(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, (records, rows, num_rows, row_bytes) = state
+            data, sizes, aug_seed, status, (records, rows, num_rows, row_bytes, salt) = state
             pixels, values = out
             starts = _find_rows(ids, aug_seed, records, rows, num_rows, row_bytes, status, values)
             decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, status, pixels)
             good = np.empty(len(ids), np.bool_)
-            unpack(records, starts, values, good)
+            unpack(records, starts, salt, values, good)
             for b in range(len(ids)):
                 if not good[b] and status[b] == OK:
                     status[b] = BAD_ROW

@@ -1,6 +1,6 @@
 """Row codecs: float32 logits of one sample to a self-contained record of bytes, and back.
 
-A record is the codec's payload, the CRC32C of payload and row number (uint64: which record of the store it is, so that
+A record is the codec's payload, the CRC32C of payload and number (uint64: which record it is, and of which store, so that
 a record in another's place is noticed), and zeros up to a multiple of 64 B. All numbers are little endian. Payloads for
 C classes:
 
@@ -23,17 +23,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
-from numba import njit, types
-from numba.core.cgutils import create_struct_proxy
-from numba.extending import intrinsic
+from numba import njit
 
 from fastkd.errors import OptionError
-from fastkd.hashing import crc32c, crc32c_of, crc32c_with
+from fastkd.hashing import crc32c, crc32c_with
+from fastkd.store.unpack import TOP_INT4, TOP_INT8, row_bytes_of, unpack_fp16, unpack_int4_top8, unpack_int8_top4
 
-RECORD_ALIGN = 64
-TOP_INT8, TOP_INT4 = 4, 8
 LARGEST_LOGIT = 65_000.0
 """Below float16's 65,504 by what rounding in a codec can add."""
 
@@ -43,15 +38,15 @@ class Codec:
     """A codec for rows of `num_classes` logits.
 
     payload_bytes: bytes before the checksum. row_bytes: bytes of a record. unpack: compiled (data uint8, which begins with
-    record 0, starts int64 (B,) of records in it, out float32 (B, num_classes), good bool (B,)): fills `out`, and `good`
-    with whether each record matches its checksum.
+    record 0, starts int64 (B,) of records in it, salt uint64, out float32 (B, num_classes), good bool (B,)): fills `out`,
+    and `good` with whether each record matches its checksum.
     """
 
     name: str
     num_classes: int
     payload_bytes: int
     row_bytes: int
-    unpack: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
+    unpack: Callable[[np.ndarray, np.ndarray, np.uint64, np.ndarray, np.ndarray], None]
 
 
 def make_codec(name: str, num_classes: int) -> Codec:
@@ -67,7 +62,7 @@ def make_codec(name: str, num_classes: int) -> Codec:
     if not 1 <= num_classes <= 65_536:
         raise OptionError(f"{num_classes} classes, expected 1 … 65536")
     payload_bytes = _payload_bytes(name, num_classes)
-    return Codec(name, num_classes, payload_bytes, _row_bytes(payload_bytes), CODECS[name][1])
+    return Codec(name, num_classes, payload_bytes, row_bytes_of(payload_bytes), CODECS[name][1])
 
 
 def _payload_bytes(name: str, num_classes: int) -> int:
@@ -78,22 +73,18 @@ def _payload_bytes(name: str, num_classes: int) -> int:
     return (num_classes + 1) // 2 + 4 + 4 * min(TOP_INT4, num_classes)
 
 
-@njit(cache=True, nogil=True)
-def _row_bytes(payload_bytes: int) -> int:
-    return (payload_bytes + 4 + RECORD_ALIGN - 1) // RECORD_ALIGN * RECORD_ALIGN
-
-
 def check_encodable(logits_BC: np.ndarray) -> np.ndarray:
     """Which rows no codec can hold: bool (B,), True where a logit is NaN, infinite or beyond ±65000."""
     return ~(np.abs(logits_BC) <= LARGEST_LOGIT).all(axis=1)
 
 
-def encode_rows(codec: Codec, logits_BC: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def encode_rows(codec: Codec, logits_BC: np.ndarray, numbers: np.ndarray, salt: int) -> np.ndarray:
     """Records of float32 logits.
 
     Args:
         logits_BC: float32 (B, num_classes), finite and within ±65000 (see `check_encodable`).
         numbers: int64 (B,), which records of the store they are: aug_seed · R + row.
+        salt: of the store, a uint64; checksums are over number + salt, modulo 2^64.
 
     Returns:
         uint8 (B, row_bytes).
@@ -102,61 +93,40 @@ def encode_rows(codec: Codec, logits_BC: np.ndarray, numbers: np.ndarray) -> np.
     assert not check_encodable(logits_BC).any()
     out = np.zeros((len(logits_BC), codec.row_bytes), np.uint8)
     CODECS[codec.name][0](np.ascontiguousarray(logits_BC, np.float32), out[:, : codec.payload_bytes])
-    seal_rows(out, codec.payload_bytes, numbers)
+    seal_rows(out, codec.payload_bytes, numbers, salt)
     return out
 
 
-def decode_rows(codec: Codec, records: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def decode_rows(codec: Codec, records: np.ndarray, numbers: np.ndarray, salt: int) -> tuple[np.ndarray, np.ndarray]:
     """Logits of records.
 
     Args:
         records: uint8 (n, row_bytes), all of a store from its first on; contiguous.
-        numbers: int64 (B,), which of them, each 0 … n-1.
+        numbers: int64 (B,), which of them, each 0 … n-1. salt: as `encode_rows`.
 
     Returns:
         float32 (B, num_classes), and bool (B,): whether the record matches its checksum.
     """
     logits_BC, good = np.empty((len(numbers), codec.num_classes), np.float32), np.empty(len(numbers), np.bool_)
-    codec.unpack(records.reshape(-1), numbers * codec.row_bytes, logits_BC, good)
+    codec.unpack(records.reshape(-1), numbers * codec.row_bytes, np.uint64(salt), logits_BC, good)
     return logits_BC, good
 
 
-@njit(cache=True, nogil=True)
-def seal_rows(records: np.ndarray, payload_bytes: int, numbers: np.ndarray) -> None:
+def seal_rows(records: np.ndarray, payload_bytes: int, numbers: np.ndarray, salt: int) -> None:
     """Writes the checksum of each record, uint8 (B, row_bytes), behind its payload."""
+    _seal_rows(records, payload_bytes, numbers, np.uint64(salt))
+
+
+@njit(cache=True, nogil=True)
+def _seal_rows(records: np.ndarray, payload_bytes: int, numbers: np.ndarray, salt: np.uint64) -> None:
     for b in range(len(records)):
-        crc = crc32c_with(crc32c(records[b, :payload_bytes]), numbers[b])
+        crc = crc32c_with(crc32c(records[b, :payload_bytes]), np.uint64(numbers[b]) + salt)
         for i in range(4):
             records[b, payload_bytes + i] = (crc >> (8 * i)) & 0xFF
 
 
-# What follows is inlined: a compiled function that takes arrays counts references with atomic additions, which wait for
-# all stores before them, and so cost more than decoding a row of ten logits does.
-
-
-@njit(nogil=True, inline="always")
-def _is_sealed(data: np.ndarray, start: int, payload_bytes: int) -> bool:
-    """Whether the record that starts at `start` matches its checksum."""
-    end = start + payload_bytes
-    crc = np.uint32(0)
-    for i in range(4):
-        crc |= np.uint32(data[end + i]) << np.uint32(8 * i)
-    return crc == crc32c_with(crc32c_of(data, start, end), start // _row_bytes(payload_bytes))
-
-
 def _encode_fp16(logits_BC: np.ndarray, payload: np.ndarray) -> None:
     payload[:] = logits_BC.astype("<f2").view(np.uint8)
-
-
-@njit(cache=True, nogil=True)
-def unpack_fp16(data: np.ndarray, starts: np.ndarray, out: np.ndarray, good: np.ndarray) -> None:
-    """Decodes the `fp16` records at `starts`; see `Codec`."""
-    num_classes = out.shape[1]
-    for b in range(len(starts)):
-        start = starts[b]
-        good[b] = _is_sealed(data, start, 2 * num_classes)
-        for i in range(num_classes):
-            out[b, i] = _read_half(data, start + 2 * i)
 
 
 def _encode_int8_top4(logits_BC: np.ndarray, payload: np.ndarray) -> None:
@@ -211,84 +181,6 @@ def _next_above(x: np.ndarray) -> np.ndarray:
     """The smallest float16 above x."""
     near = x.astype(np.float16)
     return np.where(near > x, near, np.nextafter(near, np.float16(np.inf)))
-
-
-@njit(cache=True, nogil=True)
-def unpack_int8_top4(data: np.ndarray, starts: np.ndarray, out: np.ndarray, good: np.ndarray) -> None:
-    """Decodes the `int8+top4` records at `starts`; see `Codec`."""
-    num_classes = out.shape[1]
-    top = min(TOP_INT8, num_classes)
-    for b in range(len(starts)):
-        start = starts[b]
-        tail = start + num_classes
-        good[b] = _is_sealed(data, start, num_classes + 4 + 4 * top)
-        scale, offset = _read_half(data, tail), _read_half(data, tail + 2)
-        for i in range(num_classes):
-            out[b, i] = offset + scale * np.float32(data[start + i])
-        good[b] &= _unpack_top(data, tail + 4, top, out, b)
-
-
-@njit(cache=True, nogil=True)
-def unpack_int4_top8(data: np.ndarray, starts: np.ndarray, out: np.ndarray, good: np.ndarray) -> None:
-    """Decodes the `int4+top8` records at `starts`; see `Codec`."""
-    num_classes = out.shape[1]
-    top = min(TOP_INT4, num_classes)
-    for b in range(len(starts)):
-        start = starts[b]
-        tail = start + (num_classes + 1) // 2
-        good[b] = _is_sealed(data, start, tail - start + 4 + 4 * top)
-        scale, offset = _read_half(data, tail), _read_half(data, tail + 2)
-        for i in range(num_classes // 2):
-            byte = data[start + i]
-            out[b, 2 * i] = offset + scale * np.float32(byte & 15)
-            out[b, 2 * i + 1] = offset + scale * np.float32(byte >> 4)
-        if num_classes % 2:
-            out[b, num_classes - 1] = offset + scale * np.float32(data[tail - 1] & 15)
-        good[b] &= _unpack_top(data, tail + 4, top, out, b)
-
-
-@njit(nogil=True, inline="always")
-def _unpack_top(data: np.ndarray, start: int, top: int, out: np.ndarray, b: int) -> bool:
-    """Puts the largest logits in their places; False where one is no class."""
-    sound = True
-    for at in range(start, start + 4 * top, 4):
-        index = np.int64(data[at]) | (np.int64(data[at + 1]) << 8)
-        if index < out.shape[1]:
-            out[b, index] = _read_half(data, at + 2)
-        else:
-            sound = False
-    return sound
-
-
-@njit(nogil=True, inline="always")
-def _half_by_integers(data: np.ndarray, at: int) -> np.float32:
-    """The finite float16 at data[at:], exactly and without branches.
-
-    Numba makes 64-bit integers of unsigned operands, and their conversion to float costs four times the whole function:
-    hence int32.
-    """
-    half = np.int32(data[at]) | np.int32(data[at + 1]) << np.int32(8)
-    sign = np.int32((half & np.int32(0x8000)) << np.int32(16))
-    magnitude = np.int32((half & np.int32(0x7FFF)) << np.int32(13))
-    normal = np.int32(magnitude + np.int32(112 << 23))  # the exponent's bias is 127 instead of 15
-    small = np.float32(np.float32(np.int32(half & np.int32(0x3FF))) * np.float32(2.0**-24))
-    bits = normal if magnitude >= np.int32(1 << 23) else small.view(np.int32)
-    return np.int32(sign | bits).view(np.float32)
-
-
-@intrinsic
-def _half_by_instruction(typing_context, data, at):  # type: ignore[no-untyped-def]
-    """The same by the processor; Numba has no float16 of its own."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        start = builder.gep(create_struct_proxy(data)(context, builder, value=arguments[0]).data, [arguments[1]])
-        half = builder.load(builder.bitcast(start, ir.HalfType().as_pointer()), align=1)
-        return builder.fpext(half, ir.FloatType())
-
-    return types.float32(data, types.int64), generate
-
-
-_read_half = _half_by_instruction if get_host_cpu_features().get("f16c") else _half_by_integers
 
 
 CODECS: dict[str, tuple[Callable, Callable]] = {

@@ -19,7 +19,7 @@ def _log_softmax(x_BC: np.ndarray) -> np.ndarray:
 def through(codec: Codec, logits_BC: np.ndarray) -> np.ndarray:
     """Logits as they come back from a store with this codec: float32 (B, C)."""
     numbers = np.arange(len(logits_BC))
-    return decode_rows(codec, encode_rows(codec, logits_BC, numbers), numbers)[0]
+    return decode_rows(codec, encode_rows(codec, logits_BC, numbers, 0), numbers, 0)[0]
 
 
 def codec_kl(codec: Codec, logits_BC: np.ndarray, tau: float) -> float:

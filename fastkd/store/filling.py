@@ -151,7 +151,7 @@ class StoreFiller:
         Args:
             logits_BC: float32 (rows of the block, num_classes), finite and within float16's range.
         """
-        records = encode_rows(self.tables.codec, logits_BC, self.numbers(aug_seed, block))
+        records = encode_rows(self.tables.codec, logits_BC, self.numbers(aug_seed, block), self.tables.salt)
         self.write_records(aug_seed, block, records, num_correct)
 
     def write_records(
@@ -169,7 +169,7 @@ class StoreFiller:
         """
         t = self.tables
         number = aug_seed * t.num_blocks + block
-        top1 = np.array([num_correct, top1_checksum(num_correct, number)], "<u4")
+        top1 = np.array([num_correct, top1_checksum(num_correct, number, t.salt)], "<u4")
         try:
             start = t.logits_offset + (aug_seed * t.num_rows + block * t.block_rows) * t.codec.row_bytes
             _write_all(self._fd, records.tobytes(), start)

@@ -55,6 +55,11 @@ class StoreTables:
         """Bytes of the file: it ends with the logits."""
         return self.logits_offset + self.num_seeds * self.num_rows * self.codec.row_bytes
 
+    @property
+    def salt(self) -> int:
+        """What makes the checksums of its records its own: the first 64 bits of its fingerprint."""
+        return int(self.header.fingerprint[:16], 16)
+
     def block_rows_of(self, block: int) -> slice:
         """The rows of a block, 0 … R."""
         return slice(block * self.block_rows, min((block + 1) * self.block_rows, self.num_rows))
@@ -80,9 +85,10 @@ def done_rows(tables: StoreTables) -> int:
     return int(done.sum()) * tables.block_rows - short * int(done[:, -1].sum())
 
 
-def top1_checksum(num_correct: int, number: int) -> int:
-    """The checksum beside the count of a block: CRC32C of the count (uint32) and the block's number (uint64)."""
-    return int(crc32c_with(crc32c(np.array([num_correct], "<u4").view(np.uint8)), number))
+def top1_checksum(num_correct: int, number: int, salt: int) -> int:
+    """The checksum beside the count of a block: CRC32C of the count (uint32) and of the block's number + salt (uint64)."""
+    crc = crc32c(np.array([num_correct], "<u4").view(np.uint8))
+    return int(crc32c_with(crc, np.uint64((number + salt) % 2**64)))
 
 
 def read_tables(path: str | Path) -> StoreTables:
@@ -224,7 +230,7 @@ class LogitStore:
             CorruptError: a row that does not match its checksum.
         """
         ids = np.asarray(ids, np.int64).reshape(-1)
-        logits, good = decode_rows(self.tables.codec, self.records, self._numbers(ids, aug_seed))
+        logits, good = decode_rows(self.tables.codec, self.records, self._numbers(ids, aug_seed), self.tables.salt)
         if not good.all():
             bad = ids[int(np.flatnonzero(~good)[0])]
             raise CorruptError(

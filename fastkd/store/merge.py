@@ -60,7 +60,7 @@ def merge_stores(
                             f"{rows.start} … {rows.stop - 1}: the machines that filled them computed differently"
                         )
                 numbers = filler.numbers(seed, block)
-                if not decode_rows(first.codec, mapped[owners[0]], numbers)[1].all():
+                if not decode_rows(first.codec, mapped[owners[0]], numbers, first.salt)[1].all():
                     raise CorruptError(
                         f"{tables[owners[0]].path}: aug_seed {seed}, rows {rows.start} … {rows.stop - 1}: a row does not match its checksum"
                     )

@@ -67,7 +67,7 @@ def _short(value: Any) -> str:
 
 
 def take_over(
-    olds: list[OldRows], codec: Codec, ids: np.ndarray, aug_seed: int, numbers: np.ndarray
+    olds: list[OldRows], new_store: StoreTables, ids: np.ndarray, aug_seed: int, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Records of a block of a new store, as far as older stores have them.
 
@@ -80,6 +80,7 @@ def take_over(
     Raises:
         CorruptError: a row of an old store that does not match its checksum.
     """
+    codec = new_store.codec
     records = np.zeros((len(ids), codec.row_bytes), np.uint8)
     logits = np.zeros((len(ids), codec.num_classes), np.float32)
     have = np.zeros(len(ids), bool)
@@ -88,7 +89,7 @@ def take_over(
         new = np.flatnonzero(~have & (at >= 0))
         if not len(new):
             continue
-        logits[new], good = decode_rows(old.tables.codec, old.records, at[new])
+        logits[new], good = decode_rows(old.tables.codec, old.records, at[new], old.tables.salt)
         if not good.all():
             bad = ids[new[np.flatnonzero(~good)[0]]]
             raise CorruptError(
@@ -96,9 +97,9 @@ def take_over(
             )
         if old.tables.codec.name == codec.name:
             copied = old.records.reshape(-1, codec.row_bytes)[at[new]]
-            seal_rows(copied, codec.payload_bytes, numbers[new])
+            seal_rows(copied, codec.payload_bytes, numbers[new], new_store.salt)
             records[new] = copied
         else:
-            records[new] = encode_rows(codec, logits[new], numbers[new])
+            records[new] = encode_rows(codec, logits[new], numbers[new], new_store.salt)
         have[new] = True
     return records, logits, have

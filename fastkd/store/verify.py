@@ -47,7 +47,9 @@ def _bad_counts(tables: StoreTables) -> int:
     for number in np.flatnonzero(tables.done == 1):
         count, checksum = tables.top1.reshape(-1, 2)[number]
         rows = tables.block_rows_of(int(number) % tables.num_blocks)
-        num_bad += int(checksum != top1_checksum(int(count), int(number)) or count > rows.stop - rows.start)
+        num_bad += int(
+            checksum != top1_checksum(int(count), int(number), tables.salt) or count > rows.stop - rows.start
+        )
     return num_bad
 
 
@@ -59,7 +61,7 @@ def _row_problems(tables: StoreTables, progress: Callable[[int, int], None]) -> 
         num_bad = num_padded = 0
         for start in range(0, tables.num_rows, _STEP_ROWS):
             rows = start + np.flatnonzero(is_done[start : start + _STEP_ROWS])
-            logits, good = decode_rows(codec, records, seed * tables.num_rows + rows)
+            logits, good = decode_rows(codec, records, seed * tables.num_rows + rows, tables.salt)
             num_bad += int(np.count_nonzero(~(good & np.isfinite(logits).all(axis=1))))
             num_padded += int(np.count_nonzero(records[seed, rows, codec.payload_bytes + 4 :].any(axis=1)))
             progress(min(seed * tables.num_rows + start + _STEP_ROWS, total), total)

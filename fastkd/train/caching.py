@@ -244,12 +244,12 @@ def _fill_blocks(
         done = written = 0
         for (seed, block), (ids, _), absent in zip(blocks, jobs, missing, strict=True):
             numbers = filler.numbers(seed, block)
-            records, logits, have = take_over(olds, tables.codec, ids, seed, numbers)
+            records, logits, have = take_over(olds, tables, ids, seed, numbers)
             if len(absent):
                 batch = next(batches)
                 at = np.flatnonzero(~have)
                 logits[at] = _compute(recipe, _in_place(batch.images, at, tables.block_rows), ids, seed, at)
-                records[at] = encode_rows(tables.codec, logits[at], numbers[at])
+                records[at] = encode_rows(tables.codec, logits[at], numbers[at], tables.salt)
             labels = recipe.dataset.beton.labels[ids]
             filler.write_records(seed, block, records, int(np.count_nonzero(logits.argmax(axis=1) == labels)))
             done, written = done + len(ids), written + len(absent)

@@ -63,7 +63,7 @@ def recompute_rows(
     batches = loader.run((tables.sample_ids[rows], seed) for seed, rows in _jobs(chosen, tables.block_rows))
     for (seed, rows), batch in zip(_jobs(chosen, tables.block_rows), batches, strict=True):
         expected = through(tables.codec, teacher(batch.images).cpu().numpy())
-        stored, good = decode_rows(tables.codec, records, seed * tables.num_rows + rows)
+        stored, good = decode_rows(tables.codec, records, seed * tables.num_rows + rows, tables.salt)
         if not good.all():
             bad = tables.sample_ids[rows[np.flatnonzero(~good)[0]]]
             raise CorruptError(f"{tables.path}: sample {bad}, aug_seed {seed}: the row does not match its checksum")

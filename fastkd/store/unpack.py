@@ -1,0 +1,122 @@
+"""Unpacking the records of `codec.py`: compiled, without the GIL, straight from a mapping."""
+
+import numpy as np
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import njit, types
+from numba.core.cgutils import create_struct_proxy
+from numba.extending import intrinsic
+
+from fastkd.hashing import crc32c_of, crc32c_with
+
+RECORD_ALIGN = 64
+TOP_INT8, TOP_INT4 = 4, 8
+
+
+@njit(cache=True, nogil=True)
+def row_bytes_of(payload_bytes: int) -> int:
+    """Bytes of a record."""
+    return (payload_bytes + 4 + RECORD_ALIGN - 1) // RECORD_ALIGN * RECORD_ALIGN
+
+
+# What follows is inlined: a compiled function that takes arrays counts references with atomic additions, which wait for
+# all stores before them, and so cost more than decoding a row of ten logits does.
+
+
+@njit(nogil=True, inline="always")
+def _is_sealed(data: np.ndarray, start: int, payload_bytes: int, salt: np.uint64) -> bool:
+    """Whether the record that starts at `start` matches its checksum."""
+    end = start + payload_bytes
+    crc = np.uint32(0)
+    for i in range(4):
+        crc |= np.uint32(data[end + i]) << np.uint32(8 * i)
+    return crc == crc32c_with(crc32c_of(data, start, end), np.uint64(start // row_bytes_of(payload_bytes)) + salt)
+
+
+@njit(nogil=True, inline="always")
+def _half_by_integers(data: np.ndarray, at: int) -> np.float32:
+    """The finite float16 at data[at:], exactly and without branches.
+
+    Numba makes 64-bit integers of unsigned operands, and their conversion to float costs four times the whole function:
+    hence int32.
+    """
+    half = np.int32(data[at]) | np.int32(data[at + 1]) << np.int32(8)
+    sign = np.int32((half & np.int32(0x8000)) << np.int32(16))
+    magnitude = np.int32((half & np.int32(0x7FFF)) << np.int32(13))
+    normal = np.int32(magnitude + np.int32(112 << 23))  # the exponent's bias is 127 instead of 15
+    small = np.float32(np.float32(np.int32(half & np.int32(0x3FF))) * np.float32(2.0**-24))
+    bits = normal if magnitude >= np.int32(1 << 23) else small.view(np.int32)
+    return np.int32(sign | bits).view(np.float32)
+
+
+@intrinsic
+def _half_by_instruction(typing_context, data, at):  # type: ignore[no-untyped-def]
+    """The same by the processor; Numba has no float16 of its own."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        start = builder.gep(create_struct_proxy(data)(context, builder, value=arguments[0]).data, [arguments[1]])
+        half = builder.load(builder.bitcast(start, ir.HalfType().as_pointer()), align=1)
+        return builder.fpext(half, ir.FloatType())
+
+    return types.float32(data, types.int64), generate
+
+
+_read_half = _half_by_instruction if get_host_cpu_features().get("f16c") else _half_by_integers
+
+
+@njit(nogil=True, inline="always")
+def _unpack_top(data: np.ndarray, start: int, top: int, out: np.ndarray, b: int) -> bool:
+    """Puts the largest logits in their places; False where one is no class."""
+    sound = True
+    for at in range(start, start + 4 * top, 4):
+        index = np.int64(data[at]) | (np.int64(data[at + 1]) << 8)
+        if index < out.shape[1]:
+            out[b, index] = _read_half(data, at + 2)
+        else:
+            sound = False
+    return sound
+
+
+@njit(cache=True, nogil=True)
+def unpack_fp16(data: np.ndarray, starts: np.ndarray, salt: np.uint64, out: np.ndarray, good: np.ndarray) -> None:
+    """Decodes the `fp16` records at `starts`; see `Codec`."""
+    num_classes = out.shape[1]
+    for b in range(len(starts)):
+        start = starts[b]
+        good[b] = _is_sealed(data, start, 2 * num_classes, salt)
+        for i in range(num_classes):
+            out[b, i] = _read_half(data, start + 2 * i)
+
+
+@njit(cache=True, nogil=True)
+def unpack_int8_top4(data: np.ndarray, starts: np.ndarray, salt: np.uint64, out: np.ndarray, good: np.ndarray) -> None:
+    """Decodes the `int8+top4` records at `starts`; see `Codec`."""
+    num_classes = out.shape[1]
+    top = min(TOP_INT8, num_classes)
+    for b in range(len(starts)):
+        start = starts[b]
+        tail = start + num_classes
+        good[b] = _is_sealed(data, start, num_classes + 4 + 4 * top, salt)
+        scale, offset = _read_half(data, tail), _read_half(data, tail + 2)
+        for i in range(num_classes):
+            out[b, i] = offset + scale * np.float32(data[start + i])
+        good[b] &= _unpack_top(data, tail + 4, top, out, b)
+
+
+@njit(cache=True, nogil=True)
+def unpack_int4_top8(data: np.ndarray, starts: np.ndarray, salt: np.uint64, out: np.ndarray, good: np.ndarray) -> None:
+    """Decodes the `int4+top8` records at `starts`; see `Codec`."""
+    num_classes = out.shape[1]
+    top = min(TOP_INT4, num_classes)
+    for b in range(len(starts)):
+        start = starts[b]
+        tail = start + (num_classes + 1) // 2
+        good[b] = _is_sealed(data, start, tail - start + 4 + 4 * top, salt)
+        scale, offset = _read_half(data, tail), _read_half(data, tail + 2)
+        for i in range(num_classes // 2):
+            byte = data[start + i]
+            out[b, 2 * i] = offset + scale * np.float32(byte & 15)
+            out[b, 2 * i + 1] = offset + scale * np.float32(byte >> 4)
+        if num_classes % 2:
+            out[b, num_classes - 1] = offset + scale * np.float32(data[tail - 1] & 15)
+        good[b] &= _unpack_top(data, tail + 4, top, out, b)
