@@ -1,5 +1,6 @@
 """Beton + mask + store → batches: opens the three, checks that they belong together, and joins them in one loader."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from fastkd.artefact import require_input
 from fastkd.data.beton import Beton, identify, open_beton
 from fastkd.data.decode import Column
-from fastkd.data.loader import ViewLoader
+from fastkd.data.loader import Batch, ViewLoader
 from fastkd.data.pixels import PIXELS
 from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.dist import World, read_world
@@ -214,10 +215,11 @@ class Loader(ViewLoader):
             if store is None:
                 raise OptionError("views are needed where there is no store to take them from")
             views = views_of(store.tables)
-        column = None
+        column, self.store, self._num_rows = None, store, 0
         if store is not None:
             check_store(store, self.dataset, views)
             column = store_column(store, ids, self.dataset.beton.num_samples)
+            self._num_rows = int(column.rows.max()) + 1
         super().__init__(
             self.dataset.beton,
             views,
@@ -232,3 +234,10 @@ class Loader(ViewLoader):
             device=device,
             world=read_world() if world is None else world,
         )
+
+    def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, see `ViewLoader`; the rows of it and of the next are asked of the disk beforehand."""
+        if self.store is not None:
+            for one in (epoch, epoch + 1):
+                self.store.prefetch(one % self.views.num_seeds, self._num_rows)
+        return super().epoch(epoch, start_batch=start_batch)

@@ -1,6 +1,9 @@
+import ctypes
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -220,12 +223,38 @@ def test_gathered_records_are_those_of_the_file(path):
     assert store.gather(IDS[:0], 2).shape == (0, 64)
 
 
-def test_prefetching_changes_nothing(path):
+def resident_bytes(store: LogitStore, aug_seed: int) -> int:
+    """How much of a plane is in the page cache, by mincore(2)."""
+    plane = store.records[aug_seed]
+    start = plane.ctypes.data // 4096 * 4096
+    pages = np.zeros(-(-plane.nbytes // 4096), np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(plane.nbytes), ctypes.c_void_p(pages.ctypes.data)) == 0
+    return 4096 * int((pages & 1).sum())
+
+
+def test_a_prefetched_plane_comes_into_memory_and_the_others_stay_out(tmp_path):
+    ids = np.arange(4000)
+    store = LogitStore(make_store(tmp_path / "l.h5", random_logits(3, 4000, 500), ids, block_rows=4000))
+    with store.tables.path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident_bytes(store, 1):
+        pytest.skip("this file system does not let go of its pages")
+    store.prefetch(1, 2000)
+    deadline = time.monotonic() + 20
+    while resident_bytes(store, 1) < 2000 * 1024 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 2000 * 1024 <= resident_bytes(store, 1) < 3000 * 1024
+    assert resident_bytes(store, 2) == 0
+
+
+@pytest.mark.parametrize("aug_seed", range(3))
+def test_prefetching_changes_nothing(path, aug_seed):
     store = LogitStore(path)
-    for aug_seed in range(3):
-        store.prefetch(aug_seed)
-        store.prefetch(aug_seed, 5)
-    assert np.array_equal(store.read(IDS, 2), LOGITS[2])
+    store.prefetch(aug_seed)
+    store.prefetch(aug_seed, 5)
+    assert np.array_equal(store.read(IDS, aug_seed), LOGITS[aug_seed])
 
 
 @given(
