@@ -105,14 +105,31 @@ def test_another_seed_is_another_run(trained, dataset, mask, store, tmp_path):
     assert records(tmp_path / "other", "step")[0]["loss"] != records(trained, "step")[0]["loss"]
 
 
-def test_the_live_teacher_gives_the_losses_of_its_store(trained, dataset, mask, teacher_file, tmp_path):
-    run(tmp_path / "live", dataset, mask, options={"teacher": load_teacher(str(teacher_file))})
-    live, stored = (
-        [[line[key] for key in ("loss", "ce", "kd")] for line in records(out, "step")]
-        for out in (tmp_path / "live", trained)
-    )
+@pytest.fixture(scope="module")
+def live(dataset, mask, teacher_file, tmp_path_factory) -> list[list[float]]:
+    """The losses of a run with the live teacher: loss, cross-entropy and KD of ten steps."""
+    out = tmp_path_factory.mktemp("student") / "live"
+    run(out, dataset, mask, options={"teacher": load_teacher(str(teacher_file))})
+    return losses(out)
+
+
+def losses(out: Path) -> list[list[float]]:
+    return [[line[key] for key in ("loss", "ce", "kd")] for line in records(out, "step")]
+
+
+def test_the_live_teacher_gives_the_losses_of_its_store(trained, live):
     assert len(live) == 10
-    np.testing.assert_allclose(live, stored, rtol=1e-3)
+    np.testing.assert_allclose(live, losses(trained), rtol=1e-3)
+
+
+@pytest.mark.parametrize("codec", ["int8+top4", "int4+top8"])
+def test_quantised_stores_give_the_losses_of_the_live_teacher_within_their_error(
+    live, dataset, mask, teacher_file, tmp_path, codec
+):
+    path = tmp_path / "l.h5"
+    cache(path, dataset, load_teacher(str(teacher_file)), VIEWS, mask=mask, codec=codec)
+    run(tmp_path / "run", dataset, mask, logits=path)
+    np.testing.assert_allclose(live, losses(tmp_path / "run"), rtol=2e-3)
 
 
 def test_alpha_zero_is_training_without_a_store(dataset, mask, store, tmp_path):
