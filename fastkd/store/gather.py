@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-_AHEAD = 4  # records; 2 to 8 are equally fast
+_PAGE_AHEAD, _LINES_AHEAD = 12, 4  # records
 _WORDS_A_LINE = 8  # of 64 B
 
 
@@ -31,11 +31,15 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 def gather_rows(data: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
     """Copies records: data uint64 (all of them), numbers int64 (n,), out uint64 (n, words of a record).
 
-    While a record is copied, the lines of one some places ahead are asked for, so that their cache misses overlap.
+    While a record is copied, the first line of one some places ahead is asked for, so that its page is found early, and
+    all lines of a nearer one, so that their cache misses overlap: 1.6 times the time of copying as many bytes from one
+    place, 2.1 without.
     """
     num_words, last = out.shape[1], len(numbers) - 1
     for b in range(len(numbers)):
-        start, ahead = numbers[b] * num_words, numbers[min(b + _AHEAD, last)] * num_words
+        start = numbers[b] * num_words
+        ahead = numbers[min(b + _LINES_AHEAD, last)] * num_words
+        _prefetch(data, numbers[min(b + _PAGE_AHEAD, last)] * num_words)
         for line in range(0, num_words, _WORDS_A_LINE):
             _prefetch(data, ahead + line)
             for i in range(line, line + _WORDS_A_LINE):
