@@ -40,11 +40,12 @@ def make_store(
     dataset: Dataset | None = None,
     views: Views = VIEWS,
     other_probes: int = 0,
+    params: dict[str, Any] | None = None,
 ) -> Path:
     """Creates a store and fills it with `logits` (K, R, C), or with some `blocks` of every plane alone.
 
     With a `dataset` it belongs to these views of it; else to a beton that does not exist. `other_probes` of its probe
-    views had other pixels where it was filled.
+    views had other pixels where it was filled. `params` stand for what today's views and pixels are called.
     """
     num_seeds, _, num_classes = logits.shape
     probes = choose_probes(sample_ids, num_seeds)[:20]
@@ -57,7 +58,7 @@ def make_store(
         codec=make_codec(codec, num_classes),
         block_rows=block_rows,
         inputs={"beton": dataset.fingerprint if dataset else "b" * 32, "teacher": "c" * 32},
-        params=view_identity(views),
+        params=params or view_identity(views),
         probes=probes,
         probe_crc32c=checksums,
     )

@@ -14,6 +14,7 @@ from fastkd.store.verify import verify_store
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
 IDS = np.array([31, 4, 15, 92, 65, 3, 58])
+PARAMS = {"views": {"kind": "crop-flip", "pad": 4, "size": 32, "version": 1}, "pixels": "some decoder"}
 CODECS = ["fp16", "int8+top4", "int4+top8"]
 
 
@@ -51,7 +52,7 @@ def test_the_golden_stores_are_read_as_ever(codec):
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_store_of_the_same_logits_has_the_bytes_of_the_golden_one(codec, tmp_path):
     logits = np.load(GOLDEN / "logits.npy")[0]
-    path = make_store(tmp_path / "l.h5", logits, IDS, codec=codec, block_rows=4)
+    path = make_store(tmp_path / "l.h5", logits, IDS, codec=codec, block_rows=4, params=PARAMS)
     made, golden = read_tables(path), read_tables(GOLDEN / f"{codec}.h5")
     assert made.header == golden.header
     for name in ("sample_ids", "done", "top1", "probes", "probe_crc32c"):
