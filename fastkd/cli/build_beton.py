@@ -9,7 +9,7 @@ import click
 from fastkd.cli.common import command, progress_bar, say
 
 
-@command("build-beton")
+@command("build-beton", first_rank_alone=True)
 @click.argument("source")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The beton to write.")
 @click.option("--root", metavar="FOLDER", help="The folder inside SOURCE that holds the class folders.")

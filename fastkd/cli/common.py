@@ -65,17 +65,21 @@ def _load_config(context: click.Context, option: click.Parameter, path: Path | N
     context.default_map = {**(context.default_map or {}), **names}
 
 
-def command(name: str) -> Callable[[Callable], click.Command]:
+def command(name: str, *, first_rank_alone: bool = False) -> Callable[[Callable], click.Command]:
     """Declares a command: adds --config and --json; prints the dict that it returns, on rank 0.
 
-    The function gets the options and returns (result for --json, text for people).
+    The function gets the options and returns (result for --json, text for people). Work that is not shared is done by the
+    `first_rank_alone`: the other processes that torchrun started have nothing to do.
     """
 
     def declare(function: Callable[..., tuple[dict[str, Any], str]]) -> click.Command:
         @functools.wraps(function)
         def run(*, as_json: bool, **options: Any) -> None:
+            world = read_world()
+            if first_rank_alone and not world.is_main:
+                return
             result, text = function(**options)
-            if read_world().is_main:
+            if world.is_main:
                 click.echo(json.dumps(result) if as_json else text)
             if result.get("ok") is False:
                 sys.exit(1)

@@ -9,7 +9,7 @@ import click
 from fastkd.cli.common import command
 
 
-@command("inspect")
+@command("inspect", first_rank_alone=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 def inspect(files: tuple[Path, ...]) -> tuple[dict[str, Any], str]:
     """Say what each FILE is: a beton, a mask, a logit store, a checkpoint or the folder of a run.

@@ -8,7 +8,7 @@ import click
 from fastkd.cli.common import command, progress_bar
 
 
-@command("merge")
+@command("merge", first_rank_alone=True)
 @click.argument("shards", nargs=-1, required=True, metavar="SHARD...", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The store to write.")
 def merge(shards: tuple[Path, ...], out: Path) -> tuple[dict[str, Any], str]:

@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import command, compute, device_options, open_teacher, say, teacher_options, view_options
+from fastkd.cli.common import choose_device, command, device_options, open_teacher, say, teacher_options, view_options
+from fastkd.dist import read_world
 
 
-@command("plan")
+@command("plan", first_rank_alone=True)
 @click.argument("beton", required=False, type=click.Path(path_type=Path))
 @click.option("--num-samples", type=click.IntRange(1), help="Samples, where there is no BETON yet.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes, where there is no BETON yet.")
@@ -101,11 +102,11 @@ def plan(
         from fastkd.train.caching import StoreRecipe
         from fastkd.train.rate import measure_fill_rate
 
-        with compute(device) as (_, device_name):
-            network = open_teacher(teacher, teacher_flags, num_classes, device_name)
-            recipe = StoreRecipe(dataset=dataset, teacher=network, views=chosen, mask=kept, block_rows=batch_size)
-            say(f"plan: {network.name} on {device_name} for ten seconds")
-            images_per_s = measure_fill_rate(recipe, num_workers=num_workers)
+        device_name = choose_device(device, read_world())
+        network = open_teacher(teacher, teacher_flags, num_classes, device_name)
+        recipe = StoreRecipe(dataset=dataset, teacher=network, views=chosen, mask=kept, block_rows=batch_size)
+        say(f"plan: {network.name} on {device_name} for ten seconds")
+        images_per_s = measure_fill_rate(recipe, num_workers=num_workers)
     result = made.describe() | {"read_s_per_epoch": made.epoch_bytes / (read_mb_per_s * 1e6)}
     if images_per_s is not None:
         result |= {"images_per_s": images_per_s, **made.hours(images_per_s)}

@@ -8,7 +8,7 @@ import click
 from fastkd.cli.common import command
 
 
-@command("prune")
+@command("prune", first_rank_alone=True)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option("--keep", required=True, metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples.")
 @click.option(

@@ -8,7 +8,7 @@ import click
 from fastkd.cli.common import command
 
 
-@command("report")
+@command("report", first_rank_alone=True)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Page (.html) or plot (.png) to write.")
 def report(folder: Path, out: Path) -> tuple[dict[str, Any], str]:

@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import command, compute, device_options, open_teacher, progress_bar, say, teacher_options
+from fastkd.cli.common import choose_device, command, device_options, open_teacher, progress_bar, say, teacher_options
+from fastkd.dist import read_world
 
 
-@command("verify")
+@command("verify", first_rank_alone=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--write-manifest", is_flag=True, help="Write the manifest of a beton that has none, or another beton's.")
 @click.option(
@@ -74,7 +75,8 @@ def _compute_again(
     from fastkd.train.recompute import recompute_rows
 
     problems, told = [], []
-    with compute(device) as (_, device_name), progress_bar("verify", "rows") as progress:
+    device_name = choose_device(device, read_world())
+    with progress_bar("verify", "rows") as progress:
         dataset = open_dataset(against)
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
         for path in files:
