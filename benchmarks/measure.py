@@ -31,7 +31,18 @@ def interleave(contenders: dict[str, Callable[[], Any]], *, rounds: int, warmup:
 def ratios(seconds: dict[str, list[float]], name: str, baseline: str) -> dict[str, float]:
     """Speed of `name` over that of `baseline`, round by round: median, lowest and highest."""
     found = [b / a for a, b in zip(seconds[name], seconds[baseline], strict=True)]
-    return {"median": statistics.median(found), "min": min(found), "max": max(found)}
+    return summary(found)
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Median, lowest and highest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held; getrusage would count its parent's, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def machine() -> dict[str, Any]:

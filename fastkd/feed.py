@@ -182,7 +182,7 @@ class Loader(ViewLoader):
         views: which views; None for those of the store.
         mask: path of a mask, a `Mask`, or int64 sample_ids; None keeps all.
         logits: path of a store or an open `LogitStore`; None for batches without logits.
-        batch_size, shuffle, seed, drop_last, num_workers, prefetch, device: as `ViewLoader`.
+        batch_size, shuffle, seed, order, drop_last, num_workers, prefetch, device: as `ViewLoader`.
         world: this process among those that share an epoch; None for what torchrun says, a single process without it.
 
     Raises:
@@ -200,6 +200,7 @@ class Loader(ViewLoader):
         batch_size: int = 64,
         shuffle: bool = False,
         seed: int = 0,
+        order: str = "shuffle",
         drop_last: bool = False,
         num_workers: int = 0,
         prefetch: int = 3,
@@ -228,6 +229,7 @@ class Loader(ViewLoader):
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
+            order=order,
             drop_last=drop_last,
             num_workers=num_workers,
             prefetch=prefetch,

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from fastkd.data.order import batch_ids, epoch_order, num_batches
+from fastkd.data.order import _shuffle, batch_ids, epoch_order, num_batches
+from fastkd.hashing import crc32c
 
 IDS = np.array([4, 90, 17, 3, 55, 21, 8, 70, 2, 61, 33, 12])
 SEEDS = st.integers(0, 2**63 - 1)
@@ -58,9 +59,89 @@ def test_every_permutation_comes_equally_often():
     assert chisquare(counts).pvalue > 0.001
 
 
+def test_every_permutation_comes_equally_often_where_a_large_order_is_shuffled_in_buckets():
+    seen = [tuple(_shuffle(np.arange(4), 0, epoch, bits=2).tolist()) for epoch in range(4_800)]
+    counts = [seen.count(permutation) for permutation in itertools.permutations(range(4))]
+    assert sum(counts) == 4_800
+    assert chisquare(counts).pvalue > 0.001
+
+
+@pytest.mark.parametrize("num_ids", [2**16, 2**16 + 1, 300_001])
+def test_a_large_epoch_is_a_permutation_that_mixes_from_end_to_end(num_ids):
+    found = epoch_order(np.arange(num_ids) * 7, epoch=2, shuffle=True, seed=9)
+    assert np.array_equal(np.sort(found), np.arange(num_ids) * 7)
+    quarters = found // 7 * 4 // num_ids
+    for part in np.array_split(quarters, 10):
+        assert chisquare(np.bincount(part)).pvalue > 1e-5
+
+
 def test_orders_stay_what_they_are():
     assert order(0, 0, np.arange(10)) == [2, 3, 4, 1, 7, 5, 6, 9, 0, 8]
     assert order(3, 2**63 - 1, np.arange(10)) == [3, 0, 6, 9, 4, 8, 1, 5, 2, 7]
+
+
+def test_a_large_order_stays_what_it_is():
+    found = epoch_order(np.arange(300_001), epoch=3, shuffle=True, seed=5)
+    assert crc32c(found.view(np.uint8)) == 4138054369
+
+
+# Orders that go page by page
+
+
+PAGED = (
+    st.lists(st.integers(0, 9), min_size=1, max_size=200),  # the page of each id
+    st.integers(1, 60),  # group
+    EPOCHS,
+    SEEDS,
+)
+
+
+def paged(pages: list[int], group: int, epoch: int, seed: int) -> np.ndarray:
+    """The places of the ids in the order."""
+    ids = np.arange(len(pages))
+    return epoch_order(ids, epoch=epoch, shuffle=True, seed=seed, pages=np.array(pages, np.int32), group=group)
+
+
+@given(*PAGED)
+def test_a_paged_epoch_is_a_permutation_of_the_ids_and_the_same_again(pages, group, epoch, seed):
+    found = paged(pages, group, epoch, seed)
+    assert sorted(found) == list(range(len(pages)))
+    assert found.tolist() == paged(pages, group, epoch, seed).tolist()
+
+
+@given(*PAGED)
+def test_a_paged_epoch_comes_back_to_no_page_that_it_left_a_group_and_two_pages_ago(pages, group, epoch, seed):
+    visited = np.array(pages)[paged(pages, group, epoch, seed)]
+    most = np.bincount(pages).max()
+    for page in set(pages):
+        places = np.flatnonzero(visited == page)
+        assert places[-1] - places[0] < 2 * group + most
+
+
+@given(st.integers(1, 30), st.integers(2, 60), EPOCHS, SEEDS)
+def test_a_paged_epoch_mixes_a_group_before_it_goes_on(per_page, num_pages, epoch, seed):
+    pages = np.repeat(np.arange(num_pages), per_page)
+    group = 3 * per_page  # of three whole pages, so
+    visited = pages[paged(pages.tolist(), group, epoch, seed)]
+    assert len(set(visited[:group])) >= min(3, num_pages)
+    assert len(set(visited[:group])) <= 5
+
+
+def test_a_paged_epoch_takes_the_pages_in_another_order_each_time():
+    pages = np.repeat(np.arange(40), 5)
+    firsts = {int(pages[paged(pages.tolist(), 10, epoch, 0)[0]]) for epoch in range(60)}
+    assert len(firsts) > 20
+
+
+def test_in_a_group_every_order_of_two_pages_comes_equally_often():
+    seen = [tuple(paged([0, 0, 1, 1], 4, epoch, 0).tolist()) for epoch in range(4_800)]
+    counts = [seen.count(permutation) for permutation in itertools.permutations(range(4))]
+    assert chisquare(counts).pvalue > 0.001
+
+
+def test_a_paged_order_does_not_need_pages_to_be_full_or_numbered_from_zero():
+    found = paged([7, 100_000, 7, 3, 100_000], 2, 1, 1)
+    assert sorted(found) == [0, 1, 2, 3, 4]
 
 
 CUTS = (st.integers(1, 300), st.integers(1, 40), st.integers(1, 6))

@@ -65,6 +65,13 @@ if TYPE_CHECKING:
     help="Multiply the distillation loss by tau squared.",
 )
 @click.option("--drop-last", is_flag=True, help="Leave out the last batch of an epoch where it is not full.")
+@click.option(
+    "--order",
+    type=click.Choice(["shuffle", "pages"]),
+    default="shuffle",
+    show_default=True,
+    help="Of the samples in an epoch: uniform, or page by page for a BETON larger than memory.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights and order.")
 @click.option(
     "--norm",

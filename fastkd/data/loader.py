@@ -17,7 +17,7 @@ import torch
 from fastkd.data.beton import Beton
 from fastkd.data.decode import REASONS, Column, ViewDecoder, first_outside
 from fastkd.data.memory import BatchMemory
-from fastkd.data.order import batch_ids, epoch_order, num_batches
+from fastkd.data.order import PAGES_BATCHES, batch_ids, check_order, epoch_order, num_batches
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import CorruptError, OptionError
@@ -74,6 +74,8 @@ class ViewLoader:
         column: rows that accompany the samples (their logits).
         batch_size: samples a batch on each rank.
         shuffle, seed: the order of an epoch is a pure function of (seed, epoch), or `ids` as they are.
+        order: how to shuffle: `shuffle`, uniformly, or `pages`, whole pages of the file in random order with the samples
+            of some of them mixed (at least 16 global batches), for betons that are larger than memory.
         drop_last: leave the last batch out where it is not full.
         num_workers: threads, each of which makes whole batches; 0 for one a CPU of this process.
         prefetch: batches made ahead of the one that is asked for.
@@ -95,6 +97,7 @@ class ViewLoader:
         batch_size: int = 64,
         shuffle: bool = False,
         seed: int = 0,
+        order: str = "shuffle",
         drop_last: bool = False,
         num_workers: int = 0,
         prefetch: int = 3,
@@ -110,6 +113,7 @@ class ViewLoader:
                 raise OptionError(f"{name} is {value}, expected at least {low}")
         if not 0 <= seed < 2**63:
             raise OptionError(f"seed is {seed}, expected 0 … 2^63-1")
+        check_order(order)
         self.beton, self.views, self.column = beton, views, column
         self.ids = check_ids(ids, beton.num_samples)
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
@@ -119,6 +123,10 @@ class ViewLoader:
             raise OptionError(
                 f"{len(self.ids)} samples are fewer than one batch of {batch_size} × {world.size} ranks; lower the batch size"
             )
+        self._pages = None
+        if shuffle and order == "pages":
+            self.ids = np.sort(self.ids)  # so that each epoch finds a page's samples side by side
+            self._pages = (beton.ptrs[self.ids] // beton.page_size).astype(np.int32)
         self._mine = np.zeros(beton.num_samples, bool)
         self._mine[self.ids] = True
         _check_sizes(beton, views, self.ids)
@@ -142,7 +150,8 @@ class ViewLoader:
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, with aug_seed = epoch mod num_seeds; from any batch on, for a run that resumes."""
-        order = epoch_order(self.ids, epoch=epoch, shuffle=self.shuffle, seed=self.seed)
+        group = PAGES_BATCHES * self.batch_size * self.world.size
+        order = epoch_order(self.ids, epoch=epoch, shuffle=self.shuffle, seed=self.seed, pages=self._pages, group=group)
         parts = (
             batch_ids(order, b, batch_size=self.batch_size, rank=self.world.rank, size=self.world.size)
             for b in range(start_batch, len(self))

@@ -71,6 +71,7 @@ def open_inputs(
         batch_size=recipe.batch_size,
         shuffle=True,
         seed=recipe.seed,
+        order=recipe.order,
         drop_last=recipe.drop_last,
         num_workers=num_workers,
         device=device,

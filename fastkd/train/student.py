@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fastkd.data.order import ORDERS
 from fastkd.dist import World
 from fastkd.errors import CorruptError, OptionError
 from fastkd.feed import Loader
@@ -50,6 +51,8 @@ class Recipe:
     """Whether the distillation term is multiplied by τ²."""
     drop_last: bool = False
     """Leave out the last batch of an epoch where it is not full."""
+    order: str = "shuffle"
+    """How an epoch is shuffled: `shuffle`, uniformly, or `pages`, page by page of the beton."""
     seed: int = 0
     """Of the initial weights and of the order."""
 
@@ -63,6 +66,7 @@ class Recipe:
             ("schedule", self.schedule in ("step", "cosine"), "step or cosine"),
             ("alpha", 0 <= self.alpha <= 1, "0 … 1"),
             ("tau", 0 < self.tau < math.inf, "above 0"),
+            ("order", self.order in ORDERS, " or ".join(ORDERS)),
             ("seed", 0 <= self.seed < 2**63, "0 … 2^63-1"),
         )
         for name, holds, expected in rules:
