@@ -39,7 +39,7 @@ def table_ptr(path: Path) -> int:
 
 
 def test_the_manifest_says_where_every_sample_comes_from(photo_folder, photo_raw):
-    manifest = read_manifest(open_beton(photo_raw))
+    manifest = read_manifest(open_beton(photo_raw), columns=True)
     assert manifest["source"] == photo_folder
     assert manifest["class_names"] == ["a", "b", "c"]
     assert manifest["names"] == [str(file.relative_to(photo_folder)) for file in files_of(photo_folder)]
@@ -77,6 +77,24 @@ def test_the_manifest_of_another_beton_is_refused(photo_raw, photo_jpg, copy_of)
     shutil.copy(manifest_path(photo_jpg), manifest_path(path))
     with pytest.raises(MismatchError, match="belongs to another beton"):
         identify(open_beton(path))
+
+
+def test_opening_does_not_read_the_columns_of_the_manifest(photo_raw, copy_of):
+    # A million names and checksums would take a second and some hundred megabytes, at every start of every process.
+    path = copy_of(photo_raw, manifest=True)
+    head = manifest_path(path).read_text().partition(",\n")[0]
+    manifest_path(path).write_text(head + ',\n"names": [damaged')
+    assert identify(open_beton(path)) == identify(open_beton(photo_raw))
+    with pytest.raises(FormatError, match="verify --write-manifest"):
+        verify_beton(open_beton(path))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_manifest_that_was_laid_out_anew_is_the_same(photo_raw, copy_of, indent):
+    path = copy_of(photo_raw, manifest=True)
+    manifest_path(path).write_text(json.dumps(json.loads(manifest_path(path).read_text()), indent=indent))
+    assert identify(open_beton(path)) == identify(open_beton(photo_raw))
+    assert verify_beton(open_beton(path)) == []
 
 
 MANIFESTS = ["", "{", "[]", "7", "null", "{}", '{"fastkd_kind": "beton"}', "\udcff", "[" * 100_000]

@@ -6,6 +6,7 @@ tables are mapped and checked here before FFCV's pipeline sees them. This module
 
 import hashlib
 import json
+import mmap
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _FIELD_TYPES = {0: "<f8", 1: "<i8", 2: IMAGE_TYPE, 3: _POINTER_AND_SIZE, 4: "<u8
 _POINTER_FIELDS = (2, 3, 4, 5, 6)
 _ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 MANIFEST_VERSION = 1
+_COLUMNS = ("names", "payload_crc32")  # of the manifest: one value a sample
 MAX_CLASSES = 2**20  # more are labels of another meaning, or damaged
 
 
@@ -35,7 +37,7 @@ class Beton:
     """An opened beton whose tables are consistent; arrays are mapped or made once, all in sample order.
 
     metadata: the structured table as FFCV defines it, fields `f0`, `f1`, …
-    data: uint8, the whole file, mapped read-only.
+    data: uint8, the whole file, mapped read-only. mapping: the same as the operating system's object.
     labels: int64 (N,). heights, widths: int64 (N,), pixels. modes: uint8 (N,), 0 JPEG, 1 raw.
     ptrs, sizes: int64 (N,), where the encoded image lies in `data`.
     """
@@ -49,6 +51,7 @@ class Beton:
     label_field: int
     metadata: np.ndarray
     data: np.ndarray
+    mapping: mmap.mmap
     labels: np.ndarray
     heights: np.ndarray
     widths: np.ndarray
@@ -82,7 +85,9 @@ def open_beton(path: str | Path) -> Beton:
             raise FormatError(f"{path}: not a whole beton: {what}")
 
     need(size_bytes >= HEADER_BYTES, f"{size_bytes} bytes, a header alone has {HEADER_BYTES}")
-    data = np.memmap(path, np.uint8, "r")
+    with path.open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data = np.frombuffer(mapping, np.uint8)
     version, num_fields = (int(x) for x in data[:4].view("<u2"))
     page_size = int(data[4:8].view("<u4")[0])
     num_samples, table_ptr = (int(x) for x in data[8:24].view("<u8"))
@@ -113,13 +118,15 @@ def open_beton(path: str | Path) -> Beton:
     found, rest = divmod(size_bytes - table_ptr, _ALLOCATION.itemsize)
     need((found, rest) == (num_pointers, 0), f"allocation table of {found:,} rows, {num_pointers:,} expected (cut?)")
 
-    metadata = np.array(data[fields_end:metadata_end]).view(row_type)
+    metadata = np.array(data[fields_end:metadata_end]).view(row_type)  # the file's rows are not aligned
     table = data[table_ptr:].view(_ALLOCATION)
     image_field, label_field = types.index(FIELD_IMAGE), types.index(FIELD_INT)
     image = metadata[f"f{image_field}"]
     ptrs, sizes = _find_allocations(image["data_ptr"], table, num_samples, need)
     heights, widths, modes = image["height"].astype(np.int64), image["width"].astype(np.int64), image["mode"].copy()
     _check_rows(ptrs, sizes, heights, widths, modes, metadata_end, table_ptr, page_size, need)
+    tables_crc32 = zlib.crc32(data[table_ptr:].data, zlib.crc32(data[:metadata_end].data))
+    mapping.madvise(mmap.MADV_DONTNEED)  # the tables have been read and need not stay in this process
     return Beton(
         path=path,
         num_samples=num_samples,
@@ -130,13 +137,14 @@ def open_beton(path: str | Path) -> Beton:
         label_field=label_field,
         metadata=metadata,
         data=data,
+        mapping=mapping,
         labels=metadata[f"f{label_field}"].astype(np.int64),
         heights=heights,
         widths=widths,
         modes=modes,
         ptrs=ptrs,
         sizes=sizes,
-        tables_crc32=zlib.crc32(data[table_ptr:].data, zlib.crc32(data[:metadata_end].data)),
+        tables_crc32=tables_crc32,
         size_bytes=size_bytes,
     )
 
@@ -145,17 +153,31 @@ def _find_allocations(
     data_ptrs: np.ndarray, table: np.ndarray, num_samples: int, need: Callable[[bool, str], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Start and size of every image: its pointer, looked up in the (unordered) allocation table; int64 (N,) each."""
-    need(int(table["ptr"].max()) < 2**63 and int(table["size"].max()) < 2**63, "allocations beyond 2^63")
-    order = np.argsort(table["ptr"], kind="stable")
-    ordered = table["ptr"][order]
-    at = np.searchsorted(ordered, data_ptrs)
-    row = order[np.minimum(at, len(order) - 1)]
-    wrong = (table["ptr"][row] != data_ptrs) | (table["sample_id"][row] != np.arange(num_samples, dtype=np.uint64))
-    need(not wrong.any(), f"sample {int(wrong.argmax())} points to data that no allocation of its own covers")
-    ends = ordered + table["size"][order]
-    overlap = ends[:-1] > ordered[1:]
-    need(not overlap.any(), f"two allocations overlap at byte {int(ordered[1:][overlap][0]) if overlap.any() else 0:,}")
-    return data_ptrs.astype(np.int64), table["size"][row].astype(np.int64)
+    starts, sizes, owners = table["ptr"], table["size"], table["sample_id"]
+    need(int(starts.max()) < 2**63 and int(sizes.max()) < 2**63, "allocations beyond 2^63")
+    # Where the table is in order, as build-beton writes it, it need not be sorted and searched, which takes most of the time.
+    if not bool((starts[:-1] < starts[1:]).all()):
+        order = np.argsort(starts, kind="stable")
+        starts, sizes, owners = starts[order], sizes[order], owners[order]
+    ptrs, own_sizes = data_ptrs.astype(np.int64), np.empty(num_samples, np.int64)
+    same = len(starts) == num_samples and np.array_equal(starts, data_ptrs)
+    for rows in _blocks(num_samples):
+        at = rows if same else np.minimum(np.searchsorted(starts, data_ptrs[rows]), len(starts) - 1)
+        wrong = (starts[at] != data_ptrs[rows]) | (owners[at] != np.arange(rows.start, rows.stop, dtype=np.uint64))
+        first = rows.start + int(wrong.argmax())
+        need(not wrong.any(), f"sample {first} points to data that no allocation of its own covers")
+        own_sizes[rows] = sizes[at]
+    for rows in _blocks(len(starts) - 1):
+        after = starts[rows.start + 1 : rows.stop + 1]
+        overlap = starts[rows] + sizes[rows] > after
+        need(not overlap.any(), f"two allocations overlap at byte {int(after[overlap.argmax()]):,}")
+    return ptrs, own_sizes
+
+
+def _blocks(num_rows: int) -> Iterator[slice]:
+    """All rows in pieces whose temporary arrays stay in the cache: fresh memory costs more than the checks."""
+    for start in range(0, num_rows, 2**15):
+        yield slice(start, min(start + 2**15, num_rows))
 
 
 def _check_rows(
@@ -170,15 +192,17 @@ def _check_rows(
     need: Callable[[bool, str], None],
 ) -> None:
     """The rules that every row of a beton keeps; names the first sample that breaks one."""
-    rules = (
-        ("has an empty image", (heights < 1) | (widths < 1) | (sizes < 1)),
-        ("has an image mode that is neither 0 (jpg) nor 1 (raw)", modes > MODE_RAW),
-        ("lies outside the pages", (ptrs < first) | (ptrs > last - sizes)),
-        ("crosses a page", ptrs // page_size != (ptrs + np.maximum(sizes, 1) - 1) // page_size),
-        ("is raw with a size that is not 3·height·width", (modes == MODE_RAW) & (sizes != 3 * heights * widths)),
-    )
-    for what, broken in rules:
-        need(not broken.any(), f"sample {int(broken.argmax())} {what}")
+    for rows in _blocks(len(ptrs)):
+        ptr, size, height, width, mode = (column[rows] for column in (ptrs, sizes, heights, widths, modes))
+        rules = (
+            ("has an empty image", (height < 1) | (width < 1) | (size < 1)),
+            ("has an image mode that is neither 0 (jpg) nor 1 (raw)", mode > MODE_RAW),
+            ("lies outside the pages", (ptr < first) | (ptr > last - size)),
+            ("crosses a page", ptr // page_size != (ptr + np.maximum(size, 1) - 1) // page_size),
+            ("is raw with a size that is not 3·height·width", (mode == MODE_RAW) & (size != 3 * height * width)),
+        )
+        for what, broken in rules:
+            need(not broken.any(), f"sample {rows.start + int(broken.argmax())} {what}")
 
 
 def payload_digests(beton: Beton) -> Iterator[tuple[bytes, int]]:
@@ -223,12 +247,24 @@ def write_manifest(beton: Beton, path: str | Path, **fields: Any) -> dict[str, A
         "payload_crc32": [crc for _, crc in pairs],
     }
     with atomic_path(manifest_path(path)) as partial:
-        partial.write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
+        partial.write_text(manifest_text(manifest), encoding="utf-8")
     return manifest
 
 
-def read_manifest(beton: Beton) -> dict[str, Any] | None:
+def manifest_text(manifest: dict[str, Any]) -> str:
+    """A manifest as JSON: what opening a beton needs on the first line, its columns of a value a sample on the next ones."""
+    head = {name: value for name, value in manifest.items() if name not in _COLUMNS}
+    columns = [
+        f"{json.dumps(name)}: {json.dumps(manifest[name], ensure_ascii=False)}" for name in _COLUMNS if name in manifest
+    ]
+    return ",\n".join([json.dumps(head, ensure_ascii=False)[:-1], *columns]) + "}\n"
+
+
+def read_manifest(beton: Beton, *, columns: bool = False) -> dict[str, Any] | None:
     """The manifest beside a beton, or None where there is none.
+
+    Args:
+        columns: read `names` and `payload_crc32` too, which take a second where there are a million samples.
 
     Raises:
         FormatError: the manifest is not one of fastkd's, or of another format version.
@@ -238,7 +274,11 @@ def read_manifest(beton: Beton) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            head = file.readline()
+            # A manifest that something else has laid out anew is read whole.
+            whole = columns or not head.endswith(",\n")
+            manifest = json.loads(head + file.read() if whole else head[:-2] + "}")
         kind, version, stamp = (manifest[key] for key in ("fastkd_kind", "format_version", "tables_crc32"))
         names, sums = manifest.get("class_names", []), manifest.get("payload_crc32", [])
         if not isinstance(manifest["fingerprint"], str):

@@ -21,7 +21,7 @@ def verify_beton(beton: Beton, progress: Callable[[int, int], None] = lambda don
     Raises:
         FormatError, MismatchError: a manifest that is damaged or another beton's.
     """
-    manifest = read_manifest(beton)
+    manifest = read_manifest(beton, columns=True)
     problems = []
     changed = np.zeros(beton.num_samples, bool)
     if manifest is not None:
