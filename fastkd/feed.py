@@ -11,6 +11,7 @@ from fastkd.artefact import require_input
 from fastkd.data.beton import Beton, identify, open_beton
 from fastkd.data.decode import Column
 from fastkd.data.loader import Batch, ViewLoader
+from fastkd.data.part import numbered_as_full
 from fastkd.data.pixels import PIXELS
 from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.dist import World, read_world
@@ -37,25 +38,44 @@ class Dataset:
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Opens and identifies a beton.
+    """Opens and identifies a beton; a part of one is read under the sample_ids of the full beton.
 
     Raises:
         NotFoundError, FormatError, MismatchError: as `open_beton` and `identify`.
     """
     beton = open_beton(path)
     fingerprint, class_names = identify(beton)
-    return Dataset(beton=beton, fingerprint=fingerprint, class_names=class_names)
+    return Dataset(beton=numbered_as_full(beton), fingerprint=fingerprint, class_names=class_names)
+
+
+def require_whole(dataset: Dataset) -> None:
+    """Refuses a part of a beton where all samples are needed.
+
+    Raises:
+        MismatchError: the dataset is a part.
+    """
+    if dataset.beton.present is not None:
+        raise MismatchError(
+            f"{dataset.beton.path}: holds {len(dataset.beton.sample_ids):,} of the {dataset.beton.num_samples:,} samples of a "
+            f"beton, all of them are needed here; give the full beton"
+        )
 
 
 def kept_ids(dataset: Dataset, mask: Mask | None) -> np.ndarray:
     """The sample_ids that a mask keeps of a beton, in priority order; all of them without a mask.
 
     Raises:
-        MismatchError: the mask was made for another beton.
+        MismatchError: the mask was made for another beton, or this part of one lacks samples of it.
     """
     if mask is None:
-        return np.arange(dataset.beton.num_samples, dtype=np.int64)
+        return dataset.beton.sample_ids
     mask.require_beton(dataset.fingerprint, dataset.beton.path)
+    present = dataset.beton.present
+    if present is not None and not present[mask.sample_ids].all():
+        raise MismatchError(
+            f"{dataset.beton.path}: a part without {np.count_nonzero(~present[mask.sample_ids]):,} of the {len(mask.sample_ids):,} "
+            f"samples of {mask.path}; build it with this mask, or use the full beton"
+        )
     return mask.sample_ids
 
 
@@ -79,7 +99,8 @@ def choose_views(
     if store is not None:
         own = views_of(store.tables)
         return replace(own, kind=kind or own.kind, size=size or own.size, num_seeds=num_seeds or own.num_seeds)
-    heights, widths = dataset.beton.heights, dataset.beton.widths
+    ids = dataset.beton.sample_ids
+    heights, widths = dataset.beton.heights[ids], dataset.beton.widths[ids]
     side = int(heights[0])
     small = side <= 64 and bool((heights == side).all() and (widths == side).all())
     kind = kind or ("crop-flip" if small else "rrc")
@@ -125,11 +146,18 @@ def check_probes(tables: StoreTables, dataset: Dataset) -> None:
     """Refuses a store whose probe views have other pixels on this machine.
 
     Raises:
-        MismatchError: says how many of them.
+        MismatchError: says how many of them; or a part of a beton has no sample of theirs.
     """
-    probes = tables.probes
+    probes, sums = tables.probes, tables.probe_crc32c
+    if dataset.beton.present is not None:
+        here = dataset.beton.present[probes[:, 0]]
+        if len(probes) and not here.any():
+            raise MismatchError(
+                f"{tables.path}: none of its {len(probes)} probe views is of a sample in {dataset.beton.path}; use the full beton"
+            )
+        probes, sums = probes[here], sums[here]
     found = probe_checksums(dataset.beton, views_of(tables), probes)
-    wrong = int(np.count_nonzero(found != tables.probe_crc32c))
+    wrong = int(np.count_nonzero(found != sums))
     if wrong:
         raise MismatchError(
             f"{tables.path}: {wrong} of {len(probes)} probe views decode to other pixels here than where the store was filled; "

@@ -8,7 +8,8 @@ from PIL import Image
 from synthetic import PAGE, build, encoded, files_of, nearest, photo, pillow, stored, write_files
 
 from fastkd.data.beton import manifest_path, open_beton, read_manifest
-from fastkd.data.build import WriteOptions, build_beton, default_mode
+from fastkd.data.build import build_beton
+from fastkd.data.encode import WriteOptions, default_mode
 from fastkd.data.pixels import OK, cut_view
 from fastkd.data.sources import open_source
 from fastkd.data.verify import verify_beton
@@ -176,8 +177,9 @@ def many(tmp_path_factory) -> str:
     return write_files(tmp_path_factory.mktemp("many"), files)
 
 
-def test_the_file_is_the_same_for_one_worker_and_two(many, tmp_path):
+def test_the_file_is_the_same_for_one_worker_and_two(many, tmp_path, monkeypatch):
     options = WriteOptions(mode="jpg", page_size=PAGE)
+    monkeypatch.setattr("fastkd.data.build._MIN_PARALLEL_S", 0)
     build_beton(open_source(many), tmp_path / "one.beton", options, num_workers=1)
     build_beton(open_source(many), tmp_path / "two.beton", options, num_workers=2)
     assert (tmp_path / "one.beton").read_bytes() == (tmp_path / "two.beton").read_bytes()

@@ -7,11 +7,15 @@ from typing import Any
 import click
 
 from fastkd.cli.common import command, progress_bar, say
+from fastkd.errors import OptionError
 
 
 @command("build-beton", first_rank_alone=True)
 @click.argument("source")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The beton to write.")
+@click.option(
+    "--mask", type=click.Path(path_type=Path), help="SOURCE is a beton: copy the samples that this mask keeps of it."
+)
 @click.option("--root", metavar="FOLDER", help="The folder inside SOURCE that holds the class folders.")
 @click.option("--classes", type=click.Path(path_type=Path), help="File with one class a line; fixes their order.")
 @click.option("--split", type=click.Choice(["train", "test"]), help="Of cifar10: and the like.  [default: train]")
@@ -23,10 +27,8 @@ from fastkd.cli.common import command, progress_bar, say
 @click.option(
     "--max-size", type=click.IntRange(1, 65_535), help="Shrink longer sides to this.  [default: 500 for jpg, else none]"
 )
-@click.option("--jpeg-quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of what is encoded.")
-@click.option(
-    "--page-size", type=click.IntRange(2**21), default=2**23, show_default=True, help="Bytes of a page; a power of two."
-)
+@click.option("--jpeg-quality", type=click.IntRange(1, 100), help="Of what is encoded.  [default: 90]")
+@click.option("--page-size", type=click.IntRange(2**21), help="Bytes of a page; a power of two.  [default: 8 MiB]")
 @click.option("--skip-bad", is_flag=True, help="List images that cannot be decoded and leave them out.")
 @click.option(
     "--num-workers", type=click.IntRange(0), default=0, help="Encoding processes; 0 for one a CPU.  [default: 0]"
@@ -34,13 +36,14 @@ from fastkd.cli.common import command, progress_bar, say
 def build_beton(
     source: str,
     out: Path,
+    mask: Path | None,
     root: str | None,
     classes: Path | None,
     split: str | None,
     mode: str | None,
     max_size: int | None,
-    jpeg_quality: int,
-    page_size: int,
+    jpeg_quality: int | None,
+    page_size: int | None,
     skip_bad: bool,
     num_workers: int,
 ) -> tuple[dict[str, Any], str]:
@@ -52,20 +55,37 @@ def build_beton(
     \b
     raw   pixels: fastest to read, 3 bytes a pixel
     jpg   encoded anew at --jpeg-quality
-    keep  the source's own JPEG bytes where they are RGB and within --max-size, else as jpg
+    keep  the source's own JPEG bytes where they are RGB, whole and within --max-size, else as jpg; how whole is told
+          from their structure alone (fastkd verify decodes them all)
+
+    With --mask a small beton of the kept samples is copied out of a full one, for a disk or a memory that the full one
+    does not fit. It stands in for the full one: the samples keep their numbers, and masks and stores of the full beton
+    go with it.
+
+    A build that was stopped after its first 256 MiB goes on when it is called again.
 
     \b
     fastkd build-beton cifar.zip --root cifar10/train --out train.beton
+    fastkd build-beton train.beton --mask m.h5 --out small.beton
     """
-    from fastkd.data.build import WriteOptions, default_mode
+    if mask is not None:
+        given = {"--root": root, "--classes": classes, "--split": split, "--mode": mode, "--max-size": max_size}
+        given |= {"--jpeg-quality": jpeg_quality, "--page-size": page_size, "--skip-bad": skip_bad or None}
+        unfit = next((name for name, value in given.items() if value is not None), None)
+        if unfit:
+            raise OptionError(f"{unfit} does not go with --mask, which copies samples as they are")
+        return _copy_part(Path(source), mask, out)
     from fastkd.data.build import build_beton as write
+    from fastkd.data.encode import WriteOptions, default_mode
     from fastkd.data.sources import open_source
 
     images = open_source(source, root=root, classes=classes, split=split or "train")
     mode = mode or default_mode(images)
     if mode == "jpg" and max_size is None:
         max_size = 500
-    options = WriteOptions(mode=mode, max_size=max_size, jpeg_quality=jpeg_quality, page_size=page_size)
+    options = WriteOptions(
+        mode=mode, max_size=max_size, jpeg_quality=jpeg_quality or 90, page_size=page_size or 2**23
+    )
     begin = time.perf_counter()
     with progress_bar("build-beton", "images") as progress:
         manifest = write(
@@ -77,16 +97,38 @@ def build_beton(
             on_skip=lambda line: say(f"left out: {line}"),
             progress=progress,
         )
-    result = {
+    num_classes = len(manifest["class_names"])
+    result = _result(out, manifest, num_classes, len(images) / (time.perf_counter() - begin))
+    result |= {"num_skipped": len(images) - manifest["num_samples"], "mode": mode}
+    text = f"{out}: {result['num_samples']:,} images of {num_classes} classes, {mode}, {result['size_bytes']:,} bytes"
+    return result, text
+
+
+def _copy_part(full: Path, mask: Path, out: Path) -> tuple[dict[str, Any], str]:
+    """`build-beton FULL --mask M --out OUT`."""
+    from fastkd.data.build import build_part
+    from fastkd.feed import kept_ids, open_dataset
+    from fastkd.prune.mask import Mask
+
+    if full.exists() and out.exists() and full.samefile(out):
+        raise OptionError(f"--out {out}: is SOURCE itself")
+    kept, dataset = Mask.load(mask), open_dataset(full)
+    ids = kept_ids(dataset, kept)
+    begin = time.perf_counter()
+    with progress_bar("build-beton", "images") as progress:
+        manifest = build_part(dataset.beton, ids, out, full_fingerprint=dataset.fingerprint, progress=progress)
+    result = _result(out, manifest, dataset.num_classes, len(ids) / (time.perf_counter() - begin))
+    text = f"{out}: {len(ids):,} of the {dataset.beton.num_samples:,} samples of {full}, {result['size_bytes']:,} bytes"
+    return result | {"full": dataset.fingerprint}, text
+
+
+def _result(out: Path, manifest: dict[str, Any], num_classes: int, images_per_s: float) -> dict[str, Any]:
+    return {
         "kind": "beton",
         "path": str(out),
         "num_samples": manifest["num_samples"],
-        "num_classes": len(manifest["class_names"]),
+        "num_classes": num_classes,
         "size_bytes": manifest["size_bytes"],
         "fingerprint": manifest["fingerprint"],
-        "images_per_s": len(images) / (time.perf_counter() - begin),
-        "num_skipped": len(images) - manifest["num_samples"],
-        "mode": mode,
+        "images_per_s": images_per_s,
     }
-    text = f"{out}: {result['num_samples']:,} images of {result['num_classes']} classes, {mode}, {result['size_bytes']:,} bytes"
-    return result, text

@@ -27,10 +27,11 @@ def prune(beton: Path, keep: str, method: str, seed: int, out: Path) -> tuple[di
     """
     import numpy as np
 
-    from fastkd.feed import open_dataset
+    from fastkd.feed import open_dataset, require_whole
     from fastkd.prune.mask import class_counts, parse_keep, random_order, save_mask
 
     dataset = open_dataset(beton)
+    require_whole(dataset)
     labels = dataset.beton.labels
     ids = random_order(labels, seed)[: parse_keep(keep, len(labels))]
     counts = class_counts(labels, ids, dataset.num_classes)

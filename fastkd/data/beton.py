@@ -8,7 +8,7 @@ import hashlib
 import json
 import mmap
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Beton:
     data: uint8, the whole file, mapped read-only. mapping: the same as the operating system's object.
     labels: int64 (N,). heights, widths: int64 (N,), pixels. modes: uint8 (N,), 0 JPEG, 1 raw.
     ptrs, sizes: int64 (N,), where the encoded image lies in `data`.
+    present: None, or bool (N,) for a part that is numbered as the full beton (`part.py`): the samples that it has.
     """
 
     path: Path
@@ -60,6 +61,12 @@ class Beton:
     sizes: np.ndarray
     tables_crc32: int
     size_bytes: int
+    present: np.ndarray | None = None
+
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """The samples that the beton has: int64, increasing; all but for a part of another beton."""
+        return np.arange(self.num_samples) if self.present is None else np.flatnonzero(self.present)
 
     def payload(self, sample_id: int) -> np.ndarray:
         """The encoded bytes of one image: uint8, a view of the mapped file."""
@@ -205,11 +212,14 @@ def _check_rows(
             need(not broken.any(), f"sample {rows.start + int(broken.argmax())} {what}")
 
 
+def digests(payload: np.ndarray) -> tuple[bytes, int]:
+    """BLAKE2b-128 and CRC-32 of an encoded image."""
+    return hashlib.blake2b(payload.data, digest_size=16).digest(), zlib.crc32(payload.data)
+
+
 def payload_digests(beton: Beton) -> Iterator[tuple[bytes, int]]:
     """BLAKE2b-128 and CRC-32 of each encoded image, in sample order; reads the whole file."""
-    for sample_id in range(beton.num_samples):
-        payload = beton.payload(sample_id).data
-        yield hashlib.blake2b(payload, digest_size=16).digest(), zlib.crc32(payload)
+    return (digests(beton.payload(sample_id)) for sample_id in range(beton.num_samples))
 
 
 def beton_fingerprint(beton: Beton, digests: bytes) -> str:
@@ -226,16 +236,19 @@ def manifest_path(path: str | Path) -> Path:
     return Path(path).with_name(Path(path).name + ".json")
 
 
-def write_manifest(beton: Beton, path: str | Path, **fields: Any) -> dict[str, Any]:
-    """Reads the whole beton and writes the manifest of the beton that stands (or will stand) at `path`.
+def write_manifest(
+    beton: Beton, path: str | Path, pairs: Iterable[tuple[bytes, int]] | None = None, **fields: Any
+) -> dict[str, Any]:
+    """Writes the manifest of the beton that stands (or will stand) at `path`.
 
     Args:
+        pairs: the digests of all payloads (`digests`) where they are known; None reads the whole beton.
         fields: source, names (N strings), class_names, options, versions: what the beton itself does not say.
 
     Returns:
         The manifest.
     """
-    pairs = list(payload_digests(beton))
+    pairs = list(payload_digests(beton) if pairs is None else pairs)
     manifest = {
         "fastkd_kind": "beton",
         "format_version": MANIFEST_VERSION,
@@ -306,7 +319,7 @@ def identify(beton: Beton) -> tuple[str, list[str]]:
     """Fingerprint and class names of a beton: from its manifest, else by reading it whole.
 
     Returns:
-        The fingerprint, and num_classes names (`"0"`, `"1"`, … without a manifest).
+        The fingerprint (a part's is that of the full beton: masks and stores belong to both), and num_classes names (`"0"`, `"1"`, … without a manifest).
     """
     manifest = read_manifest(beton)
     num_labels = int(beton.labels.max()) + 1
@@ -317,9 +330,14 @@ def identify(beton: Beton) -> tuple[str, list[str]]:
     if manifest is None:
         digests = b"".join(digest for digest, _ in payload_digests(beton))
         return beton_fingerprint(beton, digests), [str(i) for i in range(num_labels)]
+    digest = manifest["fingerprint"]
+    if (part := manifest.get("part_of")) is not None:
+        if not (isinstance(part, dict) and isinstance(part.get("fingerprint"), str)):
+            raise FormatError(f"{manifest_path(beton.path)}: damaged: it does not say which beton this is a part of")
+        digest = part["fingerprint"]
     names = manifest.get("class_names") or [str(i) for i in range(num_labels)]
     if num_labels > len(names):
         raise FormatError(
             f"{beton.path}: labels run from {beton.labels.min()} to {num_labels - 1}, the manifest names {len(names)} classes"
         )
-    return manifest["fingerprint"], names
+    return digest, names

@@ -115,7 +115,10 @@ class ViewLoader:
             raise OptionError(f"seed is {seed}, expected 0 … 2^63-1")
         check_order(order)
         self.beton, self.views, self.column = beton, views, column
-        self.ids = check_ids(ids, beton.num_samples)
+        self.ids = check_ids(beton.sample_ids if ids is None else ids, beton.num_samples)
+        if beton.present is not None and not beton.present[self.ids].all():
+            missing = self.ids[~beton.present[self.ids]]
+            raise OptionError(f"{beton.path}: a part without {len(missing)} of the ids, sample {missing[0]} among them")
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
         self.num_workers = num_workers or default_num_workers()
         self.prefetch, self.device, self.world = prefetch, torch.device(device), world

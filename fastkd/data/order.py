@@ -48,13 +48,13 @@ def _shuffle(ids: np.ndarray, seed: int, epoch: int, bits: int) -> np.ndarray:
         ends[bucket + 1] += ends[bucket]
     out = np.empty_like(ids)
     for i in range(len(ids)):  # moves the start of each bucket to its end
-        bucket = np.int64(draw(seed, key + _BUCKET, i) >> shift)
+        bucket = int(draw(seed, key + _BUCKET, i) >> shift)
         out[ends[bucket]] = ids[i]
         ends[bucket] += 1
     start = 0
     for bucket in range(2**bits):
         _shuffle_part(out, start, ends[bucket], seed, key + _ORDER)
-        start = int(ends[bucket])
+        start = ends[bucket]
     return out
 
 

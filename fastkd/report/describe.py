@@ -89,8 +89,8 @@ def _beton(path: Path) -> dict[str, Any]:
     digest, class_names = identify(beton)
     return {
         "format_version": 2,
-        "fingerprint": digest,
-        "inputs": {},
+        "fingerprint": manifest.get("fingerprint", digest),
+        "inputs": {"full": digest} if "part_of" in manifest else {},
         "params": {name: manifest.get(name) for name in ("source", "options", "versions")} if manifest else {},
         "num_samples": beton.num_samples,
         "num_classes": len(class_names),

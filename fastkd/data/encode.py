@@ -1,0 +1,163 @@
+"""One source image as a beton stores it: its own JPEG bytes, or its pixels encoded through FFCV's image field."""
+
+import io
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from fastkd.data.beton import MODE_JPG, MODE_RAW, digests
+from fastkd.data.sources import Source
+from fastkd.errors import OptionError, SourceError
+
+MODES = ("raw", "jpg", "keep")
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # that ends entropy-coded data: no restart, no stuffed byte
+_NO_SEGMENT = {0x00, 0x01, *range(0xD0, 0xD9)}
+_OTHER_FRAMES = {0xC3, *range(0xC5, 0xD0)}  # lossless, hierarchical, arithmetic
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WriteOptions:
+    """How images are stored.
+
+    mode: `raw` (pixels), `jpg` (encoded anew) or `keep` (a source's own JPEG bytes where they can stand).
+    max_size: larger images are shrunk until their longer side has so many pixels; None keeps every size.
+    jpeg_quality: 1 … 100, for what is encoded.
+    page_size: bytes of a page, a power of two from 2 MiB; no image can be larger.
+    """
+
+    mode: str
+    max_size: int | None = None
+    jpeg_quality: int = 90
+    page_size: int = 8 * 2**20
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise OptionError(f"mode {self.mode!r}, expected one of {', '.join(MODES)}")
+        if self.max_size is not None and not 1 <= self.max_size <= 65_535:
+            raise OptionError(f"max size {self.max_size}, expected 1 … 65535 pixels")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise OptionError(f"JPEG quality {self.jpeg_quality}, expected 1 … 100")
+        if not (2**21 <= self.page_size < 2**32 and self.page_size & (self.page_size - 1) == 0):
+            raise OptionError(f"page size {self.page_size}, expected a power of two from 2 MiB to 2 GiB")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One image as the beton stores it: uint8 payload, its BLAKE2b-128 and its CRC-32."""
+
+    mode: int
+    height: int
+    width: int
+    payload: np.ndarray
+    digest: bytes
+    crc32: int
+
+
+def stored(mode: int, height: int, width: int, payload: np.ndarray) -> Encoded:
+    """A payload with its digests."""
+    return Encoded(mode, height, width, payload, *digests(payload))
+
+
+def default_mode(source: Source) -> str:
+    """`raw` where the first image has fewer than 64 pixels a side, else `jpg`."""
+    return "raw" if max(_decode(source.read(0), source.names[0]).shape[:2]) < 64 else "jpg"
+
+
+def _decode(data: bytes | np.ndarray, name: str) -> np.ndarray:
+    """The pixels of a source image as Pillow decodes them: uint8 (H, W, 3)."""
+    if isinstance(data, np.ndarray):
+        return data
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode.startswith("I;16"):  # which convert() would clip at 255, to a white picture
+                return np.asarray(Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB"))
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise SourceError(f"{name}: cannot be decoded ({reason}); mend it, or leave it out with --skip-bad") from None
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG whose structure is whole; None where it is not, or of a form that is not kept.
+
+    Kept are baseline, extended and progressive Huffman-coded JPEGs of 8 bits and three components. Every segment has to
+    lie inside the data, tables and frame to come before the first scan, and the image to end with its own end marker. The
+    entropy-coded bytes themselves are only searched for markers: decoding them takes ten times as long.
+    """
+    if data[:2] != b"\xff\xd8":
+        return None
+    size, seen, at = None, set(), 2
+    while True:
+        while data[at : at + 2] == b"\xff\xff":  # fill bytes
+            at += 1
+        if data[at : at + 1] != b"\xff" or at + 4 > len(data):
+            return size if data[at : at + 2] == b"\xff\xd9" and 0xDA in seen else None
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return size if 0xDA in seen else None
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in _NO_SEGMENT or marker in _OTHER_FRAMES or end < at + 4 or end > len(data):
+            return None
+        if marker in (0xC0, 0xC1, 0xC2):
+            if size or end - at < 19 or data[at + 4] != 8 or data[at + 9] != 3:
+                return None
+            size = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        seen.add(marker)
+        if marker == 0xDA:
+            if size is None or min(size) < 1 or not {0xC4, 0xDB} <= seen:
+                return None
+            found = _MARKER.search(data, end)
+            if found is None:
+                return None
+            end = found.end() - 2
+        at = end
+
+
+def keepable(data: bytes, max_size: int | None) -> tuple[int, int] | None:
+    """Height and width of a JPEG whose bytes can stand as they are; None where it has to be encoded anew.
+
+    It can stand when it is a whole RGB (YCbCr) JPEG (`jpeg_size`) within `max_size`.
+    """
+    size = jpeg_size(data)
+    return size if size is not None and (max_size is None or max(size) <= max_size) else None
+
+
+def encode(data: bytes | np.ndarray, name: str, options: WriteOptions) -> Encoded:
+    """Encodes one source image through FFCV's image field.
+
+    Raises:
+        SourceError: the image cannot be decoded, or is larger than the format can say.
+    """
+    if options.mode == "keep" and isinstance(data, bytes) and (size := keepable(data, options.max_size)) is not None:
+        return stored(MODE_JPG, size[0], size[1], np.frombuffer(data, np.uint8))
+    import cv2
+    from ffcv.fields import RGBImageField
+
+    pixels = _decode(data, name)
+    if max(pixels.shape[:2]) > 65_535 and options.max_size is None:
+        raise SourceError(
+            f"{name}: {pixels.shape[1]}×{pixels.shape[0]} pixels, a beton holds sides up to 65535; give --max-size"
+        )
+    field = RGBImageField(
+        write_mode="raw" if options.mode == "raw" else "jpg",
+        max_resolution=options.max_size,
+        jpeg_quality=options.jpeg_quality,
+    )
+    row = np.zeros(1, field.metadata_type)
+    payloads: list[np.ndarray] = []
+
+    def malloc(size: int) -> tuple[int, np.ndarray]:
+        payloads.append(np.empty(size, np.uint8))
+        return 0, payloads[0]
+
+    try:
+        field.encode(row, pixels, malloc)
+    except (cv2.error, ValueError):
+        raise SourceError(
+            f"{name}: {pixels.shape[1]}×{pixels.shape[0]} pixels cannot be stored as {options.mode} with a max size of "
+            f"{options.max_size}; leave it out with --skip-bad"
+        ) from None
+    mode = MODE_RAW if options.mode == "raw" else MODE_JPG
+    return stored(mode, int(row["height"][0]), int(row["width"][0]), payloads[0])
