@@ -83,9 +83,7 @@ def build_beton(
     mode = mode or default_mode(images)
     if mode == "jpg" and max_size is None:
         max_size = 500
-    options = WriteOptions(
-        mode=mode, max_size=max_size, jpeg_quality=jpeg_quality or 90, page_size=page_size or 2**23
-    )
+    options = WriteOptions(mode=mode, max_size=max_size, jpeg_quality=jpeg_quality or 90, page_size=page_size or 2**23)
     begin = time.perf_counter()
     with progress_bar("build-beton", "images") as progress:
         manifest = write(

@@ -29,7 +29,7 @@ from fastkd.errors import FastKDError, NotFoundError, OptionError, SourceError
 from fastkd.hashing import fingerprint
 
 _CHUNK = 64  # samples a job: small enough that the pages in flight stay a few megabytes
-_PROBES = 32  # samples encoded beforehand to estimate the time and the space that all of them take
+_PROBES = 32  # samples at most, one in 64, encoded beforehand to estimate the time and the space that all of them take
 _MIN_PARALLEL_S = 10.0  # work of less than this is over before worker processes are there
 
 
@@ -88,7 +88,7 @@ def _probe(source: Source, options: WriteOptions, path: Path) -> float:
     Raises:
         OptionError: the disk is too small for them.
     """
-    ids = np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(int)).tolist()
+    ids = np.unique(np.linspace(0, len(source) - 1, min(_PROBES, 1 + len(source) // _CHUNK)).astype(int)).tolist()
     begin = time.perf_counter()
     sizes = [
         len(item.payload)

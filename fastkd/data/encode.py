@@ -12,7 +12,7 @@ from fastkd.data.sources import Source
 from fastkd.errors import OptionError, SourceError
 
 MODES = ("raw", "jpg", "keep")
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # that ends entropy-coded data: no restart, no stuffed byte
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # that ends entropy-coded data: no restart, no stuffed byte
 _NO_SEGMENT = {0x00, 0x01, *range(0xD0, 0xD9)}
 _OTHER_FRAMES = {0xC3, *range(0xC5, 0xD0)}  # lossless, hierarchical, arithmetic
 
@@ -73,7 +73,7 @@ def _decode(data: bytes | np.ndarray, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith("I;16"):  # which convert() would clip at 255, to a white picture
                 return np.asarray(Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB"))
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise SourceError(f"{name}: cannot be decoded ({reason}); mend it, or leave it out with --skip-bad") from None
@@ -111,7 +111,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
             found = _MARKER.search(data, end)
             if found is None:
                 return None
-            end = found.end() - 2
+            end = found.start()
         at = end
 
 
