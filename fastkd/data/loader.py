@@ -18,9 +18,12 @@ from fastkd.data.beton import Beton
 from fastkd.data.decode import REASONS, Column, ViewDecoder, first_outside
 from fastkd.data.memory import BatchMemory
 from fastkd.data.order import PAGES_BATCHES, batch_ids, check_order, epoch_order, num_batches
+from fastkd.data.reading import is_cold, reading_ahead
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import CorruptError, OptionError
+
+_READ_AHEAD = 4  # batches whose bytes are asked for before they are made, where the file is cold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,9 +173,11 @@ class ViewLoader:
         """
         waiting: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="fastkd-loader")
+        jobs = self._checked(jobs)
+        if is_cold(self.beton, self.ids):
+            jobs = reading_ahead(self.beton, jobs, _READ_AHEAD)
         try:
             for ids, aug_seed in jobs:
-                self._check_job(ids, aug_seed)
                 waiting.append(pool.submit(self._make, ids, aug_seed))
                 if len(waiting) > self.prefetch:
                     yield self._hand_over(waiting.popleft())
@@ -181,12 +186,14 @@ class ViewLoader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _check_job(self, ids: np.ndarray, aug_seed: int) -> None:
-        if not 0 <= aug_seed < self.views.num_seeds:
-            raise OptionError(f"aug_seed {aug_seed}, expected 0 … {self.views.num_seeds - 1}")
-        outside = first_outside(np.asarray(ids), self._mine)
-        if outside >= 0:
-            raise OptionError(f"sample {ids[outside]} is not among the {len(self.ids)} ids of this loader")
+    def _checked(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
+        for ids, aug_seed in jobs:
+            if not 0 <= aug_seed < self.views.num_seeds:
+                raise OptionError(f"aug_seed {aug_seed}, expected 0 … {self.views.num_seeds - 1}")
+            outside = first_outside(np.asarray(ids), self._mine)
+            if outside >= 0:
+                raise OptionError(f"sample {ids[outside]} is not among the {len(self.ids)} ids of this loader")
+            yield ids, aug_seed
 
     def _hand_over(self, future: "Future[Batch]") -> Batch:
         batch = future.result()
