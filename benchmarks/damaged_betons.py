@@ -24,10 +24,10 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+import measure
 import numpy as np
 from PIL import Image
 
-import measure
 from fastkd.data import loader as loading
 from fastkd.data.beton import HEADER_BYTES, Beton, manifest_path, open_beton
 from fastkd.data.build import build_beton
@@ -88,7 +88,7 @@ def damage(rng: np.random.Generator, content: bytes, manifest: bytes) -> tuple[s
         "fields": (HEADER_BYTES, HEADER_BYTES + 64),
         "metadata": beton,
         "table": (table, len(content)),
-        "payload": (PAGE, PAGE + (3 * 40 * 56 if len(manifest) == 0 else 30_000)),
+        "payload": (PAGE, len(content[:table].rstrip(b"\0"))),
     }
     what = str(rng.choice([*spans, "metadata", "table", "payload", "extreme", "cut", "zeroed", "moved", "manifest"]))
     out = bytearray(content)
@@ -103,11 +103,11 @@ def damage(rng: np.random.Generator, content: bytes, manifest: bytes) -> tuple[s
     elif what == "cut":
         del out[int(rng.choice([rng.integers(0, len(out)), len(out) - rng.integers(1, 400), table, PAGE])) :]
     elif what == "zeroed":
-        at = int(rng.choice([0, PAGE, rng.integers(PAGE, PAGE + 20_000)]))
+        at = int(rng.choice([0, PAGE, rng.integers(*spans["payload"])]))
         end = min(at + int(rng.choice([512, 4096, PAGE])), table)
         out[at:end] = bytes(end - at)
     elif what == "moved":
-        size, at = int(rng.integers(8, 3000)), int(rng.integers(PAGE, PAGE + 20_000))
+        size, at = int(rng.integers(8, 500)), int(rng.integers(*spans["payload"]))
         out[at : at + size] = out[PAGE : PAGE + size]
     elif manifest:
         head = bytearray(manifest)

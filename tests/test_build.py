@@ -1,19 +1,26 @@
 import io
+import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from synthetic import PAGE, build, encoded, files_of, nearest, photo, pillow, stored, write_files
 
+import fastkd.data.build
 from fastkd.data.beton import manifest_path, open_beton, read_manifest
 from fastkd.data.build import build_beton
-from fastkd.data.encode import WriteOptions, default_mode
+from fastkd.data.encode import WriteOptions, default_mode, jpeg_size
 from fastkd.data.pixels import OK, cut_view
 from fastkd.data.sources import open_source
 from fastkd.data.verify import verify_beton
-from fastkd.errors import OptionError, SourceError
+from fastkd.errors import BusyError, FastKDError, OptionError, SourceError
 
 MODES = ("raw", "jpg", "keep")
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]  # of the twelve photos
@@ -277,3 +284,142 @@ def test_small_images_are_stored_raw_where_nothing_is_said(tmp_path, side, mode)
 def test_options_outside_their_range_are_refused(options):
     with pytest.raises(OptionError, match="expected"):
         WriteOptions(**options)
+
+
+# Killed builds, small disks
+
+KILLED = """
+import os, signal, sys
+import fastkd.data.pages
+from fastkd.data.build import build_beton
+from fastkd.data.encode import WriteOptions
+from fastkd.data.sources import open_source
+
+fastkd.data.pages._COMMIT_BYTES = 2**21
+
+def progress(done, total):
+    if done == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+build_beton(open_source(sys.argv[1]), sys.argv[2], WriteOptions(mode="raw", page_size=2**21), num_workers=1, progress=progress)
+"""
+
+
+@pytest.fixture(scope="module")
+def several_pages(tmp_path_factory) -> str:
+    """Twenty pictures, of which a page holds four."""
+    files = {f"a/{i:02}.png": encoded(photo(i, 300, 500), "PNG", compress_level=1) for i in range(20)}
+    return write_files(tmp_path_factory.mktemp("pages"), files)
+
+
+def killed(folder: str, path: Path, at: int) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, folder, str(path), str(at)], check=False, timeout=120)
+    assert done.returncode == -9
+
+
+@pytest.mark.parametrize("at", [2, 11, 20])
+def test_a_killed_build_goes_on_and_gives_the_same_files(several_pages, tmp_path, monkeypatch, at):
+    whole = build(several_pages, tmp_path / "whole.beton")
+    killed(several_pages, tmp_path / "x.beton", at)
+    assert not (tmp_path / "x.beton").exists()
+    encoded_now: list[int] = []
+    encode = fastkd.data.build.encode
+    monkeypatch.setattr("fastkd.data.build.encode", lambda *a: encoded_now.append(1) or encode(*a))
+    beton = build(several_pages, tmp_path / "x.beton")
+    assert beton.path.read_bytes() == whole.path.read_bytes()
+    assert manifest_path(beton.path).read_text() == manifest_path(whole.path).read_text()
+    assert len(encoded_now) - 1 == 20 - (at - 1) // 4 * 4  # one more was looked at beforehand
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_killed_build_of_other_options_is_begun_anew(several_pages, tmp_path):
+    killed(several_pages, tmp_path / "x.beton", 11)
+    build(several_pages, tmp_path / "x.beton", max_size=400)
+    build(several_pages, tmp_path / "whole.beton", max_size=400)
+    assert (tmp_path / "x.beton").read_bytes() == (tmp_path / "whole.beton").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["a byte", "the end"])
+def test_a_journal_that_is_damaged_does_no_harm(several_pages, tmp_path, what):
+    killed(several_pages, tmp_path / "x.beton", 19)
+    journal = tmp_path / "x.beton.journal"
+    content = bytearray(journal.read_bytes())
+    if what == "a byte":
+        content[len(content) // 2] ^= 1
+    journal.write_bytes(content if what == "a byte" else content[:-7])
+    assert build(several_pages, tmp_path / "x.beton").path.read_bytes() == (
+        build(several_pages, tmp_path / "whole.beton").path.read_bytes()
+    )
+
+
+def test_a_bad_image_far_in_keeps_what_was_written_for_the_next_try(several_pages, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastkd.data.pages._COMMIT_BYTES", PAGE)
+    bad = Path(several_pages) / "a/19.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(b"no picture")
+    with pytest.raises(SourceError, match=r"a/19\.png"):
+        build(several_pages, tmp_path / "x.beton")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.beton.partial", "x.beton.journal"}
+    bad.write_bytes(whole)
+    build(several_pages, tmp_path / "x.beton")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.beton", "x.beton.json"}
+
+
+def test_two_builds_of_one_file_are_told_apart(photo_folder, tmp_path):
+    def another(done: int, total: int) -> None:
+        with pytest.raises(BusyError, match="is being written by another"):
+            build(photo_folder, tmp_path / "x.beton")
+
+    build_beton(open_source(photo_folder), tmp_path / "x.beton", WriteOptions(mode="raw"), progress=another)
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(photo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 5_000))
+    with pytest.raises(OptionError, match="GiB free"):
+        build(photo_folder, tmp_path / "x.beton")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_is_killed_ends_the_build_and_leaves_nothing(many, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastkd.data.build._MIN_PARALLEL_S", 0)
+    shared = set(os.listdir("/dev/shm"))
+    source = open_source(many)
+    reader = replace(source, reader=Deadly())
+    with pytest.raises(FastKDError, match="a worker process of build-beton was killed"):
+        build_beton(reader, tmp_path / "x.beton", WriteOptions(mode="raw"), num_workers=2)
+    assert not list(tmp_path.iterdir())
+    assert set(os.listdir("/dev/shm")) <= shared
+
+
+class Deadly:
+    """A reader whose 100th image kills the process that reads it."""
+
+    def read(self, i: int) -> np.ndarray:
+        if i == 99:
+            os.kill(os.getpid(), 9)
+        return photo(i, 10, 10)
+
+
+# What is kept
+
+
+@pytest.mark.parametrize("size", ["none", "a third", "all but the end marker", "all but a byte"])
+def test_a_jpeg_without_its_end_is_not_kept(size):
+    content = encoded(photo(1, 60, 60))
+    cut = {"none": 0, "a third": len(content) // 3, "all but the end marker": -2, "all but a byte": -1}[size]
+    assert jpeg_size(content) == (60, 60)
+    assert jpeg_size(content[:cut]) is None
+
+
+def test_what_follows_the_end_of_a_jpeg_does_not_matter():
+    assert jpeg_size(encoded(photo(1, 33, 47)) + b"appended by a camera") == (33, 47)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_any_bytes_are_looked_at_without_an_error(seed):
+    rng = np.random.default_rng(seed)
+    content = bytearray(encoded(photo(1, 40, 40)))
+    for at in rng.integers(0, len(content), 20):
+        content[at] = int(rng.choice([0, 255, rng.integers(256)]))
+    jpeg_size(bytes(content))
+    jpeg_size(b"\xff\xd8" + rng.bytes(200))
