@@ -315,6 +315,16 @@ def read_manifest(beton: Beton, *, columns: bool = False) -> dict[str, Any] | No
     return manifest
 
 
+def check_labels(beton: Beton) -> int:
+    """One more than the largest label; raises FormatError where the labels are no classes."""
+    num_labels = int(beton.labels.max()) + 1
+    if int(beton.labels.min()) < 0 or num_labels > MAX_CLASSES:
+        raise FormatError(
+            f"{beton.path}: labels run from {beton.labels.min()} to {num_labels - 1}, expected classes 0 … {MAX_CLASSES - 1} at most"
+        )
+    return num_labels
+
+
 def identify(beton: Beton) -> tuple[str, list[str]]:
     """Fingerprint and class names of a beton: from its manifest, else by reading it whole.
 
@@ -322,11 +332,7 @@ def identify(beton: Beton) -> tuple[str, list[str]]:
         The fingerprint (a part's is that of the full beton: masks and stores belong to both), and num_classes names (`"0"`, `"1"`, … without a manifest).
     """
     manifest = read_manifest(beton)
-    num_labels = int(beton.labels.max()) + 1
-    if int(beton.labels.min()) < 0 or num_labels > MAX_CLASSES:
-        raise FormatError(
-            f"{beton.path}: labels run from {beton.labels.min()} to {num_labels - 1}, expected classes 0 … {MAX_CLASSES - 1} at most"
-        )
+    num_labels = check_labels(beton)
     if manifest is None:
         digests = b"".join(digest for digest, _ in payload_digests(beton))
         return beton_fingerprint(beton, digests), [str(i) for i in range(num_labels)]

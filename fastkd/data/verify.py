@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastkd.data.beton import Beton, beton_fingerprint, payload_digests, read_manifest
+from fastkd.data.beton import Beton, beton_fingerprint, check_labels, payload_digests, read_manifest
 from fastkd.data.decode import check_images
 from fastkd.data.pixels import OK, REASONS
+from fastkd.errors import FormatError
 
 _STEP = 256
 _LISTED = 20
@@ -23,6 +24,10 @@ def verify_beton(beton: Beton, progress: Callable[[int, int], None] = lambda don
     """
     manifest = read_manifest(beton, columns=True)
     problems = []
+    try:
+        check_labels(beton)
+    except FormatError as error:
+        problems.append(str(error))
     changed = np.zeros(beton.num_samples, bool)
     if manifest is not None:
         digests = []
