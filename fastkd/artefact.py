@@ -7,10 +7,11 @@ its own name only when it is whole: it is written beside it, synced and renamed.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -95,8 +96,12 @@ def write_artefact(
     inputs: dict[str, str],
     params: dict[str, Any],
     arrays: dict[str, np.ndarray],
+    attributes: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> Header:
     """Writes a small HDF5 artefact at once: header and datasets, atomically.
+
+    Args:
+        attributes: texts to put on a dataset, for readers other than fastkd, which reads `params`.
 
     Returns:
         The header that was written.
@@ -111,7 +116,9 @@ def write_artefact(
     with atomic_path(path) as partial, h5py.File(partial, "w", libver=HDF5_VERSION) as file:
         write_header(file, header)
         for name, array in arrays.items():
-            file.create_dataset(name, data=array, track_times=False)
+            dataset = file.create_dataset(name, data=array, track_times=False)
+            for key, text in attributes.get(name, {}).items():
+                dataset.attrs[key] = np.bytes_(text.encode())
     return header
 
 
@@ -209,20 +216,25 @@ def read_dataset(file: h5py.File, name: str, *, dtype: str, ndim: int, path: str
 
 
 def read_artefact(
-    path: str | Path, *, kind: str, format_version: int, arrays: dict[str, tuple[str, int]]
+    path: str | Path,
+    *,
+    kind: str,
+    format_version: int,
+    arrays: dict[str, tuple[str, int]] | Callable[[Header], dict[str, tuple[str, int]]],
 ) -> tuple[Header, dict[str, np.ndarray]]:
     """Reads a small artefact whole and checks its fingerprint.
 
     Args:
-        arrays: name → (dtype, rank) of each dataset to be read.
+        arrays: name → (dtype, rank) of each dataset to be read; or a function of the header that says so.
 
     Raises:
         NotFoundError, FormatError: as `open_artefact`.
         CorruptError: the content does not match the fingerprint in the header.
     """
     with open_artefact(path, kind, format_version) as (file, header):
+        wanted = arrays(header) if callable(arrays) else arrays
         data = {
-            name: read_dataset(file, name, dtype=dtype, ndim=ndim, path=path) for name, (dtype, ndim) in arrays.items()
+            name: read_dataset(file, name, dtype=dtype, ndim=ndim, path=path) for name, (dtype, ndim) in wanted.items()
         }
     found = content_fingerprint(header.kind, header.inputs, header.params, data)
     if found != header.fingerprint:

@@ -13,10 +13,11 @@ import numpy as np
 
 from fastkd.artefact import Header, read_artefact, require_input, write_artefact
 from fastkd.errors import FormatError, OptionError
-from fastkd.hashing import draws
+from fastkd.prune.bitmap import Bitmap, bitmap_of, has_repeats_or_outside, pack_ids
+from fastkd.prune.select import select_level
 
 KIND, FORMAT_VERSION = "mask", 1
-_CLASS_ORDER, _ROUND_ORDER = 1, 2  # draw numbers
+_MOST_SAMPLES = 2**40  # a bitmap of more does not fit a machine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -24,7 +25,8 @@ class Mask:
     """The kept samples of one beton.
 
     sample_ids: int64 (num_kept,), distinct, highest priority first. num_samples: N of the full beton.
-    header: kind, fingerprint, inputs (`beton`) and params (method, seed, …) of the file it was read from.
+    header: kind, fingerprint, inputs (`beton`, and `scores` or `features` where it was chosen by some) and params
+    (method, seed, …) of the file it was read from.
     """
 
     sample_ids: np.ndarray
@@ -36,6 +38,10 @@ class Mask:
     def fraction(self) -> float:
         """Kept samples over all, 0 < fraction <= 1."""
         return len(self.sample_ids) / self.num_samples
+
+    def bitmap(self) -> Bitmap:
+        """The kept samples as a set."""
+        return pack_ids(self.sample_ids, self.num_samples)
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
@@ -50,10 +56,8 @@ class Mask:
         ids, num_samples = arrays["sample_ids"], header.params.get("num_samples")
         if (
             not isinstance(num_samples, int)
-            or not len(ids)
-            or ids.min() < 0
-            or ids.max() >= num_samples
-            or len(np.unique(ids)) != len(ids)
+            or not 0 < len(ids) <= num_samples < _MOST_SAMPLES
+            or has_repeats_or_outside(ids, num_samples)
         ):
             raise FormatError(f"{path}: not a mask: its sample_ids are not distinct numbers below {num_samples}")
         return cls(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path))
@@ -68,20 +72,27 @@ class Mask:
 
 
 def save_mask(
-    path: str | Path, sample_ids: np.ndarray, *, num_samples: int, beton_fingerprint: str, params: dict[str, Any]
+    path: str | Path,
+    sample_ids: np.ndarray,
+    *,
+    num_samples: int,
+    beton_fingerprint: str,
+    params: dict[str, Any],
+    inputs: dict[str, str] | None = None,
 ) -> Mask:
     """Writes a mask atomically and returns it.
 
     Args:
         sample_ids: int64 (num_kept,), priority order.
         params: how it was chosen: method, seed, keep, balance.
+        inputs: fingerprints of what it was chosen by, besides the beton: scores, features, masks.
     """
     ids = np.ascontiguousarray(sample_ids, np.int64)
     header = write_artefact(
         path,
         kind=KIND,
         format_version=FORMAT_VERSION,
-        inputs={"beton": beton_fingerprint},
+        inputs={"beton": beton_fingerprint} | (inputs or {}),
         params=params | {"num_samples": num_samples},
         arrays={"sample_ids": ids},
     )
@@ -131,15 +142,31 @@ def random_order(labels: np.ndarray, seed: int) -> np.ndarray:
     Returns:
         int64 (N,), a permutation of the sample_ids.
     """
-    ids = np.arange(len(labels), dtype=np.int64)
-    by_class = np.lexsort((ids, draws(ids, seed, _CLASS_ORDER), labels))
-    ordered = labels[by_class]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    rounds = np.arange(len(labels)) - np.repeat(starts, np.diff(np.r_[starts, len(labels)]))
-    turn = draws(rounds * (int(labels.max()) + 1) + ordered, seed, _ROUND_ORDER)
-    return by_class[np.lexsort((by_class, turn, rounds))]
+    return select_level(labels, len(labels), seed=seed)
 
 
 def class_counts(labels: np.ndarray, sample_ids: np.ndarray, num_classes: int) -> np.ndarray:
     """Kept samples of each class: int64 (num_classes,)."""
     return np.bincount(labels[sample_ids], minlength=num_classes)
+
+
+def combine_ids(operation: str, one: np.ndarray, other: np.ndarray, num_samples: int) -> np.ndarray:
+    """Two masks' sample_ids as one, in priority order.
+
+    Args:
+        operation: `union`: those of `one`, then those that `other` adds; `intersection`, `difference`: those of `one`
+            that are, or are not, in `other`.
+        one, other: int64, distinct sample_ids in priority order.
+
+    Returns:
+        int64, distinct sample_ids.
+    """
+    if operation == "union":
+        return np.concatenate([one, other[~pack_ids(one, num_samples).contains(other)]])
+    inside = pack_ids(other, num_samples).contains(one)
+    return one[inside if operation == "intersection" else ~inside]
+
+
+def complement_ids(sample_ids: np.ndarray, num_samples: int) -> np.ndarray:
+    """The samples that a mask leaves out: int64, increasing."""
+    return bitmap_of(~pack_ids(sample_ids, num_samples).bits, num_samples).ids()

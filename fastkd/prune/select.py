@@ -1,0 +1,240 @@
+"""From scores to the samples that are kept, in priority order.
+
+Everything here takes and returns arrays. Scores are "higher = keep first": hard before easy. Equal scores are in the
+order of a seeded hash of their sample_ids, which is also the random order: masks of equal scores are random masks.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from fastkd.errors import OptionError
+from fastkd.prune.balance import (
+    BALANCES,
+    equal_quotas,
+    interleave,
+    proportional_quotas,
+    stratum_turns,
+    water_fill,
+)
+from fastkd.prune.ranking import best_of_groups, group_sizes
+
+LEVELS = ("hard", "moderate", "easy")
+
+
+def select_level(
+    labels: np.ndarray,
+    num_kept: int,
+    *,
+    scores: np.ndarray | None = None,
+    level: str = "hard",
+    balance: str = "equal",
+    seed: int = 0,
+) -> np.ndarray:
+    """The highest (`hard`), lowest (`easy`) or middle (`moderate`) scores: of each class, or of all where `none`.
+
+    The prefixes of a selection are the smaller selections of the same scores, level, balance and seed. `moderate` goes
+    from the middle rank outwards, to both sides in turn: of 10 samples 4 are those of ranks 3 … 6.
+
+    Args:
+        labels: integers (N,), the class of each sample.
+        num_kept: 0 … N.
+        scores: float32 (N,), infinities allowed; None for a random selection.
+        balance: `equal` counts of all classes, to within one, classes that are too small giving all they have;
+            `proportional` to the classes' sizes, to within one sample; `none`: as the scores fall.
+
+    Returns:
+        int64 (num_kept,), sample_ids in priority order.
+
+    Raises:
+        OptionError: NaN among the scores; an unknown level or balance.
+    """
+    if scores is not None:
+        _check_scores(labels, scores)
+    if level not in LEVELS:
+        raise OptionError(f"level {level!r}, expected one of {', '.join(LEVELS)}")
+    groups, sizes = _groups(labels, balance)
+    quotas = class_quotas(sizes, num_kept, balance, seed)
+    ascending = level == "easy"
+    if level == "moderate" and scores is not None:
+        whole = best_of_groups(groups, sizes, scores=scores, seed=seed, sizes=sizes)
+        starts = np.cumsum(sizes) - sizes
+        middles = [
+            whole[start + _middle_out(int(size))[:quota]]
+            for start, size, quota in zip(starts, sizes, quotas, strict=True)
+        ]
+        by_group = np.concatenate(middles)
+    else:
+        by_group = best_of_groups(groups, quotas, scores=scores, ascending=ascending, seed=seed, sizes=sizes)
+    if len(sizes) == 1:
+        return by_group
+    return interleave(by_group, quotas, sizes, balance == "proportional", seed)
+
+
+def class_quotas(sizes: np.ndarray, num_kept: int, balance: str, seed: int) -> np.ndarray:
+    """How many samples each class gives: int64 (C,), with the sum num_kept.
+
+    Args:
+        sizes: int64 (C,), samples of each class; one entry for all where `balance` is `none`.
+    """
+    if not 0 <= num_kept <= sizes.sum():
+        raise OptionError(f"{num_kept} samples cannot be kept of {sizes.sum()}")
+    if balance == "proportional":
+        return proportional_quotas(sizes, num_kept, seed)
+    return equal_quotas(sizes, num_kept, seed)
+
+
+def in_turns(orders: list[np.ndarray], num_kept: int, balance: str, seed: int) -> np.ndarray:
+    """Merges an order for each class into one, and cuts it to `num_kept`.
+
+    Args:
+        orders: for each class int64 sample_ids, best first; may be of all its samples.
+    """
+    sizes = np.array([len(order) for order in orders], np.int64)
+    quotas = class_quotas(sizes, num_kept, balance, seed)
+    by_group = np.concatenate([order[:quota] for order, quota in zip(orders, quotas, strict=True)])
+    return interleave(by_group, quotas, sizes, balance == "proportional", seed)
+
+
+def class_members(labels: np.ndarray, balance: str) -> list[np.ndarray]:
+    """The sample_ids of each class, increasing; one list of all where `balance` is `none`."""
+    groups, sizes = _groups(labels, balance)
+    order = np.argsort(groups, kind="stable") if len(sizes) > 1 else np.arange(len(groups))
+    return np.split(order, np.cumsum(sizes)[:-1])
+
+
+def class_centre_distances(features: np.ndarray, labels: np.ndarray, centre: str = "mean") -> np.ndarray:
+    """Distance of each sample's features from its class's centre; Moderate keeps the middle of them.
+
+    Xia et al., "Moderate Coreset" (ICLR 2023): the centre is the mean; their code takes the median of each dimension.
+
+    Args:
+        features: float32 (N, D). labels: int64 (N,). centre: `mean` or `median`.
+
+    Returns:
+        float32 (N,), Euclidean distances.
+    """
+    out = np.zeros(len(features), np.float64)
+    for members in class_members(labels, "equal"):
+        if len(members):
+            own = features[members].astype(np.float64)
+            middle = own.mean(axis=0) if centre == "mean" else np.median(own, axis=0)
+            out[members] = np.sqrt(np.square(own - middle).sum(axis=1))
+    return out.astype(np.float32)
+
+
+def select_ccs(
+    labels: np.ndarray,
+    num_kept: int,
+    *,
+    scores: np.ndarray,
+    hardness: np.ndarray,
+    prune_hardest: float,
+    num_strata: int = 50,
+    balance: str = "none",
+    seed: int = 0,
+) -> np.ndarray:
+    """Coverage-centric selection: without the hardest, equal numbers from strata of equal width over the scores.
+
+    Zheng et al., "Coverage-centric Coreset Selection for High Pruning Rates" (ICLR 2023), algorithm 1.
+
+    Args:
+        scores: float32 (N,), finite, what the strata are cut over.
+        hardness: float32 (N,), higher = harder (the paper: -AUM); its floor(prune_hardest·N) highest are never kept.
+        prune_hardest: β, 0 <= β < 1.
+        balance: `none` as in the paper; else strata of each class.
+
+    Raises:
+        OptionError: more samples asked for than β leaves; NaN or infinite scores; options out of range.
+    """
+    if not 0 <= prune_hardest < 1:
+        raise OptionError(f"β (the part of the hardest that is dropped) is {prune_hardest}, expected 0 <= β < 1")
+    if num_strata < 1:
+        raise OptionError(f"{num_strata} strata, expected at least 1")
+    _check_scores(labels, hardness)
+    _check_scores(labels, scores)
+    if not np.isfinite(scores).all():
+        raise OptionError("infinite scores cannot be cut into strata of equal width; use another policy for them")
+    num_left = len(labels) - math.floor(prune_hardest * len(labels))
+    if num_kept > num_left:
+        raise OptionError(
+            f"{num_kept} samples to keep, but β = {prune_hardest} leaves {num_left} of {len(labels)}; lower β or keep less"
+        )
+    everything = np.zeros(len(labels), np.int64)
+    left = best_of_groups(everything, np.array([num_left]), scores=hardness, ascending=True, seed=seed)
+    left.sort()
+    groups, sizes = _groups(labels[left], balance)
+    strata = groups * num_strata + equal_width_bins(scores[left], groups, len(sizes), num_strata)
+    in_strata = group_sizes(strata, len(sizes) * num_strata).reshape(len(sizes), num_strata)
+    shares = class_quotas(sizes, num_kept, balance, seed)
+    quotas = np.array([water_fill(row, int(share)) for row, share in zip(in_strata, shares, strict=True)])
+    # best_of_groups hashes positions; ties and draws have to follow sample_ids, so the strata are spread over all N
+    spread = np.full(len(labels), quotas.size, np.int64)
+    spread[left] = strata
+    by_stratum = best_of_groups(spread, np.r_[quotas.reshape(-1), 0], seed=seed)
+    ends = np.cumsum(quotas.sum(axis=1))
+    orders = [
+        interleave(part, own, held, False, seed, stratum_turns(held))
+        for part, own, held in zip(np.split(by_stratum, ends[:-1]), quotas, in_strata, strict=True)
+    ]
+    if len(orders) == 1:
+        return orders[0]
+    return interleave(np.concatenate(orders), shares, sizes, balance == "proportional", seed)
+
+
+def equal_width_bins(scores: np.ndarray, groups: np.ndarray, num_groups: int, num_bins: int) -> np.ndarray:
+    """The bin of each score among `num_bins` of equal width between its group's lowest and highest: int64 (n,).
+
+    The highest score is in the last bin; where all scores of a group are equal, all are in the first.
+    """
+    values = scores.astype(np.float64)
+    low, high = np.full(num_groups, np.inf), np.full(num_groups, -np.inf)
+    np.minimum.at(low, groups, values)
+    np.maximum.at(high, groups, values)
+    width = np.where(high > low, high - low, 1.0)[groups]
+    return np.minimum(np.floor((values - low[groups]) / width * num_bins), num_bins - 1).astype(np.int64)
+
+
+@njit(cache=True)
+def _middle_out(n: int) -> np.ndarray:
+    """0 … n-1 from the middle outwards, the lower of two equally far ones first: int64 (n,)."""
+    out = np.empty(n, np.int64)
+    low, high = (n - 1) // 2, (n - 1) // 2 + 1
+    if n % 2:
+        low, high = n // 2, n // 2 + 1
+    for k in range(n):
+        from_middle_low, from_middle_high = abs(2 * low - (n - 1)), abs(2 * high - (n - 1))
+        if low >= 0 and (high >= n or from_middle_low <= from_middle_high):
+            out[k] = low
+            low -= 1
+        else:
+            out[k] = high
+            high += 1
+    return out
+
+
+def _groups(labels: np.ndarray, balance: str) -> tuple[np.ndarray, np.ndarray]:
+    """What is chosen from: the classes, or all samples as one group; and the sizes of the groups."""
+    if balance not in BALANCES:
+        raise OptionError(f"balance {balance!r}, expected one of {', '.join(BALANCES)}")
+    if balance == "none":
+        return np.zeros(len(labels), np.int8), np.array([len(labels)], np.int64)
+    return labels, group_sizes(labels, int(labels.max()) + 1 if len(labels) else 1)
+
+
+def _check_scores(labels: np.ndarray, scores: np.ndarray) -> None:
+    if scores.shape != labels.shape:
+        raise OptionError(f"scores of shape {scores.shape}, expected one for each of {len(labels)} samples")
+    bad = first_nan(scores)
+    if bad >= 0:
+        raise OptionError(f"{int(np.isnan(scores).sum())} scores are NaN, that of sample {bad} the first of them")
+
+
+@njit(cache=True, nogil=True)
+def first_nan(values: np.ndarray) -> int:
+    """Where the first NaN is; -1 where there is none."""
+    for i in range(len(values)):
+        if values[i] != values[i]:
+            return i
+    return -1
