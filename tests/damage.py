@@ -13,16 +13,21 @@ import numpy as np
 
 from fastkd.errors import FastKDError
 from fastkd.prune.mask import Mask
+from fastkd.prune.score_file import load_scores
 from fastkd.store.logit_store import LogitStore
 
 _HANGS_AFTER_S = 30
 
 
 def read_all(path: Path, kind: str) -> list:
-    """Everything that a user gets out of a mask or a store."""
+    """Everything that a user gets out of a mask, a score file or a store."""
     if kind == "mask":
         mask = Mask.load(path)
         return [mask.header, mask.num_samples, mask.sample_ids.tolist()]
+    if kind == "scores":
+        scores = load_scores(path)
+        arrays = {**scores.values, **scores.extras}
+        return [scores.header, scores.methods, {name: value.tolist() for name, value in arrays.items()}]
     store = LogitStore(path)
     rows = [store.read(store.sample_ids, seed).tolist() for seed in range(store.num_seeds)]
     return [store.tables.header, store.sample_ids.tolist(), rows]

@@ -179,36 +179,36 @@ def test_moderate_keeps_the_middle_distances_from_the_centre():
 def test_ccs_bins_scores_below_zero():
     scores = np.array([-3, -2, -1], np.float32)
     assert equal_width_bins(scores, one_class(3), 1, 50).tolist() == [0, 25, 49]
-    assert len(select_ccs(one_class(3), 3, scores=scores, hardness=scores, prune_hardest=0)) == 3
+    assert len(select_ccs(one_class(3), 3, scores=scores, hardness=scores, share_dropped=0)) == 3
 
 
 def test_ccs_of_constant_scores_still_returns_what_was_asked_for():
     scores = np.full(100, 0.25, np.float32)
-    assert len(set(select_ccs(one_class(100), 30, scores=scores, hardness=scores, prune_hardest=0.2).tolist())) == 30
+    assert len(set(select_ccs(one_class(100), 30, scores=scores, hardness=scores, share_dropped=0.2).tolist())) == 30
 
 
 def test_ccs_drops_the_hardest_and_covers_the_rest_evenly():
     scores = np.arange(1000, dtype=np.float32)
-    found = select_ccs(one_class(1000), 100, scores=scores, hardness=scores, prune_hardest=0.3, num_strata=10)
+    found = select_ccs(one_class(1000), 100, scores=scores, hardness=scores, share_dropped=0.3, num_strata=10)
     assert found.max() < 700
     assert np.bincount(found // 70, minlength=10).tolist() == [10] * 10
 
 
 def test_ccs_asked_for_more_than_it_leaves_is_refused():
     scores = np.arange(100, dtype=np.float32)
-    with pytest.raises(OptionError, match=r"80 samples to keep, but β = 0\.3 leaves 70 of 100"):
-        select_ccs(one_class(100), 80, scores=scores, hardness=scores, prune_hardest=0.3)
+    with pytest.raises(OptionError, match=r"80 samples to keep, but --drop-hardest 0\.3 leaves 70 of 100"):
+        select_ccs(one_class(100), 80, scores=scores, hardness=scores, share_dropped=0.3)
 
 
 def test_ccs_refuses_infinite_scores():
     with pytest.raises(OptionError, match="infinite scores"):
-        select_ccs(one_class(2), 1, scores=np.array([1, np.inf]), hardness=np.zeros(2), prune_hardest=0)
+        select_ccs(one_class(2), 1, scores=np.array([1, np.inf]), hardness=np.zeros(2), share_dropped=0)
 
 
 @given(label_arrays, seeds, st.sampled_from(BALANCES), st.data())
 def test_ccs_is_nested_and_balanced(labels, seed, balance, data):
     scores = random_scores(seed, len(labels))
-    options = {"scores": scores, "hardness": scores, "prune_hardest": 0.2, "num_strata": 4, "balance": balance}
+    options = {"scores": scores, "hardness": scores, "share_dropped": 0.2, "num_strata": 4, "balance": balance}
     most = len(labels) - int(0.2 * len(labels))
     small, large = sorted(data.draw(st.integers(0, most)) for _ in range(2))
     longer = select_ccs(labels, large, seed=seed, **options)

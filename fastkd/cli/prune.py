@@ -1,64 +1,216 @@
 """`fastkd prune`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastkd.cli.common import command
 
+if TYPE_CHECKING:
+    from fastkd.data.beton import Beton
+    from fastkd.prune.choose import Candidates
+
+_BY_SCORES = ("scores", "ccs", "d2", "dual-beta")
+_OF_MASKS = ("union", "intersection", "difference", "complement")
+_METHODS = ("random", "scores", "moderate", "ccs", "d2", "dual-beta", *_OF_MASKS)
+
 
 @command("prune", first_rank_alone=True)
 @click.argument("beton", type=click.Path(path_type=Path))
-@click.option("--keep", required=True, metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples.")
+@click.option("--keep", metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples.")
 @click.option(
-    "--method", type=click.Choice(["random"]), default="random", show_default=True, help="How samples are chosen."
+    "--method", type=click.Choice(_METHODS), default="random", show_default=True, help="How samples are chosen."
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the random order.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of draws and of ties.")
+@click.option(
+    "--scores", type=click.Path(path_type=Path), multiple=True, help="Score file; of several, the mean counts."
+)
+@click.option("--score", metavar="NAME", help="Which of the file's scores, where it holds several.")
+@click.option("--features", type=click.Path(path_type=Path), help="Feature file, for moderate and d2.")
+@click.option("--mask", type=click.Path(path_type=Path), multiple=True, help="Masks to combine.")
+@click.option(
+    "--level", type=click.Choice(["hard", "moderate", "easy"]), help="Which scores are kept.  [default: hard]"
+)
+@click.option(
+    "--balance",
+    type=click.Choice(["equal", "proportional", "none"]),
+    help="Samples of each class.  [default: equal for random and d2, else none]",
+)
+@click.option("--drop-hardest", type=float, help="ccs, d2: the part that is never kept, β.  [default: 0]")
+@click.option("--hardness", metavar="NAME", help="ccs, d2: the score β goes by.  [default: aum if there, else --score]")
+@click.option("--strata", type=int, help="ccs: strata of equal width.  [default: 50]")
+@click.option("--neighbours", type=int, help="d2: neighbours of a sample.  [default: 5]")
+@click.option("--gamma-forward", type=float, help="d2: decay of what neighbours lend.  [default: 1]")
+@click.option("--gamma-reverse", type=float, help="d2: decay of what a pick takes away.  [default: 0.1]")
+@click.option("--distance", type=click.Choice(["plain", "squared"]), help="d2: in the exponents.  [default: plain]")
+@click.option("--knn", type=click.Choice(["exact", "faiss"]), help="d2: how neighbours are found.  [default: exact]")
+@click.option("--centre", type=click.Choice(["mean", "median"]), help="moderate: of a class.  [default: mean]")
+@click.option("--exponent", type=float, help="dual-beta: c_D (5.5 CIFAR-10, 4 CIFAR-100, 11 ImageNet).")
+@click.option("--beta-total", type=float, help="dual-beta: a + b; 16 as in the authors' code.  [default: 15]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The mask to write.")
-def prune(beton: Path, keep: str, method: str, seed: int, out: Path) -> tuple[dict[str, Any], str]:
+def prune(
+    beton: Path,
+    keep: str | None,
+    method: str,
+    seed: int,
+    scores: tuple[Path, ...],
+    score: str | None,
+    features: Path | None,
+    mask: tuple[Path, ...],
+    hardness: str | None,
+    out: Path,
+    **options: Any,
+) -> tuple[dict[str, Any], str]:
     """Choose the samples of BETON to keep and write them as a mask.
 
-    random keeps equal counts of all classes (a class that is too small gives all it has). Masks of one seed are nested:
-    the one at 0.1 is inside the one at 0.3.
+    Masks of one method, seed and scores are nested: the one at 0.1 is inside the one at 0.3 (but not those of dual-beta,
+    whose weights depend on the fraction). Equal scores are in the order of the seed's random mask. union, intersection,
+    difference and complement combine masks.
 
     \b
     fastkd prune train.beton --keep 0.1 --method random --out m.h5
+    fastkd prune train.beton --keep 0.1 --method scores --scores s.h5 --score el2n --level hard --out m.h5
+    fastkd prune train.beton --keep 0.1 --method ccs --scores run/scores.h5 --score aum --drop-hardest 0.3 --out m.h5
+    fastkd prune train.beton --method union --mask a.h5 --mask b.h5 --out m.h5
     """
-    import numpy as np
-
+    from fastkd.errors import OptionError
     from fastkd.feed import open_dataset, require_whole
-    from fastkd.prune.mask import class_counts, parse_keep, random_order, save_mask
+    from fastkd.prune.choose import choose, options_of
+    from fastkd.prune.mask import class_counts, parse_keep, save_mask
 
+    _check_inputs(method, keep, scores, score, features, mask, hardness, options)
     dataset = open_dataset(beton)
     require_whole(dataset)
-    labels = dataset.beton.labels
-    ids = random_order(labels, seed)[: parse_keep(keep, len(labels))]
-    counts = class_counts(labels, ids, dataset.num_classes)
-    counts = counts[np.bincount(labels, minlength=dataset.num_classes) > 0]
-    class_min, class_max = int(counts.min()), int(counts.max())
-    mask = save_mask(
-        out,
-        ids,
-        num_samples=len(labels),
-        beton_fingerprint=dataset.fingerprint,
-        params={
-            "method": method,
-            "seed": seed,
-            "keep": keep,
-            "balance": "equal",
-            "class_min": class_min,
-            "class_max": class_max,
-        },
-    )
+    opened, fingerprint, class_names = dataset.beton, dataset.fingerprint, dataset.class_names
+    labels = opened.labels
+    if method in _OF_MASKS:
+        ids, inputs = _combined(method, mask, opened, fingerprint)
+        params: dict[str, Any] = {"method": method, "keep": keep}
+        if keep is not None:
+            count = parse_keep(keep, len(labels))
+            if count > len(ids):
+                raise OptionError(f"--keep {keep} is {count} samples, the {method} has {len(ids)}")
+            ids = ids[:count]
+    else:
+        assert keep is not None
+        num_kept = parse_keep(keep, len(labels))
+        chosen = options_of(method, options)
+        known, inputs, used = _candidates(method, opened, fingerprint, scores, score, features, hardness)
+        ids = choose(method, known, num_kept, seed=seed, options=chosen)
+        params = {"method": method, "seed": seed, "keep": keep, **chosen, **used}
+    counts = class_counts(labels, ids, len(class_names))
+    counts = counts[class_counts(labels, slice(None), len(class_names)) > 0]
+    params |= {"class_min": int(counts.min()), "class_max": int(counts.max())}
+    written = save_mask(out, ids, num_samples=len(labels), beton_fingerprint=fingerprint, params=params, inputs=inputs)
     result = {
         "kind": "mask",
         "path": str(out),
         "num_kept": len(ids),
         "num_samples": len(labels),
-        "fraction": mask.fraction,
-        "class_min": class_min,
-        "class_max": class_max,
-        "fingerprint": mask.header.fingerprint,
+        "fraction": written.fraction,
+        "class_min": params["class_min"],
+        "class_max": params["class_max"],
+        "fingerprint": written.header.fingerprint,
     }
-    return result, f"{out}: keeps {len(ids):,} of {len(labels):,} samples, {class_min} to {class_max} a class"
+    classes = f"{params['class_min']} to {params['class_max']} a class"
+    return result, f"{out}: keeps {len(ids):,} of {len(labels):,} samples, {classes}"
+
+
+def _check_inputs(
+    method: str,
+    keep: str | None,
+    scores: tuple[Path, ...],
+    score: str | None,
+    features: Path | None,
+    mask: tuple[Path, ...],
+    hardness: str | None,
+    options: dict[str, Any],
+) -> None:
+    """Refuses inputs that the method does not use, and asks for those that it needs; before any file is read."""
+    from fastkd.errors import OptionError
+
+    of_masks = method in _OF_MASKS
+    wanted = {
+        "--scores": True if method in _BY_SCORES else (None if method == "moderate" and not features else False),
+        "--score": None if scores else False,
+        "--features": True if method == "d2" else (None if method == "moderate" and not scores else False),
+        "--mask": of_masks,
+        "--hardness": None if method in ("ccs", "d2") else False,
+    }
+    if keep is None and not of_masks:
+        raise click.MissingParameter(param_hint="'--keep'", param_type="option")
+    given = {
+        "--scores": scores,
+        "--score": score,
+        "--features": features,
+        "--mask": mask,
+        "--hardness": hardness,
+    }
+    for name, value in given.items():
+        if wanted[name] is True and not value:
+            raise OptionError(f"--method {method} needs {name}")
+        if wanted[name] is False and value:
+            raise OptionError(f"{name} does nothing with --method {method}, leave it out")
+    if method == "moderate" and not scores and not features:
+        raise OptionError("--method moderate needs --features, or --scores with a score moderate")
+    if of_masks:
+        number = 1 if method == "complement" else 2
+        if len(mask) != number:
+            raise OptionError(f"--method {method} takes {number} --mask, {len(mask)} are given")
+        for name, value in options.items():
+            if value is not None:
+                raise OptionError(f"--{name.replace('_', '-')} does nothing with --method {method}, leave it out")
+
+
+def _candidates(
+    method: str,
+    opened: "Beton",
+    fingerprint: str,
+    scores: tuple[Path, ...],
+    score: str | None,
+    features: Path | None,
+    hardness: str | None,
+) -> "tuple[Candidates, dict[str, str], dict[str, Any]]":
+    """What is known of the samples; the fingerprints of the files that say so; and the scores' names, for the mask."""
+    from fastkd.prune.choose import Candidates
+    from fastkd.prune.score_file import load_features, mean_extra, mean_score, read_all_scores
+
+    arrays: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+    used: dict[str, Any] = {}
+    if scores:
+        files = read_all_scores(scores, fingerprint, opened.path, opened.num_samples)
+        name = files[0].choose(score or ("moderate" if method == "moderate" else None))
+        arrays["scores"] = mean_score(files, name)
+        used["score"] = name
+        if method in ("ccs", "d2"):
+            harder = hardness or ("aum" if "aum" in files[0].values else name)
+            arrays["hardness"] = mean_score(files, files[0].choose(harder, "--hardness"))
+            used["hardness"] = harder
+        if method == "dual-beta":
+            arrays["target_prob_mean"] = mean_extra(files, "target_prob_mean", "--method dual-beta")
+        numbered = enumerate(files[1:], start=2)
+        inputs = {"scores": files[0].header.fingerprint} | {f"scores {i}": f.header.fingerprint for i, f in numbered}
+    if features:
+        arrays["features"], header = load_features(features, fingerprint, opened.path, opened.num_samples)
+        inputs["features"] = header.fingerprint
+    return Candidates(labels=opened.labels, **arrays), inputs, used
+
+
+def _combined(method: str, paths: tuple[Path, ...], opened: "Beton", fingerprint: str) -> tuple[Any, dict[str, str]]:
+    """The sample_ids that the masks give together, and their fingerprints."""
+    from fastkd.errors import OptionError
+    from fastkd.prune.mask import Mask, combine_ids, complement_ids
+
+    masks = [Mask.load(path) for path in paths]
+    for one in masks:
+        one.require_beton(fingerprint, opened.path)
+    ids = [one.sample_ids for one in masks]
+    if method == "complement":
+        found = complement_ids(ids[0], opened.num_samples)
+    else:
+        found = combine_ids(method, ids[0], ids[1], opened.num_samples)
+    if not len(found):
+        raise OptionError(f"the {method} of {' and '.join(map(str, paths))} holds no samples: there is no mask of none")
+    return found, {f"mask {i}": one.header.fingerprint for i, one in enumerate(masks, start=1)}

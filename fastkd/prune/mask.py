@@ -145,7 +145,7 @@ def random_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return select_level(labels, len(labels), seed=seed)
 
 
-def class_counts(labels: np.ndarray, sample_ids: np.ndarray, num_classes: int) -> np.ndarray:
+def class_counts(labels: np.ndarray, sample_ids: np.ndarray | slice, num_classes: int) -> np.ndarray:
     """Kept samples of each class: int64 (num_classes,)."""
     return np.bincount(labels[sample_ids], minlength=num_classes)
 

@@ -1,7 +1,7 @@
 """Score and feature files: what is known of each sample of a beton, kept for choosing among them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from fastkd.artefact import Header, read_artefact, require_input, write_artefact
 from fastkd.errors import FormatError, MismatchError, OptionError
+from fastkd.prune.select import first_nan
 
 KIND, FORMAT_VERSION = "scores", 1
 FEATURES_KIND, FEATURES_VERSION = "features", 1
@@ -44,7 +45,8 @@ class Scores:
             return next(iter(self.values))
         if method not in self.values:
             found = ", ".join(self.values)
-            raise OptionError(f"{self.path}: holds scores {found}; choose one with {option}, not {method}")
+            missing = "" if method is None else f", not {method}"
+            raise OptionError(f"{self.path}: holds scores {found}{missing}; choose one with {option} NAME")
         return method
 
     def extra(self, name: str, wanted_by: str) -> np.ndarray:
@@ -129,6 +131,53 @@ def load_scores(path: str | Path) -> Scores:
         header=header,
         path=Path(path),
     )
+
+
+def read_all_scores(
+    paths: Iterable[str | Path], fingerprint: str, beton_path: str | Path, num_samples: int
+) -> list[Scores]:
+    """Reads the score files of several runs, all of them of one beton.
+
+    Raises:
+        FastKDError: as `load_scores` and `Scores.require_beton`.
+    """
+    files = [load_scores(path) for path in paths]
+    for file in files:
+        file.require_beton(fingerprint, beton_path, num_samples)
+    return files
+
+
+def mean_score(files: list[Scores], method: str) -> np.ndarray:
+    """A score's mean over files: float32 (N,), without NaN.
+
+    Raises:
+        OptionError: a file without that score.
+        MismatchError: scores of different meaning.
+        FormatError: scores that are NaN: undefined, or of samples that were never seen.
+    """
+    for file in files:
+        file.choose(method)
+        if file.methods[method] != files[0].methods[method]:
+            raise MismatchError(
+                f"{file.path}: {method} is {file.methods[method]}, in {files[0].path} it is {files[0].methods[method]}"
+            )
+    return _mean([file.values[method] for file in files], files, method)
+
+
+def mean_extra(files: list[Scores], name: str, wanted_by: str) -> np.ndarray:
+    """A further array's mean over files, as `mean_score`."""
+    return _mean([file.extra(name, wanted_by) for file in files], files, name)
+
+
+def _mean(values: list[np.ndarray], files: list[Scores], name: str) -> np.ndarray:
+    for value, file in zip(values, files, strict=True):
+        bad = first_nan(value)
+        if bad >= 0:
+            raise FormatError(
+                f"{file.path}: {int(np.isnan(value).sum())} of {len(value)} {name} scores are NaN, that of sample {bad} "
+                f"the first: undefined, or of samples that the run did not see; make scores of all samples"
+            )
+    return values[0] if len(values) == 1 else np.stack(values).mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def save_features(

@@ -85,16 +85,15 @@ def class_quotas(sizes: np.ndarray, num_kept: int, balance: str, seed: int) -> n
     return equal_quotas(sizes, num_kept, seed)
 
 
-def in_turns(orders: list[np.ndarray], num_kept: int, balance: str, seed: int) -> np.ndarray:
-    """Merges an order for each class into one, and cuts it to `num_kept`.
+def in_turns(orders: list[np.ndarray], members: list[np.ndarray], balance: str, seed: int) -> np.ndarray:
+    """Merges an order for each class into one.
 
     Args:
-        orders: for each class int64 sample_ids, best first; may be of all its samples.
+        orders: for each class int64 sample_ids, best first: as many as `class_quotas` gives. members: all of the class.
     """
-    sizes = np.array([len(order) for order in orders], np.int64)
-    quotas = class_quotas(sizes, num_kept, balance, seed)
-    by_group = np.concatenate([order[:quota] for order, quota in zip(orders, quotas, strict=True)])
-    return interleave(by_group, quotas, sizes, balance == "proportional", seed)
+    sizes = np.array([len(ids) for ids in members], np.int64)
+    quotas = np.array([len(order) for order in orders], np.int64)
+    return interleave(np.concatenate(orders), quotas, sizes, balance == "proportional", seed)
 
 
 def class_members(labels: np.ndarray, balance: str) -> list[np.ndarray]:
@@ -130,7 +129,7 @@ def select_ccs(
     *,
     scores: np.ndarray,
     hardness: np.ndarray,
-    prune_hardest: float,
+    share_dropped: float,
     num_strata: int = 50,
     balance: str = "none",
     seed: int = 0,
@@ -141,29 +140,20 @@ def select_ccs(
 
     Args:
         scores: float32 (N,), finite, what the strata are cut over.
-        hardness: float32 (N,), higher = harder (the paper: -AUM); its floor(prune_hardest·N) highest are never kept.
-        prune_hardest: β, 0 <= β < 1.
+        hardness: float32 (N,), higher = harder (the paper: -AUM); its floor(share_dropped·N) highest are never kept.
+        share_dropped: β, 0 <= β < 1.
         balance: `none` as in the paper; else strata of each class.
 
     Raises:
         OptionError: more samples asked for than β leaves; NaN or infinite scores; options out of range.
     """
-    if not 0 <= prune_hardest < 1:
-        raise OptionError(f"β (the part of the hardest that is dropped) is {prune_hardest}, expected 0 <= β < 1")
     if num_strata < 1:
         raise OptionError(f"{num_strata} strata, expected at least 1")
     _check_scores(labels, hardness)
     _check_scores(labels, scores)
     if not np.isfinite(scores).all():
         raise OptionError("infinite scores cannot be cut into strata of equal width; use another policy for them")
-    num_left = len(labels) - math.floor(prune_hardest * len(labels))
-    if num_kept > num_left:
-        raise OptionError(
-            f"{num_kept} samples to keep, but β = {prune_hardest} leaves {num_left} of {len(labels)}; lower β or keep less"
-        )
-    everything = np.zeros(len(labels), np.int64)
-    left = best_of_groups(everything, np.array([num_left]), scores=hardness, ascending=True, seed=seed)
-    left.sort()
+    left = drop_hardest(hardness, share_dropped, num_kept, seed)
     groups, sizes = _groups(labels[left], balance)
     strata = groups * num_strata + equal_width_bins(scores[left], groups, len(sizes), num_strata)
     in_strata = group_sizes(strata, len(sizes) * num_strata).reshape(len(sizes), num_strata)
@@ -181,6 +171,25 @@ def select_ccs(
     if len(orders) == 1:
         return orders[0]
     return interleave(np.concatenate(orders), shares, sizes, balance == "proportional", seed)
+
+
+def drop_hardest(hardness: np.ndarray, share: float, num_kept: int, seed: int) -> np.ndarray:
+    """All samples but the floor(share·N) of highest hardness: int64, increasing.
+
+    Raises:
+        OptionError: a share that is not 0 <= share < 1, or fewer samples left than are to be kept.
+    """
+    if not 0 <= share < 1:
+        raise OptionError(f"--drop-hardest {share}: expected 0 <= β < 1")
+    num_left = len(hardness) - math.floor(share * len(hardness))
+    if num_kept > num_left:
+        raise OptionError(
+            f"{num_kept} samples to keep, but --drop-hardest {share} leaves {num_left} of {len(hardness)}; lower it or keep less"
+        )
+    everything = np.zeros(len(hardness), np.int8)
+    left = best_of_groups(everything, np.array([num_left]), scores=hardness, ascending=True, seed=seed)
+    left.sort()
+    return left
 
 
 def equal_width_bins(scores: np.ndarray, groups: np.ndarray, num_groups: int, num_bins: int) -> np.ndarray:
