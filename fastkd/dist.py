@@ -4,8 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastkd.errors import OptionError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +61,33 @@ def process_group(world: World, device_type: str = "cpu") -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def barrier(world: World) -> None:
+    """Waits until all ranks are here."""
+    if world.size > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def sum_over_ranks(array: "np.ndarray", world: World, device: str = "cpu") -> None:
+    """Adds up an array over all ranks, in place; one that is zero on all ranks but one stays as it is on that one.
+
+    Args:
+        array: contiguous; integers or floats of a type that torch has.
+        device: where the process group's backend wants its tensors.
+    """
+    if world.size == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    shared = torch.from_numpy(array)
+    there = shared.to(device)
+    dist.all_reduce(there)
+    if there is not shared:
+        shared.copy_(there)
 
 
 def even_split(num_items: int, rank: int, size: int) -> tuple[int, int]:

@@ -131,12 +131,12 @@ def test_dual_scores(probabilities, window, expected):
 def test_memorization_of_four_networks():
     member = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 0]])
     correct = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]])
-    assert memorization_scores(member, correct).tolist() == [1, 1, 0.5]
-    assert np.isnan(memorization_scores(member, correct, min_count=2)).tolist() == [True, True, False]
+    assert memorization_scores(zip(member, correct, strict=True)).tolist() == [1, 1, 0.5]
+    assert np.isnan(memorization_scores(zip(member, correct, strict=True), min_count=2)).tolist() == [True, True, False]
 
 
 def test_memorization_is_undefined_without_networks_on_both_sides():
-    assert np.isnan(memorization_scores(np.array([[1, 0], [1, 0]]), np.ones((2, 2)))).all()
+    assert np.isnan(memorization_scores([(np.array([1, 0]), np.ones(2))] * 2)).all()
 
 
 def reference(trace_TNC: np.ndarray, labels: np.ndarray, window: int, el2n_epochs: int) -> dict[str, np.ndarray]:

@@ -12,13 +12,14 @@ from fastkd.cli.merge import merge
 from fastkd.cli.plan import plan
 from fastkd.cli.prune import prune
 from fastkd.cli.report import report
+from fastkd.cli.score import score
 from fastkd.cli.train import train
 from fastkd.cli.verify import verify
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    commands=[build_beton, prune, cache_logits, train, evaluate, report, inspect, verify, plan, merge],
+    commands=[build_beton, score, prune, plan, cache_logits, merge, train, evaluate, report, inspect, verify],
 )
 @click.version_option(__version__, prog_name="fastkd")
 def cli() -> None:

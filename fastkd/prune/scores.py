@@ -279,21 +279,24 @@ def deepcore_grand(grand: np.ndarray, batch_size: int) -> np.ndarray:
     return grand / sizes
 
 
-def memorization_scores(member_MN: np.ndarray, correct_MN: np.ndarray, min_count: int = 1) -> np.ndarray:
+def memorization_scores(trials: Iterable[tuple[np.ndarray, np.ndarray]], min_count: int = 1) -> np.ndarray:
     """How much likelier a sample is classified correctly by networks that were trained on it.
 
     Feldman & Zhang, "What Neural Networks Memorize and Why" (NeurIPS 2020).
 
     Args:
-        member_MN: bool (M, N), whether network m was trained on sample n. correct_MN: bool (M, N).
+        trials: for each network bool (N,), whether it was trained on each sample, and bool (N,), whether it is correct.
         min_count: networks that there must be with and without a sample.
 
     Returns:
         float64 (N,), -1 … 1; NaN where there are fewer.
     """
-    member, correct = member_MN.astype(bool), correct_MN.astype(bool)
-    inside = member.sum(axis=0)
-    outside = len(member) - inside
+    counts: list[list] = [[0, 0], [0, 0]]  # [with the sample or without][networks, correct ones]
+    for member, correct in trials:
+        for side, of_side in zip(counts, (member.astype(bool), ~member.astype(bool)), strict=True):
+            side[0] = side[0] + of_side.astype(np.int32)
+            side[1] = side[1] + (correct.astype(bool) & of_side)
+    (inside, inside_correct), (outside, outside_correct) = counts
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = (correct & member).sum(axis=0) / inside - (correct & ~member).sum(axis=0) / outside
+        found = np.divide(inside_correct, inside) - np.divide(outside_correct, outside)
     return np.where(np.minimum(inside, outside) >= max(min_count, 1), found, np.nan)
