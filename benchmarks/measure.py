@@ -45,6 +45,11 @@ def peak_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Median, lowest and highest of some measurements."""
+    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+
+
 def machine() -> dict[str, Any]:
     """Hardware and versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()

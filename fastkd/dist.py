@@ -1,5 +1,6 @@
 """torchrun's environment, read in one place, with defaults that make one process the ordinary case."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,11 @@ def process_group(world: World, device_type: str = "cpu") -> Iterator[None]:
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo", rank=world.rank, world_size=world.size)
     try:
         yield
+        dist.barrier()
     finally:
+        # A DDP network that is still in a reference cycle keeps gloo's threads beyond the group, and a process that ends
+        # then now and then aborts ("terminate called without an active exception").
+        gc.collect()
         dist.destroy_process_group()
 
 

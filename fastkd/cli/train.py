@@ -18,6 +18,7 @@ from fastkd.cli.common import (
 
 if TYPE_CHECKING:
     from fastkd.train.inputs import RunInputs
+    from fastkd.train.recording import Record
     from fastkd.train.student import Recipe
 
 
@@ -78,6 +79,14 @@ if TYPE_CHECKING:
     metavar="NORM",
     help="The student's input: cifar, imagenet, none or M,M,M/S,S,S.  [default: cifar up to 64 pixels, else imagenet]",
 )
+@click.option("--record", metavar="SCORES", help="Of forgetting,el2n,aum,dual: recorded on the way, into scores.h5.")
+@click.option(
+    "--never-learned",
+    type=click.Choice(["total", "infinite", "zero"]),
+    help="forgetting of samples that never are: epochs, infinity or 0.  [default: total]",
+)
+@click.option("--dual-window", type=int, help="dual: epochs of a window.  [default: 10]")
+@click.option("--el2n-epochs", type=int, help="el2n: the first epochs, whose mean it is.  [default: 10]")
 @view_options
 @device_options
 def train(
@@ -90,6 +99,10 @@ def train(
     out: Path,
     alpha: float | None,
     norm: str | None,
+    record: str | None,
+    never_learned: str | None,
+    dual_window: int | None,
+    el2n_epochs: int | None,
     views: str | None,
     size: int | None,
     num_seeds: int | None,
@@ -104,6 +117,7 @@ def train(
 
     \b
     fastkd train train.beton --mask m.h5 --logits l.h5 --model resnet20 --val test.beton --out run/
+    fastkd train train.beton --alpha 0 --model resnet20 --epochs 30 --record forgetting,el2n,aum,dual --out run/
     """
     from fastkd.feed import choose_views, open_dataset
     from fastkd.prune.mask import Mask
@@ -113,6 +127,7 @@ def train(
     from fastkd.train.student import choose_recipe
     from fastkd.train.student import train as run
 
+    recorded = _record(record, never_learned=never_learned, window=dual_window, el2n_epochs=el2n_epochs)
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)
         kept = Mask.load(mask) if mask else None
@@ -146,6 +161,7 @@ def train(
                 teacher=inputs.teacher,
                 val=inputs.val,
                 val_every=val_every,
+                record=recorded,
                 inputs=inputs.fingerprints,
                 params=inputs.params,
                 world=world,
@@ -160,6 +176,20 @@ def train(
         f"{result['data_wait_percent']:.1f} % of the time waiting for data"
     )
     return result, text
+
+
+def _record(text: str | None, **options: Any) -> "Record | None":
+    """What is to be recorded, if anything is."""
+    from fastkd.errors import OptionError
+    from fastkd.train.recording import parse_record
+
+    if text is None:
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            flag = {"window": "dual-window"}.get(given[0], given[0].replace("_", "-"))
+            raise OptionError(f"--{flag} does nothing without --record")
+        return None
+    return parse_record(text, **options)
 
 
 def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:

@@ -11,14 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
+from fastkd.dist import even_split
 from fastkd.errors import MissingDependencyError, OptionError
 from fastkd.hashing import draws
 from fastkd.prune.ranking import CLASS_ORDER
 
 KNN = ("exact", "faiss")
 _SPARE = 8  # candidates beyond k, so that float32 distances do not decide between near ties
-_QUERY_ROWS = 256
-_POINT_ROWS = 16_384
+_QUERY_ROWS = 512
+_POINT_ROWS = 4096
 
 
 def nearest_neighbours(features: np.ndarray, k: int, method: str = "exact") -> tuple[np.ndarray, np.ndarray]:
@@ -50,45 +51,61 @@ def _exact_candidates(features: np.ndarray, k: int) -> np.ndarray:
     num_samples = len(features)
     centred = features - features.mean(axis=0, dtype=np.float64).astype(np.float32)  # less cancellation
     squares = np.einsum("nd,nd->n", centred, centred)
+    # One product gives ‖b‖² - 2·a·b; ‖a‖² is the same for all neighbours of a.
+    queries = np.column_stack([centred, np.ones_like(squares)])
+    points = np.column_stack([-2 * centred, squares]).T.copy()
     best = np.full((num_samples, k), np.inf, np.float32)
     rows = np.full((num_samples, k), -1, np.int64)
+    num_threads = len(os.sched_getaffinity(0))
 
-    def search(start: int) -> None:
-        queries = slice(start, min(start + _QUERY_ROWS, num_samples))
-        for first in range(0, num_samples, _POINT_ROWS):
-            points = slice(first, min(first + _POINT_ROWS, num_samples))
-            products = centred[queries] @ centred[points].T
-            _keep_nearest(products, squares[points], first, start, best[queries], rows[queries])
+    def merge(distances: np.ndarray, start: int, first: int) -> None:
+        own = slice(start, start + len(distances))
+        _keep_nearest(distances, first, start, best[own], rows[own])
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(search, range(0, num_samples, _QUERY_ROWS)))
+    # The products use all cores as they are; only what is done with them is spread over threads here.
+    with ThreadPoolExecutor(num_threads) as pool:
+        for start in range(0, num_samples, _QUERY_ROWS):
+            for first in range(0, num_samples, _POINT_ROWS):
+                distances = queries[start : start + _QUERY_ROWS] @ points[:, first : first + _POINT_ROWS]
+                parts = [slice(*even_split(len(distances), part, num_threads)) for part in range(num_threads)]
+                for job in [pool.submit(merge, distances[part], start + part.start, first) for part in parts]:
+                    job.result()
     return rows
 
 
 @njit(cache=True, nogil=True)
-def _keep_nearest(
-    products: np.ndarray, squares: np.ndarray, first: int, start: int, best: np.ndarray, rows: np.ndarray
-) -> None:
-    """Merges a block of inner products into each query's k nearest, `best` being a max-heap with its rows."""
-    k = best.shape[1]
-    for q in range(products.shape[0]):
+def _keep_nearest(distances: np.ndarray, first: int, start: int, best: np.ndarray, rows: np.ndarray) -> None:
+    """Merges a block of distances into each query's k nearest, `best` being a max-heap with its rows."""
+    for q in range(distances.shape[0]):
         worst = best[q, 0]
-        for p in range(products.shape[1]):
-            distance = squares[p] - np.float32(2) * products[q, p]  # the query's own square is the same for all
-            if distance < worst and first + p != start + q:
-                at = 0
-                while True:
-                    child = 2 * at + 1
-                    if child >= k:
-                        break
-                    if child + 1 < k and best[q, child + 1] > best[q, child]:
-                        child += 1
-                    if best[q, child] <= distance:
-                        break
-                    best[q, at], rows[q, at] = best[q, child], rows[q, child]
-                    at = child
-                best[q, at], rows[q, at] = distance, first + p
-                worst = best[q, 0]
+        for begin in range(0, distances.shape[1], 64):
+            end = min(begin + 64, distances.shape[1])
+            hits = 0
+            for p in range(begin, end):  # eight at a time: nearly all of them are too far
+                hits += distances[q, p] < worst
+            if hits == 0:
+                continue
+            for p in range(begin, end):
+                if distances[q, p] < worst and first + p != start + q:
+                    _replace_farthest(best[q], rows[q], distances[q, p], first + p)
+                    worst = best[q, 0]
+
+
+@njit(cache=True, nogil=True)
+def _replace_farthest(best: np.ndarray, rows: np.ndarray, distance: float, row: int) -> None:
+    """Puts a nearer one in place of the farthest, at the top of the heap."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= len(best):
+            break
+        if child + 1 < len(best) and best[child + 1] > best[child]:
+            child += 1
+        if best[child] <= distance:
+            break
+        best[at], rows[at] = best[child], rows[child]
+        at = child
+    best[at], rows[at] = distance, row
 
 
 def _faiss_candidates(features: np.ndarray, k: int) -> np.ndarray:

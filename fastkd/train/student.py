@@ -21,6 +21,7 @@ from fastkd.train.checkpoint import save_resume, save_weights
 from fastkd.train.losses import kd_loss, mixed_loss
 from fastkd.train.metrics import JsonLines, Stopwatch, evaluate
 from fastkd.train.norm import Norm
+from fastkd.train.recording import Record, TrainingRecord
 from fastkd.train.run_folder import claim_folder, read_json, resume, write_json
 from fastkd.train.teacher import Teacher
 
@@ -112,6 +113,7 @@ def train(
     teacher: Teacher | None = None,
     val: Loader | None = None,
     val_every: int = 1,
+    record: Record | None = None,
     inputs: dict[str, str],
     params: dict[str, Any],
     world: World = World(),  # noqa: B008  (frozen)
@@ -127,6 +129,7 @@ def train(
         out: the run's folder: `run.json` (what it is), `metrics.jsonl`, `resume.pt`, `model.safetensors`, `result.json`.
         teacher: runs live on the same views, where there is no store.
         val: batches to measure accuracy on after every `val_every` epochs and after the last.
+        record: training dynamics to accumulate by the way; at the end they are `scores.h5`.
         inputs, params: what the run was made from, for `run.json`; another value there is another run.
         progress: called with steps done and in all.
 
@@ -148,6 +151,8 @@ def train(
         "inputs": inputs,
         "params": params | {"recipe": asdict(recipe), "norm": norm.describe(), "ranks": world.size},
     }
+    if record is not None:
+        identity["params"]["record"] = record.describe()
     claim_folder(out, identity, world)
     finished = read_json(out / "result.json")
     if finished is not None:
@@ -162,6 +167,11 @@ def train(
         model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
     state = resume(out / "resume.pt", model, optimizer, log)
+    recording = None
+    if record is not None:
+        recording = TrainingRecord(record, loader.dataset.beton.num_samples, world, loader.device)
+        if state["epoch"]:
+            recording.load_state_dict(state.get("record", {}), out / "resume.pt")
     learner = DistributedDataParallel(model) if world.size > 1 else model
     lines = JsonLines(out / "metrics.jsonl", state["metrics_bytes"]) if world.is_main else None
     watch = Stopwatch()
@@ -170,7 +180,9 @@ def train(
         lr = learning_rate(recipe, epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        losses = _train_epoch(recipe, learner, optimizer, loader, epoch, norm, teacher, watch, world, progress)
+        losses = _train_epoch(
+            recipe, learner, optimizer, loader, epoch, norm, teacher, watch, world, progress, recording
+        )
         if world.size > 1:  # each rank has batch statistics of its own: the network that is saved is rank 0's
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -187,6 +199,8 @@ def train(
                 "optimizer": optimizer.state_dict(),
                 "generator": torch.get_rng_state(),
             }
+            if recording is not None:
+                state["record"] = recording.state_dict()
             save_resume(out / "resume.pt", state)
     result = {
         "epochs": recipe.epochs,
@@ -203,6 +217,9 @@ def train(
         }
         meta |= {"norm": norm.describe(), "size": loader.views.size, "val_top1": result["val_top1"], **identity}
         result["fingerprint"] = save_weights(out / "model.safetensors", model, meta)
+        if recording is not None:
+            saved = recording.save(out / "scores.h5", inputs=inputs, epochs=recipe.epochs)
+            result["scores_fingerprint"] = saved.header.fingerprint
         write_json(out / "result.json", result)
     return result
 
@@ -218,6 +235,7 @@ def _train_epoch(
     watch: Stopwatch,
     world: World,
     progress: Callable[[int, int], None],
+    recording: TrainingRecord | None,
 ) -> Tensor:
     """One pass over the kept samples; returns loss, CE and KD of every step: float32 (steps, 3), KD 0 where alpha is."""
     model.train()
@@ -229,6 +247,8 @@ def _train_epoch(
         if share is None:
             break
         student_BC = model(norm(batch.images))
+        if recording is not None:
+            recording.observe(student_BC, batch)
         ce = F.cross_entropy(student_BC.float(), batch.labels)
         kd = torch.zeros_like(ce)
         if recipe.alpha > 0:
@@ -243,6 +263,8 @@ def _train_epoch(
         watch.did_step()
         progress(epoch * len(loader) + step + 1, recipe.epochs * len(loader))
     rows = torch.stack(losses).cpu()
+    if recording is not None:
+        recording.end_epoch()
     watch.stop()
     if not torch.isfinite(rows).all():
         step = int((~torch.isfinite(rows).all(dim=1)).nonzero()[0])

@@ -1,0 +1,178 @@
+"""Claim: masks of 100 million samples take a few copies of the scores' time, and less than 8 bytes a sample.
+
+Synthetic scores and labels; each job against the plain numpy way of doing it, interleaved, and as a multiple of one
+`np.copy` of the scores, the ceiling. Asserted in the same run: both ways keep the same samples. The peak of memory beyond
+scores and labels is measured in a process of its own. With --imagenet each job runs in a fresh process at N = 1,281,167,
+imports included.
+
+    python benchmarks/prune_scale.py --samples 100000000
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measure
+import numpy as np
+
+IMAGENET = 1_281_167
+JOBS = ("random", "top", "algebra", "save-load")
+
+
+def make(num_samples: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """labels int64 (N,) and scores float32 (N,)."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, num_classes, num_samples), rng.standard_normal(num_samples, np.float32)
+
+
+def ours(job: str, labels: np.ndarray, scores: np.ndarray, num_kept: int, folder: Path) -> np.ndarray:
+    """The job by fastkd; sample_ids, sorted where the order is no part of the job."""
+    from fastkd.prune.bitmap import bitmap_of, pack_ids
+    from fastkd.prune.mask import Mask, save_mask
+    from fastkd.prune.select import select_level
+
+    num_samples = len(labels)
+    if job == "random":
+        return select_level(labels, num_kept, balance="equal", seed=1)
+    if job == "top":
+        return select_level(labels, num_kept, scores=scores, balance="equal", seed=1)
+    one, other = (np.arange(start, num_samples, 7) for start in (0, 3))
+    if job == "algebra":
+        a, b = pack_ids(one, num_samples), pack_ids(other, num_samples)
+        return bitmap_of((a.bits | b.bits) & ~(a.bits & b.bits), num_samples).ids()
+    save_mask(folder / "m.h5", one, num_samples=num_samples, beton_fingerprint="0" * 32, params={})
+    return Mask.load(folder / "m.h5").sample_ids
+
+
+def plain(job: str, labels: np.ndarray, scores: np.ndarray, num_kept: int, folder: Path) -> np.ndarray:
+    """The job as one writes it with numpy: sort by class and score, number the ranks; boolean arrays; np.save."""
+    num_samples, num_classes = len(labels), int(labels.max()) + 1
+    if job in ("random", "top"):
+        keys = np.random.default_rng(1).random(num_samples, np.float32) if job == "random" else -scores
+        order = np.lexsort((keys, labels))
+        counts = np.bincount(labels, minlength=num_classes)
+        rank = np.arange(num_samples) - np.repeat(np.cumsum(counts) - counts, counts)
+        return order[np.argsort(rank, kind="stable")[:num_kept]]
+    one, other = (np.arange(start, num_samples, 7) for start in (0, 3))
+    if job == "algebra":
+        a, b = np.zeros(num_samples, bool), np.zeros(num_samples, bool)
+        a[one], b[other] = True, True
+        return np.flatnonzero((a | b) & ~(a & b))
+    np.save(folder / "m.npy", one)
+    found = np.load(folder / "m.npy")
+    assert len(np.unique(found)) == len(found)  # what a mask promises
+    return found
+
+
+def check(job: str, labels: np.ndarray, scores: np.ndarray, num_kept: int, folder: Path) -> None:
+    """Both ways keep the same."""
+    a, b = (way(job, labels, scores, num_kept, folder) for way in (ours, plain))
+    assert len(a) == len(b)
+    if job in ("algebra", "save-load"):
+        assert np.array_equal(a, b)
+        return
+    counts = [np.bincount(labels[ids], minlength=int(labels.max()) + 1) for ids in (a, b)]
+    assert np.abs(counts[0] - counts[1]).max() <= 1
+    if job == "top":  # the odd sample of a round goes to classes by draw here, by number there
+        lowest = [np.full(len(counts[0]), np.inf, np.float32) for _ in range(2)]
+        for ids, low in zip((a, b), lowest, strict=True):
+            np.minimum.at(low, labels[ids], scores[ids])
+        same = counts[0] == counts[1]
+        assert np.array_equal(lowest[0][same], lowest[1][same])
+
+
+def peak_bytes_a_sample(job: str, num_samples: int, num_classes: int, share: float) -> float:
+    """The peak of resident memory of one job beyond labels, scores and libraries, in a process of its own."""
+    command = [sys.executable, __file__, "--peak-of", job, "--samples", str(num_samples)]
+    done = subprocess.run(
+        [*command, "--classes", str(num_classes), "--keep", str(share)], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+def report_peak(job: str, num_samples: int, num_classes: int, share: float) -> None:
+    labels, scores = make(num_samples, num_classes)
+    with tempfile.TemporaryDirectory() as folder:
+        ours(job, labels[:1000] % 10, scores[:1000], 100, Path(folder))  # compiled code and libraries
+        status = Path("/proc/self/status").read_text()
+        before = int(status.split("VmRSS:")[1].split()[0]) * 1024
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        ours(job, labels, scores, round(share * num_samples), Path(folder))
+        peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    print((peak - before) / num_samples)
+
+
+def fresh_process_s(job: str) -> float:
+    """Seconds of one job of ImageNet's size in a fresh process, its imports included, its synthetic data not."""
+    command = [sys.executable, __file__, "--once", job, "--samples", str(IMAGENET)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def report_once(job: str) -> None:
+    labels, scores = make(IMAGENET, 1000)
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        ours(job, labels, scores, IMAGENET // 10, Path(folder))
+        print(time.perf_counter() - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=100_000_000)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--keep", type=float, default=0.1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak-of", choices=JOBS, help=argparse.SUPPRESS)
+    parser.add_argument("--once", choices=JOBS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak_of:
+        report_peak(args.peak_of, args.samples, args.classes, args.keep)
+        return
+    if args.once:
+        report_once(args.once)
+        return
+    num_kept = round(args.keep * args.samples)
+    peaks = {job: peak_bytes_a_sample(job, args.samples, args.classes, args.keep) for job in JOBS}
+    for job in JOBS:
+        fresh_process_s(job)  # compiles what is not in the cache yet
+    imagenet = {job: measure.spread([fresh_process_s(job) for _ in range(5)]) for job in JOBS}
+    labels, scores = make(args.samples, args.classes)
+    rows = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for job in JOBS:
+            check(job, labels, scores, num_kept, folder)
+            ways = {
+                "copy": lambda: np.copy(scores),
+                "fastkd": lambda job=job: ours(job, labels, scores, num_kept, folder),
+                "numpy": lambda job=job: plain(job, labels, scores, num_kept, folder),
+            }
+            seconds = measure.interleave(ways, rounds=args.rounds, warmup=0)
+            rows[job] = {
+                "speed_over_numpy": measure.ratios(seconds, "fastkd", "numpy"),
+                "copies_of_the_scores": measure.ratios(seconds, "copy", "fastkd"),
+                "seconds": {way: measure.spread(times) for way, times in seconds.items()},
+                "peak_bytes_a_sample": peaks[job],
+                "imagenet_s_with_imports": imagenet[job],
+            }
+            print(job, json.dumps(rows[job]), file=sys.stderr, flush=True)
+    measure.save(
+        "prune_scale",
+        {
+            "samples": args.samples,
+            "classes": args.classes,
+            "keep": args.keep,
+            "rounds": args.rounds,
+            "jobs": rows,
+            "max_rss_bytes_of_numpy_too": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
