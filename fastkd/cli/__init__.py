@@ -7,6 +7,7 @@ from fastkd.cli.build_beton import build_beton
 from fastkd.cli.cache_logits import cache_logits
 from fastkd.cli.common import reporting_errors
 from fastkd.cli.evaluate import evaluate
+from fastkd.cli.import_scores import import_scores
 from fastkd.cli.inspect import inspect
 from fastkd.cli.merge import merge
 from fastkd.cli.plan import plan
@@ -19,7 +20,20 @@ from fastkd.cli.verify import verify
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    commands=[build_beton, score, prune, plan, cache_logits, merge, train, evaluate, report, inspect, verify],
+    commands=[
+        build_beton,
+        score,
+        import_scores,
+        prune,
+        plan,
+        cache_logits,
+        merge,
+        train,
+        evaluate,
+        report,
+        inspect,
+        verify,
+    ],
 )
 @click.version_option(__version__, prog_name="fastkd")
 def cli() -> None:

@@ -11,20 +11,109 @@ from fastkd.cli.common import command
 
 @command("inspect", first_rank_alone=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-def inspect(files: tuple[Path, ...]) -> tuple[dict[str, Any], str]:
-    """Say what each FILE is: a beton, a mask, a logit store, a checkpoint or the folder of a run.
+@click.option(
+    "--beton", type=click.Path(path_type=Path), help="The data of a mask or of scores: for its classes and images."
+)
+@click.option("--compare", type=click.Path(path_type=Path), help="Another mask or score file, of the same data.")
+@click.option("--score", metavar="NAME", help="Which scores to compare or to show.")
+@click.option(
+    "--gallery", type=click.Path(path_type=Path), help="PNG of the samples of highest, middle and lowest score."
+)
+@click.option(
+    "--count", type=click.IntRange(1, 1000), default=30, show_default=True, help="Samples of each in the gallery."
+)
+def inspect(
+    files: tuple[Path, ...],
+    beton: Path | None,
+    compare: Path | None,
+    score: str | None,
+    gallery: Path | None,
+    count: int,
+) -> tuple[dict[str, Any], str]:
+    """Say what each FILE is: a beton, a mask, scores, a logit store, a checkpoint or the folder of a run.
+
+    Of one mask or score file also: which classes it keeps (--beton), how far it agrees with another (--compare), and
+    what its samples look like (--gallery, with --beton).
 
     \b
     fastkd inspect train.beton m.h5 l.h5 run/
+    fastkd inspect s.h5 --compare other-seed.h5
+    fastkd inspect s.h5 --score el2n --beton train.beton --gallery hard-and-easy.png
     """
     from fastkd.report.describe import describe
 
     found = [describe(path) for path in files]
-    text = "\n\n".join("\n".join(f"{name:16} {_plain(value)}" for name, value in one.items()) for one in found)
-    return found[0] if len(found) == 1 else {"files": found}, text
+    parts = [_lines(one) for one in found]
+    if beton or compare or gallery or score:
+        extra, text = _closer(files, found[0]["kind"], beton, compare, score, gallery, count)
+        found[0] |= extra
+        parts.append(text)
+    return found[0] if len(found) == 1 else {"files": found}, "\n\n".join(parts)
+
+
+def _lines(one: dict[str, Any]) -> str:
+    """What is printed of a file; scores as histograms."""
+    from fastkd.report.selection import format_histogram
+
+    plain = {name: value for name, value in one.items() if not (one["kind"] == "scores" and name == "scores")}
+    lines = [f"{name:16} {_plain(value)}" for name, value in plain.items()]
+    if one["kind"] == "scores":
+        lines += [format_histogram(name, of) for name, of in one["scores"].items()]
+    return "\n".join(lines)
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _closer(
+    files: tuple[Path, ...],
+    kind: str,
+    beton: Path | None,
+    compare: Path | None,
+    score: str | None,
+    gallery: Path | None,
+    count: int,
+) -> tuple[dict[str, Any], str]:
+    """A mask or score file looked at closely: keys for --json, and text."""
+    from fastkd.errors import OptionError
+    from fastkd.feed import open_dataset
+    from fastkd.prune.mask import Mask
+    from fastkd.prune.score_file import load_scores
+    from fastkd.report import selection
+
+    if len(files) != 1 or kind not in ("mask", "scores"):
+        raise OptionError("--beton, --compare, --score and --gallery are for one mask or score file")
+    if gallery is not None and beton is None:
+        raise OptionError("--gallery needs --beton, where the images are")
+    dataset = None if beton is None else open_dataset(beton)
+    extra: dict[str, Any] = {}
+    lines: list[str] = []
+    if kind == "mask":
+        mask = Mask.load(files[0])
+        if compare is not None:
+            extra["compare"] = selection.compare_masks(mask, Mask.load(compare))
+            shared, jaccard = extra["compare"]["shared"], extra["compare"]["jaccard"]
+            lines.append(f"shares {shared:,} samples with {compare}, Jaccard {jaccard:.4f}")
+        if dataset is not None:
+            extra["class_counts"] = selection.kept_of_classes(mask, dataset)
+            lines += [f"{name:24} {of['kept']:,} of {of['all']:,}" for name, of in extra["class_counts"].items()]
+            if gallery is not None:
+                selection.write_gallery(gallery, dataset, {"first of the mask": mask.sample_ids[:count]}, None)
+    else:
+        scores = load_scores(files[0])
+        if compare is not None:
+            extra["compare"] = selection.compare_scores(scores, load_scores(compare), score)
+            lines += [f"{name}: {_plain(of)}" for name, of in extra["compare"].items()]
+        if dataset is not None:
+            scores.require_beton(dataset.fingerprint, dataset.beton.path, dataset.beton.num_samples)
+            if gallery is not None:
+                values = scores.values[scores.choose(score)]
+                rows = selection.gallery_rows(values, count)
+                selection.write_gallery(gallery, dataset, rows, values)
+    if gallery is not None:
+        extra["gallery"] = str(gallery)
+        lines.append(f"{gallery}: {count} samples of each part")
+    return extra, "\n".join(lines)

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.artefact import HDF5_MAGIC, open_artefact
+from fastkd.artefact import HDF5_MAGIC, open_artefact, read_artefact
 from fastkd.data.beton import MODE_RAW, identify, open_beton, read_manifest
 from fastkd.errors import FastKDError, FormatError, NotFoundError
 from fastkd.hashing import fingerprint
 from fastkd.prune.mask import Mask
+from fastkd.prune.score_file import FEATURES_KIND, FEATURES_VERSION, load_scores
+from fastkd.report.selection import summary
 from fastkd.store.logit_store import done_rows, read_tables
 from fastkd.store.verify import verify_store
 
 
 def kind_of(path: str | Path) -> str:
-    """`beton`, `mask`, `logit-store`, `checkpoint` or `run`, by content; `.beton` files always count as betons.
+    """`beton`, `mask`, `scores`, `features`, `logit-store`, `checkpoint` or `run`, by content; `.beton` files always count as betons.
 
     Raises:
         NotFoundError: no such file.
@@ -109,6 +111,22 @@ def _mask(path: Path) -> dict[str, Any]:
     return {**_header(mask.header), **sizes, **counts}
 
 
+def _scores(path: Path) -> dict[str, Any]:
+    scores = load_scores(path)
+    return {
+        **_header(scores.header),
+        "num_samples": scores.num_samples,
+        "scores": {name: summary(values) for name, values in scores.values.items()},
+    }
+
+
+def _features(path: Path) -> dict[str, Any]:
+    arrays = {"features": ("<f4", 2)}
+    header, found = read_artefact(path, kind=FEATURES_KIND, format_version=FEATURES_VERSION, arrays=arrays)
+    num_samples, dim = found["features"].shape
+    return {**_header(header), "num_samples": num_samples, "dim": dim}
+
+
 def _store(path: Path) -> dict[str, Any]:
     tables = read_tables(path)
     done = int(np.count_nonzero(tables.done == 1))
@@ -171,6 +189,8 @@ def _run(path: Path) -> dict[str, Any]:
 DESCRIBE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "beton": _beton,
     "mask": _mask,
+    "scores": _scores,
+    "features": _features,
     "logit-store": _store,
     "checkpoint": _checkpoint,
     "run": _run,

@@ -1,0 +1,64 @@
+"""`fastkd import-scores`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastkd.cli.common import command
+
+
+@command("import-scores")
+@click.argument("beton", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="What to call the scores.  [default: the array's name]")
+@click.option("--array", metavar="NAME", help="Column or array that holds them, where that is not plain.")
+@click.option(
+    "--higher", type=click.Choice(["hard", "easy"]), help="What high values mean; asked for where nobody knows."
+)
+@click.option("--trust-pickle", is_flag=True, help="Read pickles, which run whatever code they hold.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The score file to write.")
+def import_scores(
+    beton: Path, file: Path, name: str | None, array: str | None, higher: str | None, trust_pickle: bool, out: Path
+) -> tuple[dict[str, Any], str]:
+    """Turn published scores in FILE into a score file for the samples of BETON.
+
+    FILE is a CSV (Sorscher et al.), npz (Feldman & Zhang, C-scores), npy or torch file. Where it has file names, scores
+    are joined by them, in any order; where it has labels, they must be those of BETON.
+
+    \b
+    fastkd import-scores imagenet.beton ImageNet-1K_EL2N-20-models.csv --name el2n --higher hard --out s.h5
+    """
+    import hashlib
+
+    from fastkd.data.beton import identify, open_beton, read_manifest
+    from fastkd.prune.imports import hard_first, join_samples, read_published
+    from fastkd.prune.score_file import save_scores
+
+    opened = open_beton(beton)
+    fingerprint, class_names = identify(opened)
+    names = (read_manifest(opened) or {}).get("names")
+    found = read_published(file, array=array, trust_pickle=trust_pickle)
+    values, joined = join_samples(
+        found, file, labels=opened.labels, class_names=class_names, sample_names=names or None, beton_path=beton
+    )
+    values, direction = hard_first(found, values, higher, file)
+    called = name or ("imported" if " " in found.array or "/" in found.array else found.array)
+    policies = {
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "joined_by": joined,
+        "labels_checked": found.labels is not None,
+    }
+    described = {called: {"direction": direction, "policies": policies}}
+    saved = save_scores(out, {called: values}, described, beton_fingerprint=fingerprint, params={"source": "import"})
+    result = {
+        "kind": "scores",
+        "path": str(out),
+        "num_samples": saved.num_samples,
+        "methods": [called],
+        **policies,
+        "fingerprint": saved.header.fingerprint,
+    }
+    checked = "labels checked" if found.labels is not None else "no labels to check"
+    return result, f"{out}: {called} of {saved.num_samples:,} samples, joined by {joined}, {checked}; {direction}"
