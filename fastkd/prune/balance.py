@@ -16,7 +16,8 @@ BALANCES = ("equal", "proportional", "none")
 ROUND_ORDER = 2
 """Number of the draw that orders the classes of a round."""
 
-_SEEDED = np.zeros(0, np.int64)
+SEEDED = np.zeros(0, np.int64)
+"""Turns drawn anew in each round."""
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -37,7 +38,7 @@ def interleave(
     sizes: np.ndarray,
     proportional: bool,
     seed: int,
-    turns: np.ndarray = _SEEDED,
+    turns: np.ndarray,
 ) -> np.ndarray:
     """Merges the groups' own orders into one in which the groups take turns.
 
@@ -45,7 +46,7 @@ def interleave(
         by_group: (sum of quotas,), quotas[0] samples of group 0, then quotas[1] of group 1, ….
         quotas, sizes: int64 (G,), samples given and samples in all of each group.
         proportional: places by rank and size; else rounds.
-        turns: int64 (G,), the order of the groups within a round; empty for one drawn anew each round.
+        turns: int64 (G,), the order of the groups within a round; SEEDED for one drawn anew each round.
 
     Returns:
         The same samples, in the order of their turns.
@@ -100,7 +101,7 @@ def _before(a: int, b: int, place: np.ndarray, turn: np.ndarray) -> bool:
     return turn[a] < turn[b] if turn[a] != turn[b] else a < b
 
 
-def equal_quotas(sizes: np.ndarray, num_kept: int, seed: int, turns: np.ndarray = _SEEDED) -> np.ndarray:
+def equal_quotas(sizes: np.ndarray, num_kept: int, seed: int, turns: np.ndarray = SEEDED) -> np.ndarray:
     """What the first `num_kept` turns in rounds take of each group: int64 (G,). Groups that are too small give all."""
     ordered = np.sort(sizes)
     full = np.cumsum(ordered)  # samples in groups of that size or less
@@ -123,7 +124,7 @@ def proportional_quotas(sizes: np.ndarray, num_kept: int, seed: int) -> np.ndarr
     quotas = np.minimum(sizes, (2 * num_kept * sizes + total) // (2 * total))
 
     def place(g: int, rank: int) -> tuple[float, int, int]:
-        return _place(rank, int(sizes[g]), True), int(_turn(g, rank, num_groups, seed, _SEEDED)), g
+        return _place(rank, int(sizes[g]), True), int(_turn(g, rank, num_groups, seed, SEEDED)), g
 
     # Rounding gives the quotas of a nearby number of samples; the few turns up to `num_kept` are taken one by one.
     difference = num_kept - int(quotas.sum())

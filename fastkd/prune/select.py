@@ -12,6 +12,7 @@ from numba import njit
 from fastkd.errors import OptionError
 from fastkd.prune.balance import (
     BALANCES,
+    SEEDED,
     equal_quotas,
     interleave,
     proportional_quotas,
@@ -69,7 +70,7 @@ def select_level(
         by_group = best_of_groups(groups, quotas, scores=scores, ascending=ascending, seed=seed, sizes=sizes)
     if len(sizes) == 1:
         return by_group
-    return interleave(by_group, quotas, sizes, balance == "proportional", seed)
+    return interleave(by_group, quotas, sizes, balance == "proportional", seed, SEEDED)
 
 
 def class_quotas(sizes: np.ndarray, num_kept: int, balance: str, seed: int) -> np.ndarray:
@@ -93,7 +94,7 @@ def in_turns(orders: list[np.ndarray], members: list[np.ndarray], balance: str, 
     """
     sizes = np.array([len(ids) for ids in members], np.int64)
     quotas = np.array([len(order) for order in orders], np.int64)
-    return interleave(np.concatenate(orders), quotas, sizes, balance == "proportional", seed)
+    return interleave(np.concatenate(orders), quotas, sizes, balance == "proportional", seed, SEEDED)
 
 
 def class_members(labels: np.ndarray, balance: str) -> list[np.ndarray]:
@@ -170,7 +171,7 @@ def select_ccs(
     ]
     if len(orders) == 1:
         return orders[0]
-    return interleave(np.concatenate(orders), shares, sizes, balance == "proportional", seed)
+    return interleave(np.concatenate(orders), shares, sizes, balance == "proportional", seed, SEEDED)
 
 
 def drop_hardest(hardness: np.ndarray, share: float, num_kept: int, seed: int) -> np.ndarray:

@@ -105,7 +105,7 @@ def _agreement(one: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     tenth = max(1, round(0.1 * len(a)))
     all_one = np.zeros(len(a), np.int64)
     hardest = [select_level(all_one, tenth, scores=values, balance="none") for values in (a, b)]
-    shared = len(np.intersect1d(*hardest))
+    shared = len(np.intersect1d(hardest[0], hardest[1]))
     return {
         "num_samples": len(a),
         "spearman": spearman(a, b),
