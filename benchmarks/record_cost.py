@@ -9,6 +9,7 @@ weights, and the scores are those of plain numpy on the recorded probabilities.
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import measure
@@ -34,15 +35,18 @@ class Run:
     def __init__(self, recipe: Recipe, dataset, loader: Loader, record: Record | None) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.loader, self.epoch = recipe, loader, 0
+        self.cpu_s: list[float] = []
         self.model = create_model(recipe.model, dataset.num_classes).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
         num_samples = dataset.beton.num_samples
         self.recording = TrainingRecord(record, num_samples, World(), torch.device("cpu")) if record else None
 
     def __call__(self) -> None:
+        busy = time.process_time()
         arguments = (self.epoch, parse_norm("cifar"), None, Stopwatch(), World(), lambda done, total: None)
         _train_epoch(self.recipe, self.model, self.optimizer, self.loader, *arguments, self.recording)
         self.epoch += 1
+        self.cpu_s.append(time.process_time() - busy)
 
 
 def main() -> None:
@@ -68,6 +72,7 @@ def main() -> None:
             "with": Run(recipe, dataset, loader, Record(methods=RECORDABLE, window=3)),
         }
         seconds = measure.interleave(runs, rounds=args.rounds)
+        cpu_s = {name: run.cpu_s[1:] for name, run in runs.items()}
         for a, b in zip(*(run.model.state_dict().values() for run in runs.values()), strict=True):
             assert torch.equal(a, b)
         recorder = runs["with"].recording.recorder
@@ -76,6 +81,7 @@ def main() -> None:
         "record_cost",
         {
             "speed_with_over_without": measure.ratios(seconds, "with", "without"),
+            "cpu_time_without_over_with": measure.ratios(cpu_s, "with", "without"),
             "images_per_s": {name: args.samples / sorted(times)[len(times) // 2] for name, times in seconds.items()},
             "model": args.model,
             "images": args.samples,

@@ -99,6 +99,12 @@ def test_several_score_files_count_by_their_mean(raw_beton, tmp_path):
     assert len(mask.header.inputs) == 4
 
 
+def test_dual_beta_takes_dual_scores_where_several_are_there(raw_beton, tmp_path):
+    path = write_scores(tmp_path / "s.h5", raw_beton, aum=hardness(1), dual=hardness(2))
+    flags = ["--method", "dual-beta", "--scores", path, "--exponent", 4]
+    assert pruned(raw_beton, tmp_path / "m.h5", "--keep", 0.1, *flags).header.params["score"] == "dual"
+
+
 def test_masks_are_combined(raw_beton, tmp_path):
     a, b = (
         pruned(raw_beton, tmp_path / f"{seed}.h5", "--keep", 100, "--seed", seed).sample_ids.tolist() for seed in (1, 2)

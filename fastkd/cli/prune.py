@@ -15,6 +15,9 @@ _BY_SCORES = ("scores", "ccs", "d2", "dual-beta")
 _OF_MASKS = ("union", "intersection", "difference", "complement")
 _METHODS = ("random", "scores", "moderate", "ccs", "d2", "dual-beta", *_OF_MASKS)
 
+_USUAL = {"moderate": "moderate", "dual-beta": "dual"}
+"""The score that a method is made for, where --score does not say."""
+
 
 @command("prune", first_rank_alone=True)
 @click.argument("beton", type=click.Path(path_type=Path))
@@ -181,7 +184,8 @@ def _candidates(
     used: dict[str, Any] = {}
     if scores:
         files = read_all_scores(scores, fingerprint, opened.path, opened.num_samples)
-        name = files[0].choose(score or ("moderate" if method == "moderate" else None))
+        usual = _USUAL.get(method)
+        name = files[0].choose(score or (usual if usual in files[0].values else None))
         arrays["scores"] = mean_score(files, name)
         used["score"] = name
         if method in ("ccs", "d2"):

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from fastkd.artefact import atomic_path
 from fastkd.data.views import Views
+from fastkd.dist import World
 from fastkd.errors import MismatchError, OptionError
 from fastkd.feed import Dataset, Loader
 from fastkd.prune.mask import Mask, class_counts, combine_ids
@@ -152,7 +153,7 @@ def write_gallery(path: str | Path, dataset: Dataset, rows: dict[str, np.ndarray
     beton = dataset.beton
     size = int(min(128, max(beton.heights[0], beton.widths[0])))
     ids = np.unique(np.concatenate(list(rows.values())))
-    loader = Loader(dataset, Views("center", size), mask=ids, batch_size=64, num_workers=1)
+    loader = Loader(dataset, Views("center", size), mask=ids, batch_size=64, num_workers=1, world=World())
     pixels: dict[int, np.ndarray] = {}
     for batch in loader.epoch(0):
         for sample_id, image in zip(batch.sample_ids.tolist(), batch.images.permute(0, 2, 3, 1).numpy(), strict=True):
