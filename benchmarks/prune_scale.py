@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import measure
@@ -76,9 +77,8 @@ def plain(job: str, labels: np.ndarray, scores: np.ndarray, num_kept: int, folde
     return found
 
 
-def check(job: str, labels: np.ndarray, scores: np.ndarray, num_kept: int, folder: Path) -> None:
+def check(job: str, labels: np.ndarray, scores: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
     """Both ways keep the same."""
-    a, b = (way(job, labels, scores, num_kept, folder) for way in (ours, plain))
     assert len(a) == len(b)
     if job in ("algebra", "save-load"):
         assert np.array_equal(a, b)
@@ -156,13 +156,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for job in JOBS:
-            check(job, labels, scores, num_kept, folder)
+            found: dict[str, np.ndarray] = {}
+
+            def run(way: Callable[..., np.ndarray], job: str = job, found: dict = found) -> None:
+                found[way.__name__] = way(job, labels, scores, num_kept, folder)
+
             ways = {
                 "copy": lambda: np.copy(scores),
-                "fastkd": lambda job=job: ours(job, labels, scores, num_kept, folder),
-                "numpy": lambda job=job: plain(job, labels, scores, num_kept, folder),
+                "fastkd": lambda run=run: run(ours),
+                "numpy": lambda run=run: run(plain),
             }
             seconds = measure.interleave(ways, rounds=args.rounds, warmup=0)
+            check(job, labels, scores, found["ours"], found["plain"])
             rows[job] = {
                 "speed_over_numpy": measure.ratios(seconds, "fastkd", "numpy"),
                 "copies_of_the_scores": measure.ratios(seconds, "copy", "fastkd"),
