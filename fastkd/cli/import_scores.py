@@ -31,16 +31,22 @@ def import_scores(
     """
     import hashlib
 
-    from fastkd.data.beton import identify, open_beton, read_manifest
+    from fastkd.data.beton import read_manifest
+    from fastkd.feed import open_dataset, require_whole
     from fastkd.prune.imports import hard_first, join_samples, read_published
     from fastkd.prune.score_file import save_scores
 
-    opened = open_beton(beton)
-    fingerprint, class_names = identify(opened)
-    names = (read_manifest(opened) or {}).get("names")
+    dataset = open_dataset(beton)
+    require_whole(dataset)
+    names = (read_manifest(dataset.beton, columns=True) or {}).get("names")
     found = read_published(file, array=array, trust_pickle=trust_pickle)
     values, joined = join_samples(
-        found, file, labels=opened.labels, class_names=class_names, sample_names=names or None, beton_path=beton
+        found,
+        file,
+        labels=dataset.beton.labels,
+        class_names=dataset.class_names,
+        sample_names=names or None,
+        beton_path=beton,
     )
     values, direction = hard_first(found, values, higher, file)
     called = name or ("imported" if " " in found.array or "/" in found.array else found.array)
@@ -51,7 +57,9 @@ def import_scores(
         "labels_checked": found.labels is not None,
     }
     described = {called: {"direction": direction, "policies": policies}}
-    saved = save_scores(out, {called: values}, described, beton_fingerprint=fingerprint, params={"source": "import"})
+    saved = save_scores(
+        out, {called: values}, described, beton_fingerprint=dataset.fingerprint, params={"source": "import"}
+    )
     result = {
         "kind": "scores",
         "path": str(out),

@@ -90,12 +90,13 @@ def score(
     fastkd score train.beton --method variance --logits l.h5 --out s.h5
     fastkd score train.beton --method memorization --num-models 20 --subset 0.7 --out s.h5
     """
-    from fastkd.feed import open_dataset
+    from fastkd.feed import open_dataset, require_whole
     from fastkd.prune.score_file import save_scores
 
     source = _source(methods, model, logits, given | {"size": size, "batch_size": batch_size})
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)
+        require_whole(dataset)
         common = {"num_workers": num_workers, "device": device_name, "world": world}
         inputs: dict[str, str] = {}
         if source == "memorization":
@@ -228,12 +229,12 @@ def _by_networks(
 def _by_store(
     dataset: "Dataset", logits: Path, methods: tuple[str, ...]
 ) -> "tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]":
-    from fastkd.feed import check_store, store_views
+    from fastkd.feed import check_store, views_of
     from fastkd.store.logit_store import LogitStore
     from fastkd.train.scoring import DIRECTIONS, score_store
 
     store = LogitStore(logits)
-    views = store_views(store)
+    views = views_of(store.tables)
     check_store(store, dataset, views)
     policies = {"num_views": store.num_seeds, "views": views.identity()}
     described = {method: {"direction": DIRECTIONS[method], "policies": policies} for method in methods}

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fastkd.data.beton import MODE_JPG, MODE_RAW, digests
+from fastkd.data.pixels import OK, check_image
 from fastkd.data.sources import Source
 from fastkd.errors import OptionError, SourceError
 
@@ -83,8 +84,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Height and width of a JPEG whose structure is whole; None where it is not, or of a form that is not kept.
 
     Kept are baseline, extended and progressive Huffman-coded JPEGs of 8 bits and three components. Every segment has to
-    lie inside the data, tables and frame to come before the first scan, and the image to end with its own end marker. The
-    entropy-coded bytes themselves are only searched for markers: decoding them takes ten times as long.
+    lie inside the data, tables and frame to come before the first scan, and the image to end with its own end marker.
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -118,10 +118,13 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 def keepable(data: bytes, max_size: int | None) -> tuple[int, int] | None:
     """Height and width of a JPEG whose bytes can stand as they are; None where it has to be encoded anew.
 
-    It can stand when it is a whole RGB (YCbCr) JPEG (`jpeg_size`) within `max_size`.
+    It can stand when it is a whole RGB (YCbCr) JPEG (`jpeg_size`) within `max_size` that the loader's decoder reads to its
+    end without a warning: what is written must never be refused later.
     """
     size = jpeg_size(data)
-    return size if size is not None and (max_size is None or max(size) <= max_size) else None
+    if size is None or (max_size is not None and max(size) > max_size):
+        return None
+    return size if check_image(np.frombuffer(data, np.uint8), MODE_JPG, *size) == OK else None
 
 
 def encode(data: bytes | np.ndarray, name: str, options: WriteOptions) -> Encoded:
