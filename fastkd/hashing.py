@@ -76,55 +76,59 @@ _CRC = _crc32c_tables()
 
 
 @njit(nogil=True, inline="always")
-def _next_8_by_table(crc: np.uint32, data: np.ndarray, i: int) -> np.uint32:
-    """The register after data[i : i + 8]."""
-    low = crc ^ (
-        np.uint32(data[i])
-        | (np.uint32(data[i + 1]) << np.uint32(8))
-        | (np.uint32(data[i + 2]) << np.uint32(16))
-        | (np.uint32(data[i + 3]) << np.uint32(24))
-    )
-    return np.uint32(
-        _CRC[7, low & np.uint32(0xFF)]
-        ^ _CRC[6, (low >> np.uint32(8)) & np.uint32(0xFF)]
-        ^ _CRC[5, (low >> np.uint32(16)) & np.uint32(0xFF)]
-        ^ _CRC[4, low >> np.uint32(24)]
-        ^ _CRC[3, data[i + 4]]
-        ^ _CRC[2, data[i + 5]]
-        ^ _CRC[1, data[i + 6]]
-        ^ _CRC[0, data[i + 7]]
-    )
+def _step_8_by_table(crc: np.uint32, word: np.uint64) -> np.uint32:
+    """The register after eight bytes, given as a little-endian uint64."""
+    low = np.uint32(np.uint64(crc) ^ (word & np.uint64(0xFFFFFFFF)))
+    high = np.uint32(word >> np.uint64(32))
+    out = np.uint32(0)
+    for i in range(4):
+        shift, byte = np.uint32(8 * i), np.uint32(0xFF)
+        out ^= _CRC[7 - i, (low >> shift) & byte] ^ _CRC[3 - i, (high >> shift) & byte]
+    return out
 
 
 @njit(nogil=True, inline="always")
-def _next_1_by_table(crc: np.uint32, data: np.ndarray, i: int) -> np.uint32:
-    """The register after data[i]."""
-    return np.uint32(_CRC[0, (crc ^ np.uint32(data[i])) & np.uint32(0xFF)] ^ (crc >> np.uint32(8)))
+def _step_1_by_table(crc: np.uint32, byte: np.uint8) -> np.uint32:
+    """The register after one byte."""
+    return np.uint32(_CRC[0, (crc ^ np.uint32(byte)) & np.uint32(0xFF)] ^ (crc >> np.uint32(8)))
 
 
-def _by_instruction(name: str, register: ir.IntType, word: ir.IntType) -> Callable:
-    """A step by one of SSE 4.2's instructions for this very polynomial, several times as fast as tables."""
+def _step_by_instruction(name: str, register: int, word: int) -> Callable:
+    """A step by one of SSE 4.2's instructions for this very polynomial, several times as fast as tables.
+
+    Args:
+        name: LLVM's, of the instruction. register, word: bits of its operands.
+    """
 
     @intrinsic
-    def step(typing_context, crc, data, i):  # type: ignore[no-untyped-def]
+    def step(typing_context, crc, data):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            start = builder.gep(create_struct_proxy(data)(context, builder, value=arguments[1]).data, [arguments[2]])
-            operand = builder.load(builder.bitcast(start, word.as_pointer()), align=1)
-            instruction = get_or_insert_function(builder.module, ir.FunctionType(register, [register, word]), name)
-            wide = arguments[0] if register.width == 32 else builder.zext(arguments[0], register)
-            result = builder.call(instruction, [wide, operand])
-            return result if register.width == 32 else builder.trunc(result, ir.IntType(32))
+            kind = ir.FunctionType(ir.IntType(register), [ir.IntType(register), ir.IntType(word)])
+            wide = arguments[0] if register == 32 else builder.zext(arguments[0], ir.IntType(register))
+            result = builder.call(get_or_insert_function(builder.module, kind, name), [wide, arguments[1]])
+            return result if register == 32 else builder.trunc(result, ir.IntType(32))
 
-        return types.uint32(types.uint32, data, types.int64), generate
+        return types.uint32(types.uint32, types.Integer.from_bitwidth(word, signed=False)), generate
 
     return step
 
 
 if get_host_cpu_features().get("sse4.2"):
-    _next_8 = _by_instruction("llvm.x86.sse42.crc32.64.64", ir.IntType(64), ir.IntType(64))
-    _next_1 = _by_instruction("llvm.x86.sse42.crc32.32.8", ir.IntType(32), ir.IntType(8))
+    _step_8 = _step_by_instruction("llvm.x86.sse42.crc32.64.64", 64, 64)
+    _step_1 = _step_by_instruction("llvm.x86.sse42.crc32.32.8", 32, 8)
 else:
-    _next_8, _next_1 = _next_8_by_table, _next_1_by_table
+    _step_8, _step_1 = _step_8_by_table, _step_1_by_table
+
+
+@intrinsic
+def _word_at(typing_context, data, i):  # type: ignore[no-untyped-def]
+    """The eight bytes data[i : i + 8] as a uint64, wherever they lie."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        start = builder.gep(create_struct_proxy(data)(context, builder, value=arguments[0]).data, [arguments[1]])
+        return builder.load(builder.bitcast(start, ir.IntType(64).as_pointer()), align=1)
+
+    return types.uint64(data, types.int64), generate
 
 
 @njit(cache=True, nogil=True)
@@ -139,10 +143,10 @@ def crc32c_of(data: np.ndarray, start: int, end: int) -> np.uint32:
     crc = np.uint32(0xFFFFFFFF)
     i = start
     while i + 8 <= end:
-        crc = _next_8(crc, data, i)
+        crc = _step_8(crc, _word_at(data, i))
         i += 8
     while i < end:
-        crc = _next_1(crc, data, i)
+        crc = _step_1(crc, data[i])
         i += 1
     return np.uint32(crc ^ np.uint32(0xFFFFFFFF))
 
@@ -150,13 +154,9 @@ def crc32c_of(data: np.ndarray, start: int, end: int) -> np.uint32:
 @njit(nogil=True, inline="always")
 def crc32c_with(crc: int, number: int) -> np.uint32:
     """CRC32C of the bytes that `crc` is the checksum of with `number` behind them, as a little-endian uint64."""
-    low = np.uint32(crc) ^ np.uint32(0xFFFFFFFF) ^ np.uint32(number)
-    high = np.uint32(np.uint64(number) >> np.uint64(32))
-    out = np.uint32(0xFFFFFFFF)
-    for i in range(4):
-        shift, byte = np.uint32(8 * i), np.uint32(0xFF)
-        out ^= _CRC[7 - i, (low >> shift) & byte] ^ _CRC[3 - i, (high >> shift) & byte]
-    return out
+    return np.uint32(
+        _step_8(np.uint32(np.uint32(crc) ^ np.uint32(0xFFFFFFFF)), np.uint64(number)) ^ np.uint32(0xFFFFFFFF)
+    )
 
 
 def fingerprint(parts: Iterable[bytes | str | np.ndarray]) -> str:

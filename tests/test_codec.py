@@ -7,6 +7,7 @@ from stores import crc32c_by_the_polynomial
 from fastkd.errors import OptionError
 from fastkd.store.codec import check_encodable, decode_rows, encode_rows, make_codec
 from fastkd.store.fidelity import codec_kl, kl_rows
+from fastkd.store.unpack import _half_by_integers
 
 thorough = settings(max_examples=300)
 NAMES = ("fp16", "int8+top4", "int4+top8")
@@ -255,6 +256,13 @@ def test_records_are_multiples_of_64_bytes_without_a_line_to_spare(name, num_cla
 
 def test_auto_is_fp16_for_few_classes():
     assert [make_codec("auto", c).name for c in (1, 10, 64, 65, 1000)] == ["fp16"] * 3 + ["int8+top4"] * 2
+
+
+def test_processors_without_float16_decode_the_same_numbers():
+    halves = np.arange(2**16, dtype="<u2")
+    halves = halves[np.isfinite(halves.view("<f2"))]
+    decoded = np.array([_half_by_integers(halves.view(np.uint8), 2 * i) for i in range(len(halves))], np.float32)
+    assert decoded.tobytes() == halves.view("<f2").astype(np.float32).tobytes()
 
 
 @pytest.mark.parametrize(("name", "num_classes"), [("int4", 10), ("int4+top8", 0), ("fp16", 0), ("int8+top4", 65_537)])

@@ -3,7 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastkd.hashing import crc32c, draw, draw_below, draw_unit, draws, fingerprint, mix
+from fastkd.hashing import (
+    _step_1_by_table,
+    _step_8_by_table,
+    crc32c,
+    draw,
+    draw_below,
+    draw_unit,
+    draws,
+    fingerprint,
+    mix,
+)
 
 KEYS = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (12345, 161, 1042), (2**63 - 1, 7, 2**31)]
 WORDS = st.integers(0, 2**63 - 1)
@@ -114,6 +124,13 @@ def test_crc32c_agrees_with_the_vectors_of_rfc_3720(data, expected):
 @given(st.binary(max_size=70))
 def test_crc32c_of_any_length_agrees_with_the_definition(data):
     assert crc32c(as_bytes(data)) == crc32c_bit_by_bit(data)
+
+
+@given(st.binary(min_size=9, max_size=9))
+def test_processors_without_the_instruction_get_the_same_crc32c(data):
+    word, last = np.uint64(int.from_bytes(data[:8], "little")), np.uint8(data[8])
+    crc = _step_1_by_table(np.uint32(_step_8_by_table(np.uint32(0xFFFFFFFF), word)), last)
+    assert crc ^ 0xFFFFFFFF == crc32c_bit_by_bit(data)
 
 
 def test_the_fingerprint_of_given_parts_stays_what_it_is():

@@ -111,7 +111,7 @@ class Column:
     """Mapped rows that accompany the samples, one plane for each aug_seed.
 
     records: uint8 (K, R, row_bytes). rows: int32 (N,), the row of each sample_id, -1 where it has none.
-    width: values in a row. unpack: compiled (data uint8, starts int64 (B,) of records in it, salt uint64, out float32
+    width: values in a row. unpack: compiled (data uint8, numbers int64 (B,) of records in it, salt uint64, out float32
     (B, width), good bool (B,)): fills `out`, and `good` with whether each row is sound. salt: what its checksums begin with.
     """
 
@@ -158,10 +158,10 @@ class ViewDecoder(Operation):
         def decode_with_rows(ids, out, images, state):  # type: ignore[no-untyped-def]
             data, sizes, aug_seed, status, (records, rows, num_rows, row_bytes, salt) = state
             pixels, values = out
-            starts = _find_rows(ids, aug_seed, records, rows, num_rows, row_bytes, status, values)
+            numbers = _find_rows(ids, aug_seed, records, rows, num_rows, row_bytes, status, values)
             decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, status, pixels)
             good = np.empty(len(ids), np.bool_)
-            unpack(records, starts, salt, values, good)
+            unpack(records, numbers, salt, values, good)
             for b in range(len(ids)):
                 if not good[b] and status[b] == OK:
                     status[b] = BAD_ROW
@@ -181,16 +181,16 @@ def _find_rows(
     status: np.ndarray,
     values: np.ndarray,
 ) -> np.ndarray:
-    """Where in `records` the samples' rows begin: int64 (B,).
+    """Which of the records the samples' rows are: int64 (B,), aug_seed·num_rows + row.
 
     A byte of each is put into `values`, float32 (B, width): so their cache misses overlap, and pass while the views are
     made.
     """
-    starts = np.empty(len(ids), np.int64)
+    numbers = np.empty(len(ids), np.int64)
     for b in range(len(ids)):
         row = rows[ids[b]]
         if row < 0:
             row, status[b] = 0, NO_ROW
-        starts[b] = (aug_seed * num_rows + row) * row_bytes
-        values[b, 0] = records[starts[b]]
-    return starts
+        numbers[b] = aug_seed * num_rows + row
+        values[b, 0] = records[numbers[b] * row_bytes]
+    return numbers

@@ -38,7 +38,7 @@ class Codec:
     """A codec for rows of `num_classes` logits.
 
     payload_bytes: bytes before the checksum. row_bytes: bytes of a record. unpack: compiled (data uint8, which begins with
-    record 0, starts int64 (B,) of records in it, salt uint64, out float32 (B, num_classes), good bool (B,)): fills `out`,
+    record 0, numbers int64 (B,) of records in it, salt uint64, out float32 (B, num_classes), good bool (B,)): fills `out`,
     and `good` with whether each record matches its checksum.
     """
 
@@ -108,7 +108,7 @@ def decode_rows(codec: Codec, records: np.ndarray, numbers: np.ndarray, salt: in
         float32 (B, num_classes), and bool (B,): whether the record matches its checksum.
     """
     logits_BC, good = np.empty((len(numbers), codec.num_classes), np.float32), np.empty(len(numbers), np.bool_)
-    codec.unpack(records.reshape(-1), numbers * codec.row_bytes, np.uint64(salt), logits_BC, good)
+    codec.unpack(records.reshape(-1), numbers, np.uint64(salt), logits_BC, good)
     return logits_BC, good
 
 

@@ -24,13 +24,13 @@ def row_bytes_of(payload_bytes: int) -> int:
 
 
 @njit(nogil=True, inline="always")
-def _is_sealed(data: np.ndarray, start: int, payload_bytes: int, salt: np.uint64) -> bool:
-    """Whether the record that starts at `start` matches its checksum."""
+def _is_sealed(data: np.ndarray, start: int, payload_bytes: int, number: np.uint64) -> bool:
+    """Whether the record that starts at `start` matches its checksum; `number` is its own, the salt added."""
     end = start + payload_bytes
     crc = np.uint32(0)
     for i in range(4):
         crc |= np.uint32(data[end + i]) << np.uint32(8 * i)
-    return crc == crc32c_with(crc32c_of(data, start, end), np.uint64(start // row_bytes_of(payload_bytes)) + salt)
+    return crc == crc32c_with(crc32c_of(data, start, end), number)
 
 
 @njit(nogil=True, inline="always")
@@ -78,25 +78,28 @@ def _unpack_top(data: np.ndarray, start: int, top: int, out: np.ndarray, b: int)
 
 
 @njit(cache=True, nogil=True)
-def unpack_fp16(data: np.ndarray, starts: np.ndarray, salt: np.uint64, out: np.ndarray, good: np.ndarray) -> None:
-    """Decodes the `fp16` records at `starts`; see `Codec`."""
+def unpack_fp16(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out: np.ndarray, good: np.ndarray) -> None:
+    """Decodes the `fp16` records `numbers`; see `Codec`."""
     num_classes = out.shape[1]
-    for b in range(len(starts)):
-        start = starts[b]
-        good[b] = _is_sealed(data, start, 2 * num_classes, salt)
+    row_bytes = row_bytes_of(2 * num_classes)
+    for b in range(len(numbers)):
+        start = numbers[b] * row_bytes
+        good[b] = _is_sealed(data, start, 2 * num_classes, np.uint64(numbers[b]) + salt)
         for i in range(num_classes):
             out[b, i] = _read_half(data, start + 2 * i)
 
 
 @njit(cache=True, nogil=True)
-def unpack_int8_top4(data: np.ndarray, starts: np.ndarray, salt: np.uint64, out: np.ndarray, good: np.ndarray) -> None:
-    """Decodes the `int8+top4` records at `starts`; see `Codec`."""
+def unpack_int8_top4(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out: np.ndarray, good: np.ndarray) -> None:
+    """Decodes the `int8+top4` records `numbers`; see `Codec`."""
     num_classes = out.shape[1]
     top = min(TOP_INT8, num_classes)
-    for b in range(len(starts)):
-        start = starts[b]
+    payload_bytes = num_classes + 4 + 4 * top
+    row_bytes = row_bytes_of(payload_bytes)
+    for b in range(len(numbers)):
+        start = numbers[b] * row_bytes
         tail = start + num_classes
-        good[b] = _is_sealed(data, start, num_classes + 4 + 4 * top, salt)
+        good[b] = _is_sealed(data, start, payload_bytes, np.uint64(numbers[b]) + salt)
         scale, offset = _read_half(data, tail), _read_half(data, tail + 2)
         for i in range(num_classes):
             out[b, i] = offset + scale * np.float32(data[start + i])
@@ -104,14 +107,16 @@ def unpack_int8_top4(data: np.ndarray, starts: np.ndarray, salt: np.uint64, out:
 
 
 @njit(cache=True, nogil=True)
-def unpack_int4_top8(data: np.ndarray, starts: np.ndarray, salt: np.uint64, out: np.ndarray, good: np.ndarray) -> None:
-    """Decodes the `int4+top8` records at `starts`; see `Codec`."""
+def unpack_int4_top8(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out: np.ndarray, good: np.ndarray) -> None:
+    """Decodes the `int4+top8` records `numbers`; see `Codec`."""
     num_classes = out.shape[1]
     top = min(TOP_INT4, num_classes)
-    for b in range(len(starts)):
-        start = starts[b]
+    payload_bytes = (num_classes + 1) // 2 + 4 + 4 * top
+    row_bytes = row_bytes_of(payload_bytes)
+    for b in range(len(numbers)):
+        start = numbers[b] * row_bytes
         tail = start + (num_classes + 1) // 2
-        good[b] = _is_sealed(data, start, tail - start + 4 + 4 * top, salt)
+        good[b] = _is_sealed(data, start, payload_bytes, np.uint64(numbers[b]) + salt)
         scale, offset = _read_half(data, tail), _read_half(data, tail + 2)
         for i in range(num_classes // 2):
             byte = data[start + i]
