@@ -260,13 +260,13 @@ def test_what_is_none_of_these_is_named_in_one_line(tmp_path, name, content):
 def test_folders_missing_files_and_foreign_hdf5_are_named(tmp_path):
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["x"] = np.arange(3)
-    write_artefact(tmp_path / "new.h5", kind="scores", format_version=1, inputs={}, params={}, arrays={})
+    write_artefact(tmp_path / "new.h5", kind="recipe", format_version=1, inputs={}, params={}, arrays={})
     with pytest.raises(NotFoundError, match="nothing: no such file"):
         describe(tmp_path / "nothing")
     for name, words in (
         ("", "a folder without run.json"),
         ("foreign.h5", "without fastkd's header"),
-        ("new.h5", "'scores'"),
+        ("new.h5", "'recipe'"),
     ):
         with pytest.raises(FormatError, match=words):
             describe(tmp_path / name)
