@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastkd.train.losses import kd_loss, mixed_loss
+from fastkd.train.losses import dkd_loss, kd_loss, mixed_loss
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -62,6 +62,42 @@ def test_half_precision_logits_are_softened_in_float32():
     loss = kd_loss(student, teacher, tau=4)
     assert loss.dtype == torch.float32
     assert float(loss) == float(kd_loss(student.float(), teacher.float(), tau=4))
+
+
+def dkd_by_numpy(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray, tau: float, beta: float) -> float:
+    total = 0.0
+    for s, t, y in zip(softmax(student / tau), softmax(teacher / tau), labels, strict=True):
+        total += t[y] * np.log(t[y] / s[y]) + (1 - t[y]) * np.log((1 - t[y]) / (1 - s[y]))
+        s_rest, t_rest = np.delete(s, y) / (1 - s[y]), np.delete(t, y) / (1 - t[y])
+        total += beta * float((t_rest * np.log(t_rest / s_rest)).sum())
+    return total / len(labels)
+
+
+@pytest.mark.parametrize("tau", [1.0, 4.0])
+@pytest.mark.parametrize("beta", [0.0, 1.0, 8.0])
+def test_dkd_is_the_label_against_the_rest_and_the_rest_among_itself(tau, beta):
+    student, teacher = logits(4)
+    labels = np.array([3, 0, 9, 3, 5, 1])
+    expected = dkd_by_numpy(student.numpy(), teacher.numpy(), labels, tau, beta)
+    found = dkd_loss(student, teacher, torch.tensor(labels), tau=tau, beta=beta)
+    assert float(found) == pytest.approx(tau**2 * expected, rel=1e-4)
+    plain = dkd_loss(student, teacher, torch.tensor(labels), tau=tau, beta=beta, scale_tau_squared=False)
+    assert float(plain) == pytest.approx(expected, rel=1e-4)
+
+
+def test_dkd_with_the_teachers_doubt_as_beta_is_kd():
+    student, teacher = logits(5, batch=1)
+    doubt = 1 - float(softmax(teacher.numpy() / 4)[0, 2])
+    found = dkd_loss(student, teacher, torch.tensor([2]), tau=4, beta=doubt)
+    assert float(found) == pytest.approx(float(kd_loss(student, teacher, tau=4)), rel=1e-4)
+
+
+def test_dkd_stays_finite_where_a_network_is_certain():
+    student = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+    loss = dkd_loss(student, torch.tensor([[-200.0, 0.0, 1.0]]), torch.tensor([0]), tau=1, beta=8)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(student.grad).all()
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(0.0, 2.0), (1.0, 10.0), (0.25, 4.0)])
