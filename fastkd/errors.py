@@ -6,7 +6,9 @@ prints it and exits 1; `assert` is kept for fastkd's own invariants.
 
 
 class FastKDError(Exception):
-    """Base of every error that a user can cause; `str(error)` is one line."""
+    """Base of every error that a user can cause; `str(error)` is one line. exit_code: what the command ends with."""
+
+    exit_code = 1
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
@@ -54,3 +56,12 @@ class SourceError(FastKDError):
 
 class MissingDependencyError(FastKDError):
     """An optional package, system library or downloaded file that is needed here and missing."""
+
+
+class StoppedError(FastKDError):
+    """A run that SIGTERM stopped after it wrote its state: the same command goes on.
+
+    Exit code 75, sysexits' EX_TEMPFAIL, tells a scheduler to start it again.
+    """
+
+    exit_code = 75

@@ -1,3 +1,4 @@
+import csv
 import json
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ from torch import nn
 from fastkd.data.loader import Batch
 from fastkd.dist import World
 from fastkd.errors import OptionError
-from fastkd.train.metrics import JsonLines, Stopwatch, evaluate, top_hits
+from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate, top_hits
 from fastkd.train.norm import Norm
 
 NO_NORM = Norm((0, 0, 0), (1, 1, 1))
@@ -94,13 +95,32 @@ def test_waiting_for_data_is_told_apart_from_steps(monkeypatch):
         watch.start()
         for wait, step in ((0.5, 1.5), (0.25, 1.75)):
             now[0] += wait
-            watch.got_batch(32)
-            now[0] += step
-            watch.did_step()
+            watch.did("data_wait")
+            watch.num_images += 32
+            for part in ("teacher", "forward", "backward", "update"):
+                now[0] += step / 4
+                watch.did(part)
         watch.stop()
         now[0] += 1000  # validation
-    assert watch.rates() == {"images_per_s": 128 / 8, "data_wait_percent": 100 * 1.5 / 8}
+    rates = watch.rates()
+    assert (rates["images_per_s"], rates["data_wait_percent"]) == (128 / 8, 100 * 1.5 / 8)
+    assert rates["step_percent"] == dict.fromkeys(("teacher", "forward", "backward", "update"), 100 * 6.5 / 8 / 4)
 
 
 def test_a_run_that_trained_nothing_has_rates_of_zero():
-    assert Stopwatch().rates() == {"images_per_s": 0, "data_wait_percent": 0}
+    rates = Stopwatch().rates()
+    assert (rates["images_per_s"], rates["data_wait_percent"]) == (0, 0)
+
+
+def test_the_table_of_epochs_has_one_header_and_goes_on_at_its_byte(tmp_path):
+    path = tmp_path / "m.csv"
+    table = CsvLines(path, 0)
+    size = table.write([{"epoch": 0, "lr": 0.1, "loss": 1.5, "val_top1": 50.0, "kind": "epoch"}])
+    table.write([{"epoch": 1, "loss": 9.0}])
+    table.close()
+    table = CsvLines(path, size)
+    table.write([{"epoch": 1, "lr": 0.1, "loss": 1.25}])
+    table.close()
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["loss"], row["val_top1"]) for row in rows] == [("0", "1.5", "50.0"), ("1", "1.25", "")]

@@ -13,10 +13,11 @@ from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.prune.mask import Mask
 from fastkd.prune.score_file import Scores, load_scores
 from fastkd.prune.scores import RECORDABLE
-from fastkd.train import student
+from fastkd.train import learner
 from fastkd.train.norm import Norm
+from fastkd.train.recipe import Recipe
 from fastkd.train.recording import Record, TrainingRecord, parse_record
-from fastkd.train.student import Recipe, train
+from fastkd.train.student import train
 
 NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 RECORD = Record(methods=RECORDABLE, window=3, el2n_epochs=4)
@@ -47,7 +48,7 @@ def recorded(dataset, mask, tmp_path_factory) -> tuple[Path, np.ndarray]:
     """A run that records, and the logits (T, N, C) that its network gave in training mode, caught on the way."""
     out = tmp_path_factory.mktemp("recording") / "run"
     trace = np.full((EPOCHS, 600, 10), np.nan, np.float32)
-    network, seen = student.create_model, []
+    network, seen = learner.create_model, []
 
     def hooked(*arguments: Any) -> torch.nn.Module:
         model = network(*arguments)
@@ -55,7 +56,7 @@ def recorded(dataset, mask, tmp_path_factory) -> tuple[Path, np.ndarray]:
         return model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(student, "create_model", hooked)
+        patch.setattr(learner, "create_model", hooked)
         run(out, dataset, mask)
     loader = Loader(dataset, Views("crop-flip", 32, 9), mask=mask, batch_size=48, shuffle=True, num_workers=1)
     batches = iter(seen)

@@ -1,29 +1,36 @@
 import functools
 import json
+import os
+import re
 import shutil
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import exists_and, finish, kill_when, start
 from stores import cache, save_teacher
 
 from fastkd.data.views import Views
 from fastkd.dist import World
-from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, OptionError
+from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, OptionError, StoppedError
 from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask, save_mask
 from fastkd.train.checkpoint import load_model, load_resume, save_resume
+from fastkd.train.learner import Learner
 from fastkd.train.metrics import evaluate
 from fastkd.train.norm import Norm
-from fastkd.train.student import Recipe, learning_rate, train
+from fastkd.train.recipe import Recipe, learning_rate
+from fastkd.train.student import train
 from fastkd.train.teacher import load_teacher
 
 VIEWS = Views("crop-flip", 32, 3)
 NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-RATES = ("images_per_s", "data_wait_percent")
+RATES = ("images_per_s", "data_wait_percent", "step_percent")
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +148,34 @@ def test_alpha_zero_is_training_without_a_store(dataset, mask, store, tmp_path):
     assert records(tmp_path / "with") == records(tmp_path / "without")
 
 
+def test_at_alpha_one_the_labels_do_not_count(dataset, mask, teacher_file, tmp_path):
+    """The same images under other labels: the weights come out the same."""
+    shuffled = replace(dataset, beton=replace(dataset.beton, labels=dataset.beton.labels[::-1].copy()))
+    for name, data in (("own", dataset), ("shuffled", shuffled)):
+        recipe = Recipe(model="resnet8", epochs=1, batch_size=48, alpha=1)
+        loader = Loader(data, VIEWS, mask=mask, batch_size=48, shuffle=True, num_workers=1)
+        teacher = load_teacher(str(teacher_file))
+        train(recipe, loader, tmp_path / name, norm=NORM, teacher=teacher, inputs={}, params={})
+    assert records(tmp_path / "own", "step")[0]["ce"] != records(tmp_path / "shuffled", "step")[0]["ce"]
+    states = [load_model(tmp_path / name / "model.safetensors")[0].state_dict() for name in ("own", "shuffled")]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_label_smoothing_is_torchs(dataset, mask, tmp_path):
+    """The first step's CE, from the same weights: (1 - s)·CE + s·(mean of -log p over classes)."""
+    run(tmp_path / "hard", dataset, mask, alpha=0, epochs=1, batch_size=200)
+    run(tmp_path / "smooth", dataset, mask, alpha=0, epochs=1, batch_size=200, label_smoothing=0.3)
+    torch.manual_seed(0)
+    model = create_model("resnet8", 10).train()
+    batch = next(iter(loader_of(dataset, mask, None, batch_size=200, seed=0, drop_last=False).epoch(0)))
+    with torch.no_grad():
+        log_p = model(NORM(batch.images)).log_softmax(1)
+    hard = -log_p.gather(1, batch.labels[:, None]).mean()
+    expected = 0.7 * hard - 0.3 * log_p.mean()
+    assert records(tmp_path / "hard", "step")[0]["ce"] == pytest.approx(float(hard), rel=1e-4)
+    assert records(tmp_path / "smooth", "step")[0]["ce"] == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_distillation_changes_what_is_learnt(trained, dataset, mask, tmp_path):
     run(tmp_path / "labels", dataset, mask, alpha=0, epochs=1)
     assert records(tmp_path / "labels", "step")[0]["ce"] == records(trained, "step")[0]["ce"]
@@ -233,6 +268,35 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(trained, dataset, mask, sto
     assert records(tmp_path / "run") == records(trained)
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_states_within_epochs_change_nothing_and_are_gone_on_from(trained, dataset, mask, store, tmp_path, every):
+    options = {"checkpoint_every": every}
+    stop = interrupt_after(9)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", dataset, mask, logits=store, options=options | {"progress": stop})
+    told = []
+    run(tmp_path / "run", dataset, mask, logits=store, options=options | {"log": told.append})
+    assert told[0].endswith("going on after epoch 1, step 3")
+    assert weights(tmp_path / "run") == weights(trained)
+    assert records(tmp_path / "run") == records(trained)
+
+
+def test_sigterm_writes_a_state_that_is_gone_on_from(trained, dataset, mask, store, tmp_path):
+    def ask(done: int, total: int) -> None:
+        if done == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedError, match="stopped by SIGTERM after epoch 1, step 2; the same command goes on"):
+        run(tmp_path / "run", dataset, mask, logits=store, options={"progress": ask})
+    assert signal.getsignal(signal.SIGTERM) == before
+    state = load_resume(tmp_path / "run" / "resume.pt")
+    assert (state["epoch"], state["step"]) == (1, 2)
+    run(tmp_path / "run", dataset, mask, logits=store)
+    assert weights(tmp_path / "run") == weights(trained)
+    assert records(tmp_path / "run") == records(trained)
+
+
 def test_lines_written_after_the_last_checkpoint_are_written_anew(trained, dataset, mask, store, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", dataset, mask, logits=store, options={"progress": interrupt_after(7)})
@@ -281,17 +345,42 @@ def test_a_damaged_file_of_a_run_is_named_in_one_line(trained, dataset, mask, st
     copy = shutil.copytree(trained, tmp_path / "run")
     if name == "resume.pt":
         (copy / "result.json").unlink()
+        (copy / "resume-previous.pt").unlink()
     (copy / name).write_bytes(damage((copy / name).read_bytes()))
     with pytest.raises(FastKDError, match=rf"run/{name}: ") as error:
         run(copy, dataset, mask, logits=store)
     assert "\n" not in str(error.value)
 
 
-def test_a_flipped_bit_of_the_resume_state_is_corrupt(trained, dataset, mask, store, tmp_path):
+@pytest.mark.parametrize("damage", [halved, flipped, lambda content: b""])
+def test_a_damaged_last_state_falls_back_to_the_one_before(trained, dataset, mask, store, tmp_path, damage):
+    copy = shutil.copytree(trained, tmp_path / "run")
+    for name in ("result.json", "model.safetensors"):
+        (copy / name).unlink()
+    (copy / "resume.pt").write_bytes(damage((copy / "resume.pt").read_bytes()))
+    told = []
+    run(copy, dataset, mask, logits=store, options={"log": told.append})
+    assert re.search(r"resume\.pt: .*; falling back to the state before it, resume-previous\.pt", told[0])
+    assert "going on after epoch 1" in told[1]
+    assert weights(copy) == weights(trained)
+    assert records(copy) == records(trained)
+
+
+def test_a_damaged_state_does_not_push_out_the_whole_one(trained, dataset, mask, store, tmp_path):
     copy = shutil.copytree(trained, tmp_path / "run")
     (copy / "result.json").unlink()
+    (copy / "resume.pt").write_bytes(b"")
+    run(copy, dataset, mask, logits=store)
+    assert load_resume(copy / "resume.pt")["epoch"] == 2
+    assert load_resume(copy / "resume-previous.pt")["epoch"] == 1
+
+
+def test_flipped_bits_of_both_states_are_corrupt(trained, dataset, mask, store, tmp_path):
+    copy = shutil.copytree(trained, tmp_path / "run")
+    (copy / "result.json").unlink()
+    (copy / "resume-previous.pt").write_bytes(flipped((copy / "resume-previous.pt").read_bytes()))
     (copy / "resume.pt").write_bytes(flipped((copy / "resume.pt").read_bytes()))
-    with pytest.raises(CorruptError, match=r"resume\.pt"):
+    with pytest.raises(CorruptError, match=r"resume-previous\.pt: the content does not match"):
         run(copy, dataset, mask, logits=store)
 
 
@@ -299,7 +388,7 @@ def test_the_state_of_another_network_is_refused(trained, dataset, mask, store, 
     copy = shutil.copytree(trained, tmp_path / "run")
     (copy / "result.json").unlink()
     state = load_resume(copy / "resume.pt")
-    save_resume(copy / "resume.pt", state | {"model": create_model("resnet14", 10).state_dict()})
+    save_resume(copy / "resume.pt", state | {"learner": Learner(create_model("resnet14", 10)).state_dict()})
     with pytest.raises(FormatError, match=r"resume\.pt: does not hold the state of this run"):
         run(copy, dataset, mask, logits=store)
 

@@ -24,7 +24,7 @@ _LINE_INTERVAL_S = 10.0
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Turns exceptions into one line on stderr and exit code 1; FASTKD_DEBUG=1 lets them through."""
+    """Turns exceptions into one line on stderr and exit code 1 (75: stopped by SIGTERM, goes on); FASTKD_DEBUG=1 lets them through."""
     try:
         yield
     except (FastKDError, OSError, KeyboardInterrupt, MemoryError) as error:
@@ -34,7 +34,7 @@ def reporting_errors() -> Iterator[None]:
             click.echo("fastkd: interrupted", err=True)
             sys.exit(130)
         click.echo(f"fastkd: error: {error if str(error) else type(error).__name__}", err=True)
-        sys.exit(1)
+        sys.exit(error.exit_code if isinstance(error, FastKDError) else 1)
     except Exception as error:
         if os.environ.get("FASTKD_DEBUG") == "1":
             raise

@@ -254,7 +254,7 @@ def _by_memorization(
     from fastkd.feed import choose_views
     from fastkd.train.memorization import score_memorization
     from fastkd.train.norm import parse_norm
-    from fastkd.train.student import choose_recipe
+    from fastkd.train.recipe import choose_recipe
 
     epochs = 30 if given["epochs"] is None else given["epochs"]
     views = choose_views(dataset, size=size, num_epochs=max(1, epochs))

@@ -1,5 +1,6 @@
 """`fastkd train`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,22 @@ from fastkd.cli.common import (
 
 if TYPE_CHECKING:
     from fastkd.train.inputs import RunInputs
+    from fastkd.train.recipe import Recipe
     from fastkd.train.recording import Record
-    from fastkd.train.student import Recipe
+
+
+def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """A callback that takes a number or a word; what else is a usage error."""
+
+    def check(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+        if value is not None and value != word:
+            try:
+                float(value)
+            except ValueError:
+                raise click.BadParameter(f"{value!r} is neither a number nor {word}.", context, option) from None
+        return value
+
+    return check
 
 
 @command("train")
@@ -47,6 +62,12 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder of the run; resumes one that is there."
 )
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(1),
+    metavar="STEPS",
+    help="Also within epochs.  [default: after each epoch]",
+)
 @click.option("--epochs", type=int, default=240, show_default=True, help="Passes over the kept samples.")
 @click.option("--batch-size", type=int, help="Samples a step on each process.  [default: 64; 128 with rrc]")
 @click.option("--lr", type=float, help="Learning rate.  [default: 0.05; 0.1 with rrc]")
@@ -56,7 +77,30 @@ if TYPE_CHECKING:
     "--schedule", type=click.Choice(["step", "cosine"]), help="Of the learning rate.  [default: step; cosine with rrc]"
 )
 @click.option(
-    "--alpha", type=float, help="Weight of distillation, 0 to 1.  [default: 0.5 with a store or teacher, else 0]"
+    "--kd",
+    default="kd",
+    show_default=True,
+    metavar="METHOD",
+    help="kd, dkd: (1-alpha) CE + alpha KD. at, ft, sp, hint, vid, nst, ab, fsp, rkd, pkt, cc, crd, with a live --teacher: "
+    "CE + alpha KD + beta R.",
+)
+@click.option(
+    "--alpha",
+    callback=_number_or("auto"),
+    metavar="X|auto",
+    help="Weight of KD, 0 to 1; auto: by the kept fraction.  [default: 0.5, 1 with an R, 0 without a teacher]",
+)
+@click.option("--alpha-rule", metavar="F:X,…", help="Lines that auto follows.  [default: 0.1:1,0.7:0.5]")
+@click.option(
+    "--beta",
+    callback=_number_or("native"),
+    metavar="X|native",
+    help="Weight of R; native: RepDistiller's.  [default: 1; dkd 8]",
+)
+@click.option("--layers", metavar="A,B,…", help="Modules that R compares.  [default: the stages, or the head's input]")
+@click.option("--teacher-layers", metavar="A,B,…", help="The teacher's, where they have other names.")
+@click.option(
+    "--label-smoothing", type=float, default=0.0, show_default=True, help="Share of labels spread over all classes."
 )
 @click.option("--tau", type=float, default=4.0, show_default=True, help="Temperature of distillation.")
 @click.option(
@@ -64,6 +108,21 @@ if TYPE_CHECKING:
     default=True,
     show_default=True,
     help="Multiply the distillation loss by tau squared.",
+)
+@click.option("--sync-bn", is_flag=True, help="Batch norms over the samples of all processes.")
+@click.option(
+    "--amp",
+    type=click.Choice(["off", "bf16", "fp16"]),
+    default="off",
+    show_default=True,
+    help="The student's arithmetic.",
+)
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Run the student through torch.compile; CUDA graphs on a GPU."
+)
+@click.option("--ema", type=float, default=0.0, metavar="DECAY", help="Measure and save an average of the weights.")
+@click.option(
+    "--resize-from", type=int, metavar="PIXELS", help="Grow the student's input from this size to the view's."
 )
 @click.option("--drop-last", is_flag=True, help="Leave out the last batch of an epoch where it is not full.")
 @click.option(
@@ -87,6 +146,13 @@ if TYPE_CHECKING:
 )
 @click.option("--dual-window", type=int, help="dual: epochs of a window.  [default: 10]")
 @click.option("--el2n-epochs", type=int, help="el2n: the first epochs, whose mean it is.  [default: 10]")
+@click.option(
+    "--resident",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Decode once and cut the views on the device; auto: on a GPU whose memory holds the data.",
+)
 @view_options
 @device_options
 def train(
@@ -97,7 +163,12 @@ def train(
     val: Path | None,
     val_every: int,
     out: Path,
-    alpha: float | None,
+    checkpoint_every: int | None,
+    compiled: bool,
+    alpha: str | None,
+    alpha_rule: str | None,
+    layers: str | None,
+    teacher_layers: str | None,
     norm: str | None,
     record: str | None,
     never_learned: str | None,
@@ -108,23 +179,25 @@ def train(
     num_seeds: int | None,
     device: str,
     num_workers: int,
+    resident: str,
     **options: Any,
 ) -> tuple[dict[str, Any], str]:
     """Train a student on the kept samples of BETON: with a store, with a live teacher, or on labels alone.
 
     The loss is (1 - alpha)·CE + alpha·KD. With --alpha 0 a plain network is trained, which is how a teacher is made.
-    Stopped at any moment, the same command goes on after the last finished epoch.
+    Stopped at any moment, the same command goes on from the last state. SIGTERM writes one and ends with exit code 75.
 
     \b
     fastkd train train.beton --mask m.h5 --logits l.h5 --model resnet20 --val test.beton --out run/
     fastkd train train.beton --alpha 0 --model resnet20 --epochs 30 --record forgetting,el2n,aum,dual --out run/
+    fastkd train train.beton --mask m.h5 --teacher t.safetensors --kd vid --model resnet20 --out run/
     """
-    from fastkd.feed import choose_views, open_dataset
+    from fastkd.feed import choose_views, kept_ids, open_dataset
     from fastkd.prune.mask import Mask
     from fastkd.store.logit_store import LogitStore
     from fastkd.train.inputs import open_inputs
     from fastkd.train.norm import parse_norm
-    from fastkd.train.student import choose_recipe
+    from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
     from fastkd.train.student import train as run
 
     recorded = _record(record, never_learned=never_learned, window=dual_window, el2n_epochs=el2n_epochs)
@@ -133,11 +206,12 @@ def train(
         kept = Mask.load(mask) if mask else None
         store = LogitStore(logits) if logits else None
         teacher_flags = {name: options.pop(name) for name in list(options) if name.startswith("teacher_")}
-        if alpha is None:
-            alpha = 0.5 if store is not None or teacher else 0.0
+        has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
+        weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
         epochs = max(1, options["epochs"])  # less is refused by the recipe, which needs the views first
         chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs)
-        recipe = choose_recipe(chosen.kind, dataset.num_classes, alpha=alpha, **options)
+        options |= {"alpha": weight, "layers": _names(layers), "teacher_layers": _names(teacher_layers)}
+        recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name) if teacher else None
         inputs = open_inputs(
             recipe,
@@ -150,8 +224,12 @@ def train(
             num_workers=num_workers,
             device=device_name,
             world=world,
+            resident=resident,
         )
         say(_headline(recipe, inputs))
+        if alpha == "auto":
+            inputs.params["alpha_rule"] = alpha_rule or ALPHA_RULE
+            say(f"alpha {weight:.4g} at f = {fraction:.4g} by the rule {inputs.params['alpha_rule']}")
         with progress_bar("train", "steps") as progress:
             result = run(
                 recipe,
@@ -162,6 +240,8 @@ def train(
                 val=inputs.val,
                 val_every=val_every,
                 record=recorded,
+                checkpoint_every=checkpoint_every,
+                compiled=compiled,
                 inputs=inputs.fingerprints,
                 params=inputs.params,
                 world=world,
@@ -192,14 +272,22 @@ def _record(text: str | None, **options: Any) -> "Record | None":
     return parse_record(text, **options)
 
 
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
 def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:
     """What is about to be trained, and with which loss."""
+    from fastkd.train.methods import METHODS
+
     loader, views = inputs.loader, inputs.loader.views
     loss = "labels alone"
     if recipe.alpha > 0:
         source = "the store" if inputs.teacher is None else f"{inputs.teacher.name}, live"
         square = "times" if recipe.tau_squared else "not times"
-        loss = f"alpha {recipe.alpha:g}, tau {recipe.tau:g}, KD {square} tau², logits from {source}"
+        loss = f"alpha {recipe.alpha:g}, tau {recipe.tau:g}, {'DKD' if recipe.kd == 'dkd' else 'KD'} {square} tau², logits from {source}"
+    if recipe.kd in METHODS:
+        loss = f"CE + {recipe.alpha:g}·KD + {recipe.beta:g}·{recipe.kd.upper()}; {loss}"
     return (
         f"train: {recipe.model} on {len(loader.ids):,} samples, {views.kind} {views.size}, K = {views.num_seeds}; {loss}; "
         f"{recipe.epochs} epochs of {len(loader)} steps, lr {recipe.lr:g} ({recipe.schedule})"

@@ -156,13 +156,17 @@ class ViewLoader:
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, with aug_seed = epoch mod num_seeds; from any batch on, for a run that resumes."""
+        return self.run(self.jobs(epoch, start_batch=start_batch))
+
+    def jobs(self, epoch: int, *, start_batch: int = 0) -> Iterator[tuple[np.ndarray, int]]:
+        """What `run` is given for an epoch: sample_ids and aug_seed of each batch of this rank."""
         group = PAGES_BATCHES * self.batch_size * self.world.size
         order = epoch_order(self.ids, epoch=epoch, shuffle=self.shuffle, seed=self.seed, pages=self._pages, group=group)
         parts = (
             batch_ids(order, b, batch_size=self.batch_size, rank=self.world.rank, size=self.world.size)
             for b in range(start_batch, len(self))
         )
-        return self.run((part, epoch % self.views.num_seeds) for part in parts)
+        return ((part, epoch % self.views.num_seeds) for part in parts)
 
     def run(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[Batch]:
         """Batches named one by one as (int64 sample_ids, aug_seed); they come in the order of the jobs.

@@ -10,7 +10,9 @@ from fastkd.errors import MismatchError, OptionError
 from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.prune.mask import Mask
 from fastkd.store.logit_store import LogitStore
-from fastkd.train.student import Recipe
+from fastkd.train.methods import METHODS
+from fastkd.train.recipe import Recipe
+from fastkd.train.resident import Resident, make_resident, why_not
 from fastkd.train.teacher import Teacher
 
 _VAL_BATCH = 250
@@ -23,8 +25,8 @@ class RunInputs:
     teacher: runs live; None where the logits come from the store, or alpha is 0. fingerprints: by role.
     """
 
-    loader: Loader
-    val: Loader | None
+    loader: Loader | Resident
+    val: Loader | Resident | None
     teacher: Teacher | None
     fingerprints: dict[str, str]
     params: dict[str, Any]
@@ -42,20 +44,28 @@ def open_inputs(
     num_workers: int,
     device: str,
     world: World,
+    resident: str = "off",
 ) -> RunInputs:
     """Joins the inputs of a run.
 
     Args:
         store, teacher: where both are given, the teacher must be the store's, and the store is used.
         val: path of a beton to measure accuracy on.
+        resident: `auto`, `on` or `off`: see `make_resident`.
 
     Raises:
         MismatchError: inputs that do not belong together.
-        OptionError: validation data of more classes, or as `Loader`.
+        OptionError: validation data of more classes; a method that needs the teacher without one, or as `Loader`.
     """
     fingerprints = {"beton": dataset.fingerprint}
     if mask is not None:
         fingerprints["mask"] = mask.header.fingerprint
+    if recipe.kd in METHODS and teacher is None:
+        raise OptionError(
+            f"--kd {recipe.kd} looks inside the teacher, which a store does not hold: give --teacher CKPT"
+        )
+    if recipe.kd in METHODS and store is not None:
+        raise OptionError(f"--kd {recipe.kd} runs the teacher, which gives the logits too: leave --logits out")
     if store is not None:
         fingerprints["logits"] = store.tables.header.fingerprint
         if teacher is not None and store.tables.header.inputs.get("teacher") != teacher.fingerprint:
@@ -77,7 +87,7 @@ def open_inputs(
         device=device,
         world=world,
     )
-    val_loader = None
+    val_loader: Loader | Resident | None = None
     if val is not None:
         val_data = open_dataset(val)
         if val_data.num_classes > dataset.num_classes:
@@ -86,13 +96,12 @@ def open_inputs(
             )
         fingerprints["val"] = val_data.fingerprint
         center = Views("center", views.size)
-        val_loader = Loader(
-            val_data, center, batch_size=_VAL_BATCH, num_workers=num_workers, device=device, world=world
-        )
+        whole = Loader(val_data, center, batch_size=_VAL_BATCH, num_workers=num_workers, device=device, world=world)
+        val_loader = make_resident(whole, None, "off" if why_not(whole) else resident)
     return RunInputs(
-        loader=loader,
+        loader=make_resident(loader, store if recipe.alpha > 0 else None, resident),
         val=val_loader,
-        teacher=teacher if recipe.alpha > 0 else None,
+        teacher=teacher if recipe.distils else None,
         fingerprints=fingerprints,
         params={
             "views": views.identity() | {"num_seeds": views.num_seeds},

@@ -19,7 +19,8 @@ from fastkd.prune.mask import random_order
 from fastkd.prune.scores import memorization_scores
 from fastkd.train.checkpoint import load_model
 from fastkd.train.norm import Norm
-from fastkd.train.student import Recipe, train
+from fastkd.train.recipe import Recipe
+from fastkd.train.student import train
 
 KIND, FORMAT_VERSION = "memorization-trial", 1
 _SUBSET_SEED = 5  # number of the draw

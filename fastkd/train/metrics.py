@@ -55,34 +55,59 @@ def evaluate(model: nn.Module, norm: Norm, batches: Iterable[Batch], world: Worl
 
 
 class Stopwatch:
-    """Where an epoch's time goes: waiting for data, and all of it."""
+    """Where an epoch's time goes: waiting for data, and each part of the step.
 
-    def __init__(self) -> None:
-        self.wait_s = self.total_s = 0.0
+    On a GPU the marks are events of its stream, so that waiting for data is time in which the GPU has nothing to do.
+    """
+
+    PARTS = ("data_wait", "teacher", "forward", "backward", "update")
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.seconds = dict.fromkeys(self.PARTS, 0.0)
+        self.total_s = 0.0
         self.num_images = 0
+        self._on_gpu = torch.device(device).type == "cuda"
         self._start = self._mark = time.perf_counter()
+        self._events: list[tuple[str, torch.cuda.Event]] = []
 
     def start(self) -> None:
         """Begins an epoch."""
         self._start = self._mark = time.perf_counter()
+        self._events = []
+        if self._on_gpu:
+            self.did("")
 
-    def got_batch(self, num_images: int) -> None:
-        """A batch arrived: what passed since the last step ended was waiting."""
-        self.wait_s += time.perf_counter() - self._mark
-        self.num_images += num_images
-
-    def did_step(self) -> None:
-        """The step on the batch ended."""
-        self._mark = time.perf_counter()
+    def did(self, part: str) -> None:
+        """A part of the step ended: what passed since the last mark was it."""
+        if self._on_gpu:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append((part, event))
+            return
+        now = time.perf_counter()
+        self.seconds[part] += now - self._mark
+        self._mark = now
 
     def stop(self) -> None:
         """Ends an epoch."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+            for (_, before), (part, after) in zip(self._events, self._events[1:], strict=False):
+                self.seconds[part] += before.elapsed_time(after) / 1000
         self.total_s += time.perf_counter() - self._start
 
-    def rates(self) -> dict[str, float]:
-        """images_per_s and data_wait_percent of all epochs so far."""
-        seconds = max(self.total_s, 1e-9)
-        return {"images_per_s": self.num_images / seconds, "data_wait_percent": 100 * self.wait_s / seconds}
+    def rates(self) -> dict[str, Any]:
+        """images_per_s, data_wait_percent and step_percent (by part), of all epochs so far."""
+        total_s = max(self.total_s, 1e-9)
+        percent = {part: 100 * seconds / total_s for part, seconds in self.seconds.items()}
+        return {
+            "images_per_s": self.num_images / total_s,
+            "data_wait_percent": percent.pop("data_wait"),
+            "step_percent": percent,
+        }
+
+
+CSV_COLUMNS = ("epoch", "lr", "loss", "val_top1", "val_top5", "images_per_s", "data_wait_percent")
 
 
 class JsonLines:
@@ -99,11 +124,26 @@ class JsonLines:
         Returns:
             The file's size in bytes afterwards.
         """
-        self._file.writelines(json.dumps(record) + "\n" for record in records)
+        self._file.writelines(self._line(record) + "\n" for record in records)
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
+    def _line(self, record: dict[str, Any]) -> str:
+        return json.dumps(record)
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+class CsvLines(JsonLines):
+    """The same for a table of the epochs, with a first line of CSV_COLUMNS."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        super().__init__(path, size_bytes)
+        if size_bytes == 0:
+            self._file.write(",".join(CSV_COLUMNS) + "\n")
+
+    def _line(self, record: dict[str, Any]) -> str:
+        return ",".join(str(record.get(column, "")) for column in CSV_COLUMNS)

@@ -1,5 +1,6 @@
 """From the loader's uint8 pixels to what a network was trained on."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +25,7 @@ class Norm:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) to float32 of the same shape (or of `size`), channels_last kept."""
-        mean = torch.tensor([255 * m for m in self.mean], device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor([255 * s for s in self.std], device=images.device).view(1, 3, 1, 1)
+        mean, std = (_constant(values, str(images.device)) for values in (self.mean, self.std))
         pixels = images.float()
         if self.size is not None and pixels.shape[-1] != self.size:
             pixels = F.interpolate(
@@ -36,6 +36,13 @@ class Norm:
     def describe(self) -> dict:
         """As JSON, for headers and checkpoints."""
         return {"mean": list(self.mean), "std": list(self.std), "size": self.size}
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, float, float], device: str) -> torch.Tensor:
+    """Kept on the device, because a copy in every step would wait for the GPU."""
+    with torch.inference_mode(False):
+        return torch.tensor([255 * value for value in values], device=device).view(1, 3, 1, 1)
 
 
 def parse_norm(text: str, option: str = "--norm", size: int | None = None) -> Norm:

@@ -1,19 +1,19 @@
 """The folder of a run: whose it is, where it stands, and what came out of it."""
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastkd.artefact import atomic_path
 from fastkd.dist import World
-from fastkd.errors import FormatError, MismatchError
+from fastkd.errors import CorruptError, FormatError, MismatchError
 from fastkd.hashing import fingerprint
-from fastkd.train.checkpoint import load_resume
+from fastkd.train.checkpoint import load_resume, save_resume
 
 RUN_VERSION = 1
 
@@ -59,24 +59,49 @@ def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
     return [] if same else [f"{name} {found} (asked for {wanted})"]
 
 
-def resume(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, log: Callable[[str], None]
-) -> dict[str, Any]:
-    """Loads the last epoch's state into model and optimizer; the state of a run that begins where there is none.
+class Checkpoints:
+    """The last two resume states of a run: `resume.pt` and, should that one be damaged, `resume-previous.pt`.
 
-    Raises:
-        FormatError, CorruptError: a damaged file, or the state of another network.
+    Args:
+        parts: what has a state, by the name under which it is kept: networks, optimisers and the like.
     """
-    if not path.exists():
-        return {"epoch": 0, "metrics_bytes": 0, "accuracy": {}}
-    state = load_resume(path)
-    with suppress(KeyError, ValueError, RuntimeError, TypeError):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["generator"])
-        log(f"{path}: going on after epoch {state['epoch']}")
-        return state
-    raise FormatError(f"{path}: does not hold the state of this run; remove the folder and start anew")
+
+    def __init__(self, out: Path, parts: dict[str, Any]) -> None:
+        self.last, self.previous, self.parts = out / "resume.pt", out / "resume-previous.pt", parts
+        self._last_is_whole = True
+
+    def load(self, log: Callable[[str], None]) -> dict[str, Any] | None:
+        """Loads the last whole state into the parts; returns all of it, or None where there is none.
+
+        Raises:
+            FormatError, CorruptError: no whole file, or the state of another network.
+        """
+        paths = [path for path in (self.last, self.previous) if path.exists()]
+        for path in paths:
+            try:
+                state = load_resume(path)
+            except (FormatError, CorruptError) as error:
+                if path == paths[-1]:
+                    raise
+                log(f"{error}; falling back to the state before it, {paths[-1].name}")
+                self._last_is_whole = False
+                continue
+            with suppress(KeyError, ValueError, RuntimeError, TypeError):
+                for name, part in self.parts.items():
+                    part.load_state_dict(state[name])
+                torch.set_rng_state(state["generator"])
+                log(f"{path}: going on after epoch {state['epoch']}, step {state['step']}")
+                return state
+            raise FormatError(f"{path}: does not hold the state of this run; remove the folder and start anew")
+        return None
+
+    def save(self, position: dict[str, Any]) -> None:
+        """Writes the state of the parts and the position; a kill at any moment leaves one whole state or two."""
+        if self.last.exists() and self._last_is_whole:
+            os.replace(self.last, self.previous)
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        save_resume(self.last, states | position | {"generator": torch.get_rng_state()})
+        self._last_is_whole = True
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,123 @@
+"""What is trained: the student, with the parts that a distillation method adds to it."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from fastkd.data.loader import Batch
+from fastkd.dist import World
+from fastkd.errors import OptionError
+from fastkd.feed import Loader
+from fastkd.models.registry import create_model
+from fastkd.train.hooks import Taps, embedding_name, stage_names
+from fastkd.train.methods import METHODS, Context, choose_layers
+from fastkd.train.recipe import Recipe
+from fastkd.train.resident import Resident
+from fastkd.train.sync_norm import synchronise_norms
+from fastkd.train.teacher import PRECISIONS, Teacher
+
+
+class Learner(nn.Module):
+    """The student and its method as one module, so that one wrapper and one optimiser hold both.
+
+    model: the network. method: None without one; taps: what it looks at in the network. precision: of the network's
+    forward pass; None for float32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: nn.Module | None = None,
+        taps: Taps | None = None,
+        precision: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.method, self.taps, self.precision = model, method, taps, precision
+
+    def forward(
+        self,
+        inputs: Tensor,
+        batch: Batch,
+        teacher_layers: list[Tensor],
+        step: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, C) float32, the method's term R, and the term that its own parts learn from; 0 without a method."""
+        with torch.autocast(inputs.device.type, self.precision) if self.precision else nullcontext():
+            logits_BC = self.model(inputs)
+        logits_BC = logits_BC.float()
+        if self.method is None or self.taps is None:
+            nothing = torch.zeros((), device=logits_BC.device)
+            return logits_BC, nothing, nothing
+        layers = [tensor.float() for tensor in self.taps.take()]
+        own, parts = self.method(layers, teacher_layers, labels=batch.labels, sample_ids=batch.sample_ids, step=step)
+        return logits_BC, own, parts
+
+
+class LiveTeacher:
+    """A teacher that runs on the student's views: logits, and the tensors that the method looks at."""
+
+    def __init__(self, teacher: Teacher, taps: Taps | None) -> None:
+        self.teacher, self.taps = teacher, taps
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        logits_BC = self.teacher(images)
+        return logits_BC, [tensor.float() for tensor in self.taps.take()] if self.taps is not None else []
+
+
+def make_learner(
+    recipe: Recipe,
+    loader: Loader | Resident,
+    teacher: Teacher | None,
+    world: World = World(),  # noqa: B008  (frozen)
+) -> tuple[Learner, LiveTeacher | None]:
+    """The student with fresh weights and its method, on the loader's device; and the teacher with its taps.
+
+    Draws from torch's global generator, which the caller seeds: the student first, so that its weights do not depend on
+    the method.
+
+    Raises:
+        OptionError: a method without a teacher, an unknown layer, layers that do not pair up.
+        ModelError: a network that cannot be made or has nothing to look at.
+    """
+    num_classes = loader.dataset.num_classes
+    model = create_model(recipe.model, num_classes).to(loader.device).to(memory_format=torch.channels_last)
+    is_global = recipe.sync_bn and world.size > 1
+    if is_global:
+        model = synchronise_norms(model, loader.device.type)
+    precision = PRECISIONS.get(recipe.amp)
+    if recipe.kd not in METHODS:
+        return Learner(model, precision=precision), LiveTeacher(teacher, None) if teacher is not None else None
+    if teacher is None:
+        raise OptionError(
+            f"--kd {recipe.kd} looks inside the teacher, which a store does not hold: give --teacher CKPT"
+        )
+    own = _taps(recipe.kd, model, recipe.layers, "--layers")
+    its = _taps(recipe.kd, teacher.model, recipe.teacher_layers or recipe.layers, "--teacher-layers")
+    size = loader.views.size
+    shapes = own.shapes(model, size), its.shapes(teacher.model, teacher.norm.size or size)
+    if len(shapes[0]) != len(shapes[1]):
+        raise OptionError(
+            f"--kd {recipe.kd}: {len(own.names)} layers of the student ({', '.join(own.names)}) and {len(its.names)} of the "
+            f"teacher ({', '.join(its.names)}): name as many of each with --layers and --teacher-layers"
+        )
+    if recipe.kd == "crd" and world.size > 1:
+        raise OptionError(f"--kd crd keeps a memory of all samples in one process, found {world.size} ranks; use one")
+    wanted = 1 if METHODS[recipe.kd].layers == "embedding" else 3
+    for taps, found_shapes in ((own, shapes[0]), (its, shapes[1])):
+        for name, shape in zip(taps.names, found_shapes, strict=True):
+            if len(shape) != wanted:
+                kind = "vectors" if wanted == 1 else "feature maps"
+                raise OptionError(f"--kd {recipe.kd} looks at {kind}, layer {name} is of shape {shape}: choose another")
+    ids = torch.from_numpy(loader.ids)
+    labels = torch.from_numpy(loader.beton.labels[loader.ids].astype("int64"))
+    context = Context(num_samples=len(ids), sample_ids=ids, labels=labels, seed=recipe.seed)
+    method = METHODS[recipe.kd].make(*shapes, context).to(loader.device)
+    if is_global:
+        method = synchronise_norms(method, loader.device.type)
+    return Learner(model, method, own, precision), LiveTeacher(teacher, its)
+
+
+def _taps(kd: str, model: nn.Module, given: Sequence[str], option: str) -> Taps:
+    return Taps(model, choose_layers(kd, stage_names(model), lambda: embedding_name(model), given), option)

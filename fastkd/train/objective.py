@@ -1,0 +1,41 @@
+"""The loss of a recipe, put together from its terms."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastkd.train.losses import dkd_loss, kd_loss, mixed_loss
+from fastkd.train.methods import METHODS
+from fastkd.train.recipe import Recipe
+
+
+def objective(
+    recipe: Recipe, student_BC: Tensor, teacher_BC: Tensor | None, labels: Tensor, method_term: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, and of its terms CE and KD (0 where alpha is).
+
+    `kd`, `dkd`: (1 - alpha)·CE + alpha·KD (paper, Eq. 2). Others: CE + alpha·KD + beta·R (appendix E).
+
+    Args:
+        student_BC, teacher_BC: float32 (B, C), raw logits; no teacher where alpha is 0.
+        labels: int64 (B,).
+        method_term: R.
+    """
+    ce = F.cross_entropy(student_BC, labels, label_smoothing=recipe.label_smoothing)
+    kd = torch.zeros_like(ce)
+    if recipe.alpha > 0:
+        assert teacher_BC is not None
+        if recipe.kd == "dkd":
+            kd = dkd_loss(
+                student_BC,
+                teacher_BC,
+                labels,
+                tau=recipe.tau,
+                beta=recipe.beta,
+                scale_tau_squared=recipe.tau_squared,
+            )
+        else:
+            kd = kd_loss(student_BC, teacher_BC, tau=recipe.tau, scale_tau_squared=recipe.tau_squared)
+    if recipe.kd in METHODS:
+        return ce + recipe.alpha * kd + recipe.beta * method_term, ce, kd
+    return mixed_loss(ce, kd, recipe.alpha), ce, kd

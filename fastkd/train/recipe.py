@@ -1,0 +1,193 @@
+"""Recipes: with which loss, for how long and how fast a student learns."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from fastkd.data.order import ORDERS
+from fastkd.errors import OptionError
+from fastkd.models.registry import canonical_name, create_model
+from fastkd.train.methods import METHODS, native_weight
+
+LOGIT_METHODS = ("kd", "dkd")
+ALPHA_RULE = "0.1:1,0.7:0.5"
+"""alpha of the kept fraction f: the paper's optima on CIFAR-100 (Figure 6, section 4.3), straight lines between them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a student is trained. The defaults are the paper's for CIFAR and SVHN (appendix A)."""
+
+    model: str
+    """A name that the registry knows."""
+    epochs: int = 240
+    """Passes over the kept samples."""
+    batch_size: int = 64
+    """Samples a step on each rank."""
+    lr: float = 0.05
+    """Initial learning rate of SGD."""
+    momentum: float = 0.9
+    """Momentum of SGD, without Nesterov."""
+    weight_decay: float = 5e-4
+    """Weight decay, on all parameters."""
+    schedule: str = "step"
+    """`step`: a tenth at 150/240, 180/240 and 210/240 of the epochs; `cosine`: half a cosine down to 0, each epoch."""
+    kd: str = "kd"
+    """`kd` or `dkd`: (1 - alpha)·CE + alpha·KD (Eq. 2). Another of METHODS: CE + alpha·KD + beta·R (appendix E)."""
+    alpha: float = 0.5
+    """Weight of distillation, 0 … 1 with `kd` and `dkd`, else 0 or more; 0 with `kd` trains on labels alone."""
+    beta: float = 1.0
+    """Weight of R; with `dkd` that of the classes other than the label."""
+    tau: float = 4.0
+    """Temperature of distillation."""
+    tau_squared: bool = True
+    """Whether the distillation term is multiplied by τ²."""
+    layers: tuple[str, ...] = ()
+    """Modules of the student that the method looks at; empty for its stages or embedding."""
+    teacher_layers: tuple[str, ...] = ()
+    """The same in the teacher; empty for `layers`."""
+    label_smoothing: float = 0.0
+    """Share of the label that is spread over all classes, in CE."""
+    sync_bn: bool = False
+    """Batch norms over the samples of all ranks."""
+    amp: str = "off"
+    """`bf16` or `fp16`: the network's forward pass in autocast, losses and updates in float32; fp16 scales the loss."""
+    ema: float = 0.0
+    """Decay of the average of the weights that is measured and saved, with the network's batch statistics; 0: none."""
+    resize_from: int | None = None
+    """Input size of the first epochs, in pixels: it grows in steps of an eighth of the view's size over 80 % of them."""
+    drop_last: bool = False
+    """Leave out the last batch of an epoch where it is not full."""
+    order: str = "shuffle"
+    """How an epoch is shuffled: `shuffle`, uniformly, or `pages`, page by page of the beton."""
+    seed: int = 0
+    """Of the initial weights and of the order."""
+
+    def __post_init__(self) -> None:
+        is_sum = self.kd in METHODS
+        rules = (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch-size", self.batch_size >= 1, "at least 1"),
+            ("lr", 0 < self.lr < math.inf, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "0 <= momentum < 1"),
+            ("weight-decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("schedule", self.schedule in ("step", "cosine"), "step or cosine"),
+            ("kd", is_sum or self.kd in LOGIT_METHODS, f"one of {', '.join((*LOGIT_METHODS, *METHODS))}"),
+            ("alpha", 0 <= self.alpha <= (math.inf if is_sum else 1), "at least 0" if is_sum else "0 … 1"),
+            ("beta", 0 <= self.beta < math.inf, "at least 0"),
+            ("tau", 0 < self.tau < math.inf, "above 0"),
+            ("label-smoothing", 0 <= self.label_smoothing < 1, "0 <= smoothing < 1"),
+            ("amp", self.amp in ("off", "bf16", "fp16"), "off, bf16 or fp16"),
+            ("ema", 0 <= self.ema < 1, "0 <= decay < 1"),
+            ("resize-from", self.resize_from is None or self.resize_from >= 8, "at least 8"),
+            ("order", self.order in ORDERS, " or ".join(ORDERS)),
+            ("seed", 0 <= self.seed < 2**63, "0 … 2^63-1"),
+        )
+        for name, holds, expected in rules:
+            if not holds:
+                raise OptionError(f"--{name} {getattr(self, name.replace('-', '_'))}: expected {expected}")
+
+    @property
+    def distils(self) -> bool:
+        """Whether anything of a teacher is needed."""
+        return self.alpha > 0 or self.kd in METHODS
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "crop-flip": {},
+    "center": {},
+    "rrc": {"batch_size": 128, "lr": 0.1, "schedule": "cosine"},
+}
+"""What differs from Recipe's defaults for each kind of views; `rrc`: the paper's ImageNet recipe (appendix A.2)."""
+
+
+def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, **options: Any) -> Recipe:
+    """The recipe that suits the views, with the options that are not None over it.
+
+    Args:
+        beta: a number, `native` for the weight that the method has in RepDistiller, or None for the paper's 1 (`dkd`: 8).
+
+    Raises:
+        OptionError: a value out of range.
+        ModelError, MissingDependencyError: a network that cannot be made.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    kd = given.get("kd", "kd")
+    if kd not in METHODS and kd not in LOGIT_METHODS:
+        raise OptionError(f"--kd {kd}: expected one of {', '.join((*LOGIT_METHODS, *METHODS))}")
+    if beta == "native" or (beta is None and kd == "dkd"):
+        given["beta"] = native_weight(kd) if kd != "kd" else 0.0
+    elif beta is not None:
+        given["beta"] = _number(beta, "--beta", "a number or native")
+    if beta is not None and kd == "kd":
+        raise OptionError(f"--beta {beta} is the weight of what --kd adds to KD: give --kd too, e.g. --kd vid")
+    recipe = Recipe(**(RECIPES[view_kind] | given | {"model": canonical_name(given["model"])}))
+    create_model(recipe.model, num_classes)  # an unknown name is told before any file is read through
+    return recipe
+
+
+def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: str, has_teacher: bool) -> float:
+    """alpha from `--alpha` (a number, `auto` or nothing) and `--alpha-rule`.
+
+    `auto` draws straight lines through the rule's pairs f:alpha, in increasing f, and keeps the outer values beyond them.
+
+    Args:
+        fraction: f, kept samples over all.
+
+    Raises:
+        OptionError: a malformed number or rule; a rule without `auto`.
+    """
+    if alpha != "auto":
+        if rule is not None:
+            raise OptionError(f"--alpha-rule {rule} is for --alpha auto, found --alpha {alpha or 'left out'}")
+        if alpha is not None:
+            return _number(alpha, "--alpha", "a number or auto")
+        return 0.0 if not has_teacher else 1.0 if kd in METHODS else 0.5
+    points = []
+    for part in (ALPHA_RULE if rule is None else rule).split(","):
+        left, colon, right = part.partition(":")
+        if not colon:
+            raise OptionError(f"--alpha-rule {rule}: {part!r} is no pair f:alpha such as 0.1:1")
+        points.append(
+            tuple(_number(text, "--alpha-rule", "pairs f:alpha such as 0.1:1,0.7:0.5") for text in (left, right))
+        )
+    if any(a[0] >= b[0] for a, b in itertools.pairwise(points)):
+        raise OptionError(f"--alpha-rule {rule}: the fractions must increase")
+    if any(not 0 <= f <= 1 or not 0 <= value <= 1 for f, value in points):
+        raise OptionError(f"--alpha-rule {rule}: fractions and weights lie in 0 … 1")
+    if fraction <= points[0][0]:
+        return points[0][1]
+    for (low, at_low), (high, at_high) in itertools.pairwise(points):
+        if fraction <= high:
+            return at_low + (at_high - at_low) * (fraction - low) / (high - low)
+    return points[-1][1]
+
+
+def _number(text: str, option: str, expected: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"{option} {text!r}: expected {expected}") from None
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """The learning rate of epoch 0 … epochs-1; the milestones move with the number of epochs."""
+    if recipe.schedule == "cosine":
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
+    passed = sum(epoch >= round(recipe.epochs * share / 240) for share in (150, 180, 210))
+    return recipe.lr * 0.1**passed
+
+
+def input_size(recipe: Recipe, epoch: int, full: int) -> int | None:
+    """The side in pixels to which the views of `full` pixels are resized in an epoch; None for as they are.
+
+    From `resize_from` in a straight line to `full` at 80 % of the epochs, rounded down to multiples of full / 8. Boxes are
+    relative, so that a view stays the same at any size, and the teacher's logits with it.
+    """
+    if recipe.resize_from is None:
+        return None
+    step = max(1, full // 8)
+    share = min(1.0, epoch / max(1.0, 0.8 * recipe.epochs))
+    size = step * int((recipe.resize_from + share * (full - recipe.resize_from)) / step)
+    return min(full, max(recipe.resize_from, size))
