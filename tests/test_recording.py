@@ -89,7 +89,7 @@ def test_samples_that_the_run_did_not_see_have_no_score(recorded, mask):
 def test_recording_changes_nothing_of_the_training(recorded, dataset, mask, tmp_path):
     run(tmp_path / "run", dataset, mask, record=None)
     with_record, without = (
-        torch.load(out / "resume.pt", weights_only=True)["model"] for out in (recorded[0], tmp_path / "run")
+        torch.load(out / "resume.pt", weights_only=True)["learner"] for out in (recorded[0], tmp_path / "run")
     )
     assert all(torch.equal(with_record[name], without[name]) for name in without)
 
