@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def score_memorization(
         folder.mkdir(parents=True, exist_ok=True)
     barrier(world)
     params = {
-        "recipe": asdict(recipe),
+        "recipe": recipe.describe(),
         "subset": subset,
         "views": views.identity() | {"num_seeds": views.num_seeds},
         "norm": norm.describe(),

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastkd.data.order import ORDERS
@@ -87,6 +87,10 @@ class Recipe:
         for name, holds, expected in rules:
             if not holds:
                 raise OptionError(f"--{name} {getattr(self, name.replace('-', '_'))}: expected {expected}")
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON, which has lists alone, for the identity of what is made by the recipe."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @property
     def distils(self) -> bool:

@@ -1,7 +1,7 @@
 """Training a network on the kept samples: with stored logits, with a live teacher, or with labels alone."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def train(
     learner, live = make_learner(recipe, loader, teacher, world)
     identity = {
         "inputs": inputs,
-        "params": params | {"recipe": asdict(recipe), "norm": norm.describe(), "ranks": world.size},
+        "params": params | {"recipe": recipe.describe(), "norm": norm.describe(), "ranks": world.size},
     }
     if record is not None:
         identity["params"]["record"] = record.describe()
