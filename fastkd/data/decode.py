@@ -153,10 +153,11 @@ class ViewDecoder(Operation):
 
         if self.column is None:
             return decode
-        unpack = self.column.unpack
+        unpack, salt = self.column.unpack, np.uint64(self.column.salt)
+        _, num_rows, row_bytes = self.column.records.shape
 
         def decode_with_rows(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, (records, rows, num_rows, row_bytes, salt) = state
+            data, sizes, aug_seed, status, (records, rows) = state
             pixels, values = out
             numbers = _find_rows(ids, aug_seed, records, rows, num_rows, row_bytes, status, values)
             decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, status, pixels)

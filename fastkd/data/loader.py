@@ -144,8 +144,7 @@ class ViewLoader:
         }
         self._rows = None
         if column is not None:
-            _, num_rows, row_bytes = column.records.shape
-            self._rows = column.records.reshape(-1), column.rows, num_rows, row_bytes, np.uint64(column.salt)
+            self._rows = column.records.reshape(-1), column.rows
             layout["logits"] = ((column.width,), np.dtype("f4"))
         self._memory = BatchMemory(layout, num_kept=prefetch + 2, is_pinned=self.device.type == "cuda")
         self._stage, self._node = _compile(beton, views, column)

@@ -48,8 +48,8 @@ class BatchMemory:
         self, layout: Mapping[str, tuple[tuple[int, ...], np.dtype]], *, num_kept: int, is_pinned: bool
     ) -> None:
         self.layout, self.is_pinned = dict(layout), is_pinned
-        self._sample_bytes = {name: math.prod(shape) * dtype.itemsize for name, (shape, dtype) in self.layout.items()}
         self._pool: deque[np.ndarray] = deque(maxlen=num_kept)
+        self._places: dict[int, tuple[list[tuple[str, tuple[int, ...], np.dtype, int]], int]] = {}
 
     def arrays(self, num_samples: int) -> dict[str, np.ndarray]:
         """Uninitialised arrays for a batch of `num_samples`, by name; nobody else has their memory while they live."""
@@ -58,11 +58,16 @@ class BatchMemory:
                 name: torch.empty((num_samples, *shape), dtype=_TORCH_TYPES[dtype], pin_memory=True).numpy()
                 for name, (shape, dtype) in self.layout.items()
             }
-        ends, end = {}, 0
-        for name, size in self._sample_bytes.items():
-            ends[name], end = end, end + -(-num_samples * size // _ALIGN) * _ALIGN
-        block = np.asarray(_Lease(self._pool, end))
-        return {
-            name: np.ndarray((num_samples, *shape), dtype, block, ends[name])
-            for name, (shape, dtype) in self.layout.items()
-        }
+        if num_samples not in self._places:
+            self._places[num_samples] = self._place(num_samples)
+        places, num_bytes = self._places[num_samples]
+        block = np.asarray(_Lease(self._pool, num_bytes))
+        return {name: np.ndarray(shape, dtype, block, start) for name, shape, dtype, start in places}
+
+    def _place(self, num_samples: int) -> tuple[list[tuple[str, tuple[int, ...], np.dtype, int]], int]:
+        """Name, shape, dtype and first byte of each array in the block of a batch, and the bytes of that block."""
+        places, end = [], 0
+        for name, (shape, dtype) in self.layout.items():
+            places.append((name, (num_samples, *shape), dtype, end))
+            end += -(-num_samples * math.prod(shape) * dtype.itemsize // _ALIGN) * _ALIGN
+        return places, end
