@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastkd.data.views import Views
-from fastkd.dist import World, even_split
+from fastkd.dist import World, barrier, even_split
 from fastkd.errors import CorruptError, MismatchError, OptionError
 from fastkd.feed import Dataset, Loader, check_probes, choose_probes, kept_ids, probe_checksums, view_identity
 from fastkd.prune.mask import Mask
@@ -114,7 +114,7 @@ def fill_store(
         mine = np.zeros(tables.done.size, bool)
         mine[slice(*even_split(tables.done.size, index - 1, num_shards))] = True
         pending = np.argwhere((tables.done != 1) & mine.reshape(tables.done.shape))
-        _barrier(world)  # all ranks have read the flags before the first of them writes one
+        barrier(world)  # all ranks have read the flags before the first of them writes one
         if not len(pending):
             raise MismatchError(
                 f"{path}: this store is finished, nothing is left to compute; choose another --out for another one"
@@ -147,10 +147,10 @@ def _for_all_ranks(progress: Callable[[int, int], None], all_rows: int, rows: in
 @contextmanager
 def _lock_for_all(path: Path, world: World) -> Iterator[bool]:
     """The lock of the store: the first rank keeps other runs out, then the others join it."""
-    _barrier(world)
+    barrier(world)
     with ExitStack() as stack:
         held = stack.enter_context(fill_lock(path)) if world.is_main else True
-        _barrier(world)
+        barrier(world)
         if not world.is_main:
             held = stack.enter_context(fill_lock(path, is_first=False))
         yield held
@@ -288,8 +288,3 @@ def _compute(
             f"±65000; check its weights, normalisation and precision"
         )
     return logits
-
-
-def _barrier(world: World) -> None:
-    if world.size > 1:
-        dist.barrier()
