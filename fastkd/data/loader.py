@@ -174,18 +174,18 @@ class ViewLoader:
             CorruptError: a sample that cannot be decoded, or whose row is damaged.
             OptionError: a sample_id that is not among the loader's ids, or an aug_seed that the views do not have.
         """
-        waiting: deque[Future[Batch]] = deque()
+        waiting: deque[tuple[Future[dict[str, np.ndarray]], int]] = deque()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="fastkd-loader")
         jobs = self._checked(jobs)
         if is_cold(self.beton, self.ids):
             jobs = reading_ahead(self.beton, jobs, _READ_AHEAD)
         try:
             for ids, aug_seed in jobs:
-                waiting.append(pool.submit(self._make, ids, aug_seed))
+                waiting.append((pool.submit(self._make, ids, aug_seed), aug_seed))
                 if len(waiting) > self.prefetch:
-                    yield self._hand_over(waiting.popleft())
+                    yield self._hand_over(*waiting.popleft())
             while waiting:
-                yield self._hand_over(waiting.popleft())
+                yield self._hand_over(*waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -198,12 +198,21 @@ class ViewLoader:
                 raise OptionError(f"sample {ids[outside]} is not among the {len(self.ids)} ids of this loader")
             yield ids, aug_seed
 
-    def _hand_over(self, future: "Future[Batch]") -> Batch:
-        batch = future.result()
+    def _hand_over(self, future: "Future[dict[str, np.ndarray]]", aug_seed: int) -> Batch:
+        """The batch as tensors. Made here and not by the workers: what torch does to make one hands Python's lock back and
+        forth between them and the caller, for as long as copying two images takes."""
+        made = {name: torch.from_numpy(array) for name, array in future.result().items()}
+        batch = Batch(
+            images=made["images"].permute(0, 3, 1, 2),
+            labels=made["labels"],
+            sample_ids=made["sample_ids"],
+            logits=made.get("logits"),
+            aug_seed=aug_seed,
+        )
         return batch if self.device.type == "cpu" else batch.to(self.device)
 
-    def _make(self, ids: np.ndarray, aug_seed: int) -> Batch:
-        """Runs the compiled pipeline for one batch, in memory of its own."""
+    def _make(self, ids: np.ndarray, aug_seed: int) -> dict[str, np.ndarray]:
+        """Runs the compiled pipeline for one batch, in memory of its own; the arrays of the batch by name."""
         ids = np.ascontiguousarray(ids, np.int64)
         status = np.zeros(len(ids), np.int32)
         arrays = self._memory.arrays(len(ids))
@@ -223,14 +232,7 @@ class ViewLoader:
             raise CorruptError(
                 f"{self.beton.path}: sample {ids[bad]}: {REASONS[int(status[bad])]}; `fastkd verify` lists all that is damaged"
             )
-        made = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return Batch(
-            images=made["images"].permute(0, 3, 1, 2),
-            labels=made["labels"],
-            sample_ids=made["sample_ids"],
-            logits=made.get("logits"),
-            aug_seed=aug_seed,
-        )
+        return arrays
 
 
 def _compile(beton: Beton, views: Views, column: Column | None) -> tuple[Callable, int]:
