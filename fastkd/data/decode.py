@@ -193,5 +193,6 @@ def _find_rows(
         if row < 0:
             row, status[b] = 0, NO_ROW
         numbers[b] = aug_seed * num_rows + row
+    for b in range(len(ids)):
         values[b, 0] = records[numbers[b] * row_bytes]
     return numbers
