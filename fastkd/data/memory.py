@@ -1,6 +1,6 @@
 """Where batches lie: a block of memory each, lent by a pool and given back when nobody holds the batch any more.
 
-Fresh memory costs a page fault every 4 KiB, together a fifth of what a batch of raw 32-pixel images takes. So blocks are
+Fresh memory costs a page fault every 4 KiB, together a sixth of what a batch of raw 32-pixel images takes. So blocks are
 used again, but only after the last array and the last tensor on one of them are gone: a batch that is held never changes.
 """
 
