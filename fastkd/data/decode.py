@@ -154,45 +154,30 @@ class ViewDecoder(Operation):
         if self.column is None:
             return decode
         unpack, salt = self.column.unpack, np.uint64(self.column.salt)
-        _, num_rows, row_bytes = self.column.records.shape
+        num_rows = self.column.records.shape[1]
 
         def decode_with_rows(ids, out, images, state):  # type: ignore[no-untyped-def]
             data, sizes, aug_seed, status, (records, rows) = state
             pixels, values = out
-            numbers = _find_rows(ids, aug_seed, records, rows, num_rows, row_bytes, status, values)
-            decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, status, pixels)
+            numbers = _find_rows(ids, aug_seed, rows, num_rows, status)
             good = np.empty(len(ids), np.bool_)
             unpack(records, numbers, salt, values, good)
             for b in range(len(ids)):
                 if not good[b] and status[b] == OK:
                     status[b] = BAD_ROW
+            decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, status, pixels)
             return out
 
         return decode_with_rows
 
 
 @njit(cache=True, nogil=True)
-def _find_rows(
-    ids: np.ndarray,
-    aug_seed: int,
-    records: np.ndarray,
-    rows: np.ndarray,
-    num_rows: int,
-    row_bytes: int,
-    status: np.ndarray,
-    values: np.ndarray,
-) -> np.ndarray:
-    """Which of the records the samples' rows are: int64 (B,), aug_seed·num_rows + row.
-
-    A byte of each is put into `values`, float32 (B, width): so their cache misses overlap, and pass while the views are
-    made.
-    """
+def _find_rows(ids: np.ndarray, aug_seed: int, rows: np.ndarray, num_rows: int, status: np.ndarray) -> np.ndarray:
+    """Which of the records the samples' rows are: int64 (B,), aug_seed·num_rows + row."""
     numbers = np.empty(len(ids), np.int64)
     for b in range(len(ids)):
         row = rows[ids[b]]
         if row < 0:
             row, status[b] = 0, NO_ROW
         numbers[b] = aug_seed * num_rows + row
-    for b in range(len(ids)):
-        values[b, 0] = records[numbers[b] * row_bytes]
     return numbers

@@ -23,7 +23,12 @@ from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import CorruptError, OptionError
 
+_GROUP_BYTES = 2**22  # most pixels that a worker makes in one go, if they are more than one batch
+_GROUPS = 8  # at least that many goes an epoch for each worker, so that all of them end at about the same time
 _READ_AHEAD = 4  # batches whose bytes are asked for before they are made, where the file is cold
+
+
+_Made = tuple[dict[str, np.ndarray], np.ndarray | None]  # arrays of some batches by name; status where one failed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +151,11 @@ class ViewLoader:
         if column is not None:
             self._rows = column.records.reshape(-1), column.rows
             layout["logits"] = ((column.width,), np.dtype("f4"))
-        self._memory = BatchMemory(layout, num_kept=prefetch + 2, is_pinned=self.device.type == "cuda")
+        # torch knows pinned memory by where a block begins, and waits for copies to the GPU only there: a batch, a block.
+        is_pinned = self.device.type == "cuda"
+        one = 3 * views.size**2
+        self._most = 1 if is_pinned else min(_GROUP_BYTES // one, len(self.ids) // (_GROUPS * self.num_workers))
+        self._memory = BatchMemory(layout, num_kept=prefetch + 2, is_pinned=is_pinned)
         self._stage, self._node = _compile(beton, views, column)
 
     def __len__(self) -> int:
@@ -174,18 +183,21 @@ class ViewLoader:
             CorruptError: a sample that cannot be decoded, or whose row is damaged.
             OptionError: a sample_id that is not among the loader's ids, or an aug_seed that the views do not have.
         """
-        waiting: deque[tuple[Future[dict[str, np.ndarray]], int]] = deque()
+        waiting: deque[tuple[Future[_Made], list[int], int]] = deque()
+        num_waiting = 0
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="fastkd-loader")
         jobs = self._checked(jobs)
         if is_cold(self.beton, self.ids):
             jobs = reading_ahead(self.beton, jobs, _READ_AHEAD)
         try:
-            for ids, aug_seed in jobs:
-                waiting.append((pool.submit(self._make, ids, aug_seed), aug_seed))
-                if len(waiting) > self.prefetch:
-                    yield self._hand_over(*waiting.popleft())
+            for parts, aug_seed in self._grouped(jobs):
+                waiting.append((pool.submit(self._make, parts, aug_seed), [len(part) for part in parts], aug_seed))
+                num_waiting += len(parts)
+                while num_waiting - len(waiting[0][1]) >= self.prefetch:
+                    num_waiting -= len(waiting[0][1])
+                    yield from self._hand_over(*waiting.popleft())
             while waiting:
-                yield self._hand_over(*waiting.popleft())
+                yield from self._hand_over(*waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -198,22 +210,50 @@ class ViewLoader:
                 raise OptionError(f"sample {ids[outside]} is not among the {len(self.ids)} ids of this loader")
             yield ids, aug_seed
 
-    def _hand_over(self, future: "Future[dict[str, np.ndarray]]", aug_seed: int) -> Batch:
-        """The batch as tensors. Made here and not by the workers, which would hold Python's lock for it while the caller
-        waits: 4 % of the rate with raw 32-pixel images."""
-        made = {name: torch.from_numpy(array) for name, array in future.result().items()}
-        batch = Batch(
-            images=made["images"].permute(0, 3, 1, 2),
-            labels=made["labels"],
-            sample_ids=made["sample_ids"],
-            logits=made.get("logits"),
-            aug_seed=aug_seed,
-        )
-        return batch if self.device.type == "cpu" else batch.to(self.device)
+    def _grouped(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[tuple[list[np.ndarray], int]]:
+        """Consecutive jobs of one aug_seed that a worker makes in one go: several where the batches are small, since
+        each go costs the worker and the caller a turn at Python's lock, as long as the making of 30 raw images."""
+        parts: list[np.ndarray] = []
+        seed, num_samples = 0, 0
+        for ids, aug_seed in jobs:
+            if parts and aug_seed != seed:
+                yield parts, seed
+                parts, num_samples = [], 0
+            seed = aug_seed
+            parts.append(ids)
+            num_samples += len(ids)
+            if num_samples + len(ids) > self._most:
+                yield parts, seed
+                parts, num_samples = [], 0
+        if parts:
+            yield parts, seed
 
-    def _make(self, ids: np.ndarray, aug_seed: int) -> dict[str, np.ndarray]:
-        """Runs the compiled pipeline for one batch, in memory of its own; the arrays of the batch by name."""
-        ids = np.ascontiguousarray(ids, np.int64)
+    def _hand_over(self, future: "Future[_Made]", sizes: list[int], aug_seed: int) -> Iterator[Batch]:
+        """The batches as tensors. Made here and not by the workers, which would hold Python's lock for it while the
+        caller waits: 4 % of the rate with raw 32-pixel images."""
+        arrays, status = future.result()
+        start = 0
+        for size in sizes:
+            made = {name: array[start : start + size] for name, array in arrays.items()}
+            if status is not None and status[start : start + size].any():
+                bad = int(np.flatnonzero(status[start : start + size])[0])
+                raise CorruptError(
+                    f"{self.beton.path}: sample {made['sample_ids'][bad]}: {REASONS[int(status[start + bad])]}; `fastkd verify` lists all that is damaged"
+                )
+            start += size
+            batch = Batch(
+                images=torch.from_numpy(made["images"]).permute(0, 3, 1, 2),
+                labels=torch.from_numpy(made["labels"]),
+                sample_ids=torch.from_numpy(made["sample_ids"]),
+                logits=torch.from_numpy(made["logits"]) if self._rows else None,
+                aug_seed=aug_seed,
+            )
+            yield batch if self.device.type == "cpu" else batch.to(self.device)
+
+    def _make(self, parts: list[np.ndarray], aug_seed: int) -> "_Made":
+        """Runs the compiled pipeline for some batches, in memory of their own; their arrays by name, one batch after the
+        other, and what failed of them."""
+        ids = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), np.int64)
         status = np.zeros(len(ids), np.int32)
         arrays = self._memory.arrays(len(ids))
         np.take(self.beton.labels, ids, out=arrays["labels"])
@@ -227,12 +267,7 @@ class ViewLoader:
                 f"shared_memory_{self._node}": None,
             },
         )
-        if status.any():
-            bad = int(np.flatnonzero(status)[0])
-            raise CorruptError(
-                f"{self.beton.path}: sample {ids[bad]}: {REASONS[int(status[bad])]}; `fastkd verify` lists all that is damaged"
-            )
-        return arrays
+        return arrays, status if status.any() else None
 
 
 def _compile(beton: Beton, views: Views, column: Column | None) -> tuple[Callable, int]:

@@ -12,7 +12,7 @@ _WORDS_A_LINE = 8  # of 64 B
 
 
 @intrinsic
-def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Asks the processor for the cache line of array[index]; LLVM has an instruction for it, Numba has none."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -20,8 +20,8 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
         line = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
         number = ir.IntType(32)
         function = ir.FunctionType(ir.VoidType(), [line.type, number, number, number])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [line.type], function)
-        builder.call(prefetch, [line, number(0), number(3), number(1)])  # to read, near, data
+        instruction = builder.module.declare_intrinsic("llvm.prefetch", [line.type], function)
+        builder.call(instruction, [line, number(0), number(3), number(1)])  # to read, near, data
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
@@ -39,8 +39,8 @@ def gather_rows(data: np.ndarray, numbers: np.ndarray, out: np.ndarray) -> None:
     for b in range(len(numbers)):
         start = numbers[b] * num_words
         ahead = numbers[min(b + _LINES_AHEAD, last)] * num_words
-        _prefetch(data, numbers[min(b + _PAGE_AHEAD, last)] * num_words)
+        prefetch(data, numbers[min(b + _PAGE_AHEAD, last)] * num_words)
         for line in range(0, num_words, _WORDS_A_LINE):
-            _prefetch(data, ahead + line)
+            prefetch(data, ahead + line)
             for i in range(line, line + _WORDS_A_LINE):
                 out[b, i] = data[start + i]

@@ -8,6 +8,7 @@ from numba.core.cgutils import create_struct_proxy
 from numba.extending import intrinsic
 
 from fastkd.hashing import crc32c_of, crc32c_with
+from fastkd.store.gather import prefetch
 
 RECORD_ALIGN = 64
 TOP_INT8, TOP_INT4 = 4, 8
@@ -21,6 +22,13 @@ def row_bytes_of(payload_bytes: int) -> int:
 
 # What follows is inlined: a compiled function that takes arrays counts references with atomic additions, which wait for
 # all stores before them, and so cost more than decoding a row of ten logits does.
+
+
+@njit(nogil=True, inline="always")
+def _ask_for(data: np.ndarray, numbers: np.ndarray, row_bytes: int) -> None:
+    """Has the processor fetch the beginning of all the records at once: their cache misses overlap."""
+    for b in range(len(numbers)):
+        prefetch(data, numbers[b] * row_bytes)
 
 
 @njit(nogil=True, inline="always")
@@ -82,6 +90,7 @@ def unpack_fp16(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out: np.
     """Decodes the `fp16` records `numbers`; see `Codec`."""
     num_classes = out.shape[1]
     row_bytes = row_bytes_of(2 * num_classes)
+    _ask_for(data, numbers, row_bytes)
     for b in range(len(numbers)):
         start = numbers[b] * row_bytes
         good[b] = _is_sealed(data, start, 2 * num_classes, np.uint64(numbers[b]) + salt)
@@ -96,6 +105,7 @@ def unpack_int8_top4(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out
     top = min(TOP_INT8, num_classes)
     payload_bytes = num_classes + 4 + 4 * top
     row_bytes = row_bytes_of(payload_bytes)
+    _ask_for(data, numbers, row_bytes)
     for b in range(len(numbers)):
         start = numbers[b] * row_bytes
         tail = start + num_classes
@@ -113,6 +123,7 @@ def unpack_int4_top8(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out
     top = min(TOP_INT4, num_classes)
     payload_bytes = (num_classes + 1) // 2 + 4 + 4 * top
     row_bytes = row_bytes_of(payload_bytes)
+    _ask_for(data, numbers, row_bytes)
     for b in range(len(numbers)):
         start = numbers[b] * row_bytes
         tail = start + (num_classes + 1) // 2
