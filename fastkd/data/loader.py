@@ -17,9 +17,9 @@ import torch
 from fastkd.data.beton import Beton
 from fastkd.data.decode import REASONS, Column, ViewDecoder, first_outside
 from fastkd.data.memory import BatchMemory
-from fastkd.data.order import PAGES_BATCHES, batch_ids, check_order, epoch_order, num_batches
+from fastkd.data.order import PAGES_BATCHES, batch_ids, check_ids, check_order, epoch_order, num_batches
 from fastkd.data.reading import is_cold, reading_ahead
-from fastkd.data.views import Views
+from fastkd.data.views import Views, check_sizes
 from fastkd.dist import World
 from fastkd.errors import CorruptError, OptionError
 
@@ -140,7 +140,7 @@ class ViewLoader:
             self._pages = (beton.ptrs[self.ids] // beton.page_size).astype(np.int32)
         self._mine = np.zeros(beton.num_samples, bool)
         self._mine[self.ids] = True
-        _check_sizes(beton, views, self.ids)
+        check_sizes(views, self.ids, beton.heights, beton.widths, beton.path)
         self._data = beton.data.view(np.ndarray)
         layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "images": ((views.size, views.size, 3), np.dtype("u1")),
@@ -291,40 +291,3 @@ def _compile(beton: Beton, views: Views, column: Column | None) -> tuple[Callabl
     _, code = graph.collect_requirements()
     ((stage, _),), (node,) = graph.codegen_all(code)
     return stage, node
-
-
-def check_ids(ids: np.ndarray | None, num_samples: int) -> np.ndarray:
-    """sample_ids as a contiguous int64 array, checked.
-
-    Raises:
-        OptionError: not a one-dimensional integer array, empty, out of 0 … num_samples-1, or with repeats.
-    """
-    if ids is None:
-        return np.arange(num_samples, dtype=np.int64)
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        hint = "; turn a boolean mask into ids with numpy.flatnonzero" if ids.dtype == bool else ""
-        raise OptionError(
-            f"ids are {ids.dtype} of shape {ids.shape}, expected a one-dimensional integer array of sample_ids{hint}"
-        )
-    ids = np.ascontiguousarray(ids, dtype=np.int64)
-    if not len(ids):
-        raise OptionError("no ids: at least one sample is needed")
-    if ids.min() < 0 or ids.max() >= num_samples:
-        raise OptionError(f"ids run from {ids.min()} to {ids.max()}, the beton has sample_ids 0 … {num_samples - 1}")
-    seen = np.zeros(num_samples, bool)
-    seen[ids] = True
-    if np.count_nonzero(seen) != len(ids):
-        raise OptionError(f"{len(ids)} ids, {np.count_nonzero(seen)} of them distinct: each sample can be kept once")
-    return ids
-
-
-def _check_sizes(beton: Beton, views: Views, ids: np.ndarray) -> None:
-    if views.kind != "crop-flip":
-        return
-    wrong = ids[(beton.heights[ids] != views.size) | (beton.widths[ids] != views.size)]
-    if len(wrong):
-        height, width = beton.heights[wrong[0]], beton.widths[wrong[0]]
-        raise OptionError(
-            f"{beton.path}: views crop-flip of size {views.size} need images of {views.size}×{views.size}, sample {wrong[0]} has {height}×{width}; use rrc"
-        )

@@ -118,6 +118,32 @@ def _shuffle_pages(
     return out
 
 
+def check_ids(ids: np.ndarray | None, num_samples: int) -> np.ndarray:
+    """sample_ids as a contiguous int64 array, checked.
+
+    Raises:
+        OptionError: not a one-dimensional integer array, empty, out of 0 … num_samples-1, or with repeats.
+    """
+    if ids is None:
+        return np.arange(num_samples, dtype=np.int64)
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        hint = "; turn a boolean mask into ids with numpy.flatnonzero" if ids.dtype == bool else ""
+        raise OptionError(
+            f"ids are {ids.dtype} of shape {ids.shape}, expected a one-dimensional integer array of sample_ids{hint}"
+        )
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    if not len(ids):
+        raise OptionError("no ids: at least one sample is needed")
+    if ids.min() < 0 or ids.max() >= num_samples:
+        raise OptionError(f"ids run from {ids.min()} to {ids.max()}, the beton has sample_ids 0 … {num_samples - 1}")
+    seen = np.zeros(num_samples, bool)
+    seen[ids] = True
+    if np.count_nonzero(seen) != len(ids):
+        raise OptionError(f"{len(ids)} ids, {np.count_nonzero(seen)} of them distinct: each sample can be kept once")
+    return ids
+
+
 def check_order(order: str) -> None:
     """Raises OptionError for an order that is not known."""
     if order not in ORDERS:

@@ -7,6 +7,7 @@ counter-based hashes, in integers and plain IEEE arithmetic without fastmath, so
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,3 +180,24 @@ def boxes(views: Views, sample_ids: np.ndarray, aug_seed: int, heights: np.ndarr
         raise OptionError(f"aug_seed {aug_seed}, expected 0 … {views.num_seeds - 1}")
     ids, h, w = (np.ascontiguousarray(x, dtype=np.int64) for x in (sample_ids, heights, widths))
     return _boxes(views.code, views.size, views.crop_ratio, ids, aug_seed, h, w)
+
+
+def check_sizes(
+    views: Views, sample_ids: np.ndarray, heights: np.ndarray, widths: np.ndarray, path: str | Path
+) -> None:
+    """Refuses images that a family of views is not for.
+
+    Args:
+        sample_ids: int64 (n,). heights, widths: integers (N,), pixels of all stored images. path: of the beton.
+
+    Raises:
+        OptionError: `crop-flip` of an image that does not have the output size.
+    """
+    if views.kind != "crop-flip":
+        return
+    wrong = sample_ids[(heights[sample_ids] != views.size) | (widths[sample_ids] != views.size)]
+    if len(wrong):
+        raise OptionError(
+            f"{path}: views crop-flip of size {views.size} need images of {views.size}×{views.size}, sample {wrong[0]} has "
+            f"{heights[wrong[0]]}×{widths[wrong[0]]}; use rrc"
+        )
