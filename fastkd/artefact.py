@@ -162,14 +162,14 @@ def _json_object(text: str) -> dict[str, Any]:
 
 @contextmanager
 def open_artefact(
-    path: str | Path, kind: str | None, format_version: int | None = None
+    path: str | Path, kind: str | None, format_version: int | tuple[int, ...] | None = None
 ) -> Iterator[tuple[h5py.File, Header]]:
     """Opens an HDF5 artefact for reading, without HDF5's file locks, and checks what it is.
 
     Args:
         path: the file.
         kind: the kind expected, or None for any.
-        format_version: the version expected, or None for any.
+        format_version: the version expected, or those that are; None for any.
 
     Raises:
         NotFoundError: no such file.
@@ -193,9 +193,11 @@ def open_artefact(
         header = read_header(file, path)
         if kind is not None and header.kind != kind:
             raise FormatError(f"{path}: is a {header.kind}, expected a {kind}")
-        if format_version is not None and header.format_version != format_version:
+        known = (format_version,) if isinstance(format_version, int) else format_version
+        if known is not None and header.format_version not in known:
             raise FormatError(
-                f"{path}: {header.kind} of format version {header.format_version}, this fastkd reads version {format_version}"
+                f"{path}: {header.kind} of format version {header.format_version}, this fastkd reads version "
+                f"{' and '.join(map(str, known))}"
             )
         yield file, header
 
@@ -219,7 +221,7 @@ def read_artefact(
     path: str | Path,
     *,
     kind: str,
-    format_version: int,
+    format_version: int | tuple[int, ...],
     arrays: dict[str, tuple[str, int]] | Callable[[Header], dict[str, tuple[str, int]]],
 ) -> tuple[Header, dict[str, np.ndarray]]:
     """Reads a small artefact whole and checks its fingerprint.

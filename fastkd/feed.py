@@ -1,6 +1,6 @@
 """Beton + mask + store → batches: opens the three, checks that they belong together, and joins them in one loader."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -208,7 +208,7 @@ class Loader(ViewLoader):
     Args:
         beton: path, or a `Dataset` that is open already.
         views: which views; None for those of the store.
-        mask: path of a mask, a `Mask`, or int64 sample_ids; None keeps all.
+        mask: path of a mask, a `Mask`, or int64 sample_ids; None keeps all. Batches have its weights, where it has some.
         logits: path of a store or an open `LogitStore`; None for batches without logits.
         batch_size, shuffle, seed, order, drop_last, num_workers, prefetch, device: as `ViewLoader`.
         world: this process among those that share an epoch; None for what torchrun says, a single process without it.
@@ -244,6 +244,11 @@ class Loader(ViewLoader):
             if store is None:
                 raise OptionError("views are needed where there is no store to take them from")
             views = views_of(store.tables)
+        self.weights: torch.Tensor | None = None
+        if isinstance(mask, Mask) and mask.weights is not None:
+            of_all = torch.ones(mask.num_samples)
+            of_all[torch.from_numpy(mask.sample_ids)] = torch.from_numpy(mask.weights)
+            self.weights = of_all.to(device)
         column, self.store, self._num_rows = None, store, 0
         if store is not None:
             check_store(store, self.dataset, views)
@@ -271,3 +276,8 @@ class Loader(ViewLoader):
             for one in (epoch, epoch + 1):
                 self.store.prefetch(one % self.views.num_seeds, self._num_rows)
         return super().epoch(epoch, start_batch=start_batch)
+
+    def run(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[Batch]:
+        """Batches named one by one, see `ViewLoader`; with the mask's weights."""
+        batches, weights = super().run(jobs), self.weights
+        return batches if weights is None else (replace(batch, weights=weights[batch.sample_ids]) for batch in batches)

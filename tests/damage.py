@@ -23,7 +23,8 @@ def read_all(path: Path, kind: str) -> list:
     """Everything that a user gets out of a mask, a score file or a store."""
     if kind == "mask":
         mask = Mask.load(path)
-        return [mask.header, mask.num_samples, mask.sample_ids.tolist()]
+        weights = None if mask.weights is None else mask.weights.tolist()
+        return [mask.header, mask.num_samples, mask.sample_ids.tolist(), weights]
     if kind == "scores":
         scores = load_scores(path)
         arrays = {**scores.values, **scores.extras}

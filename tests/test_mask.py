@@ -199,7 +199,8 @@ def test_other_files_are_no_masks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "version", "words"), [("scores", 1, "is a scores, expected a mask"), ("mask", 2, "version 2")]
+    ("kind", "version", "words"),
+    [("scores", 1, "is a scores, expected a mask"), ("mask", 3, "version 3, this fastkd reads version 1 and 2")],
 )
 def test_other_kinds_and_versions_are_refused(tmp_path, kind, version, words):
     arrays = {"sample_ids": np.arange(3)}

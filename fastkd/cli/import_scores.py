@@ -1,11 +1,17 @@
 """`fastkd import-scores`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastkd.cli.common import command
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from fastkd.feed import Dataset
+    from fastkd.prune.imports import Published
 
 
 @command("import-scores")
@@ -29,33 +35,15 @@ def import_scores(
     \b
     fastkd import-scores imagenet.beton ImageNet-1K_EL2N-20-models.csv --name el2n --higher hard --out s.h5
     """
-    import hashlib
-
-    from fastkd.data.beton import read_manifest
     from fastkd.feed import open_dataset, require_whole
-    from fastkd.prune.imports import hard_first, join_samples, read_published
+    from fastkd.prune.imports import hard_first
     from fastkd.prune.score_file import save_scores
 
     dataset = open_dataset(beton)
     require_whole(dataset)
-    names = (read_manifest(dataset.beton, columns=True) or {}).get("names")
-    found = read_published(file, array=array, trust_pickle=trust_pickle)
-    values, joined = join_samples(
-        found,
-        file,
-        labels=dataset.beton.labels,
-        class_names=dataset.class_names,
-        sample_names=names or None,
-        beton_path=beton,
-    )
+    found, values, policies = read_joined(file, dataset, array=array, trust_pickle=trust_pickle)
     values, direction = hard_first(found, values, higher, file)
     called = name or ("imported" if " " in found.array or "/" in found.array else found.array)
-    policies = {
-        "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "joined_by": joined,
-        "labels_checked": found.labels is not None,
-    }
     described = {called: {"direction": direction, "policies": policies}}
     saved = save_scores(
         out, {called: values}, described, beton_fingerprint=dataset.fingerprint, params={"source": "import"}
@@ -69,4 +57,33 @@ def import_scores(
         "fingerprint": saved.header.fingerprint,
     }
     checked = "labels checked" if found.labels is not None else "no labels to check"
-    return result, f"{out}: {called} of {saved.num_samples:,} samples, joined by {joined}, {checked}; {direction}"
+    joined = f"joined by {policies['joined_by']}, {checked}"
+    return result, f"{out}: {called} of {saved.num_samples:,} samples, {joined}; {direction}"
+
+
+def read_joined(
+    file: Path, dataset: "Dataset", *, array: str | None = None, trust_pickle: bool = False
+) -> "tuple[Published, ndarray, dict[str, Any]]":
+    """A file that others wrote: what it holds, its values in the order of the samples, and how it was read."""
+    import hashlib
+
+    from fastkd.data.beton import read_manifest
+    from fastkd.prune.imports import join_samples, read_published
+
+    names = (read_manifest(dataset.beton, columns=True) or {}).get("names")
+    found = read_published(file, array=array, trust_pickle=trust_pickle)
+    values, joined = join_samples(
+        found,
+        file,
+        labels=dataset.beton.labels,
+        class_names=dataset.class_names,
+        sample_names=names or None,
+        beton_path=dataset.beton.path,
+    )
+    how = {
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "joined_by": joined,
+        "labels_checked": found.labels is not None,
+    }
+    return found, values, how

@@ -99,7 +99,9 @@ def _closer(
             lines.append(f"shares {shared:,} samples with {compare}, Jaccard {jaccard:.4f}")
         if dataset is not None:
             extra["class_counts"] = selection.kept_of_classes(mask, dataset)
-            lines += [f"{name:24} {of['kept']:,} of {of['all']:,}" for name, of in extra["class_counts"].items()]
+            for name, of in extra["class_counts"].items():
+                weight = f", {of['weight_percent']:.2f} % of the weight" if "weight_percent" in of else ""
+                lines.append(f"{name:24} {of['kept']:,} of {of['all']:,}{weight}")
             if gallery is not None:
                 selection.write_gallery(gallery, dataset, {"first of the mask": mask.sample_ids[:count]}, None)
     else:

@@ -9,6 +9,7 @@ from fastkd.cli.common import command
 
 if TYPE_CHECKING:
     from fastkd.data.beton import Beton
+    from fastkd.feed import Dataset
     from fastkd.prune.choose import Candidates
 
 _BY_SCORES = ("scores", "ccs", "d2", "dual-beta")
@@ -51,6 +52,13 @@ _USUAL = {"moderate": "moderate", "dual-beta": "dual"}
 @click.option("--centre", type=click.Choice(["mean", "median"]), help="moderate: of a class.  [default: mean]")
 @click.option("--exponent", type=float, help="dual-beta: c_D (5.5 CIFAR-10, 4 CIFAR-100, 11 ImageNet).")
 @click.option("--beta-total", type=float, help="dual-beta: a + b; 16 as in the authors' code.  [default: 15]")
+@click.option(
+    "--weights",
+    metavar="inverse-class|inverse-rate|none|FILE",
+    help="Weight of each kept sample in the loss of `train`. inverse-class: all classes weigh the same; inverse-rate: as in "
+    "BETON (1/p of the part p that is kept of a class); both of mean 1. FILE: a score file of one score, or what "
+    "import-scores reads, taken as it is.  [default: none; those of the masks that are combined]",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The mask to write.")
 def prune(
     beton: Path,
@@ -62,6 +70,7 @@ def prune(
     features: Path | None,
     mask: tuple[Path, ...],
     hardness: str | None,
+    weights: str | None,
     out: Path,
     **options: Any,
 ) -> tuple[dict[str, Any], str]:
@@ -69,18 +78,20 @@ def prune(
 
     Masks of one method, seed and scores are nested: the one at 0.1 is inside the one at 0.3 (but not those of dual-beta,
     whose weights depend on the fraction). Equal scores are in the order of the seed's random mask. union, intersection,
-    difference and complement combine masks.
+    difference and complement combine masks; a sample keeps the weight that it has in the first of them that keeps it.
 
     \b
     fastkd prune train.beton --keep 0.1 --method random --out m.h5
     fastkd prune train.beton --keep 0.1 --method scores --scores s.h5 --score el2n --level hard --out m.h5
     fastkd prune train.beton --keep 0.1 --method ccs --scores run/scores.h5 --score aum --drop-hardest 0.3 --out m.h5
     fastkd prune train.beton --method union --mask a.h5 --mask b.h5 --out m.h5
+    fastkd prune train.beton --keep 0.3 --method random --weights inverse-rate --out m.h5
     """
     from fastkd.errors import OptionError
     from fastkd.feed import open_dataset, require_whole
     from fastkd.prune.choose import choose, options_of
     from fastkd.prune.mask import class_counts, parse_keep, save_mask
+    from fastkd.prune.weights import describe_weights
 
     _check_inputs(method, keep, scores, score, features, mask, hardness, options)
     dataset = open_dataset(beton)
@@ -88,24 +99,40 @@ def prune(
     opened, fingerprint, class_names = dataset.beton, dataset.fingerprint, dataset.class_names
     labels = opened.labels
     if method in _OF_MASKS:
-        ids, inputs = _combined(method, mask, opened, fingerprint)
+        ids, of_samples, inputs = _combined(method, mask, opened, fingerprint)
         params: dict[str, Any] = {"method": method, "keep": keep}
+        if of_samples is not None:
+            params["weights"] = "carried"
         if keep is not None:
             count = parse_keep(keep, len(labels))
             if count > len(ids):
                 raise OptionError(f"--keep {keep} is {count} samples, the {method} has {len(ids)}")
-            ids = ids[:count]
+            ids, of_samples = ids[:count], None if of_samples is None else of_samples[:count]
     else:
         assert keep is not None
+        of_samples = None
         num_kept = parse_keep(keep, len(labels))
         chosen = options_of(method, options)
         known, inputs, used = _candidates(method, opened, fingerprint, scores, score, features, hardness)
         ids = choose(method, known, num_kept, seed=seed, options=chosen)
         params = {"method": method, "seed": seed, "keep": keep, **chosen, **used}
+    if weights is not None:
+        of_samples, known_as, their_inputs = _weights(weights, ids, dataset)
+        params, inputs = {**params, "weights": known_as}, inputs | their_inputs
+        if of_samples is None:
+            del params["weights"]
     counts = class_counts(labels, ids, len(class_names))
     counts = counts[class_counts(labels, slice(None), len(class_names)) > 0]
     params |= {"class_min": int(counts.min()), "class_max": int(counts.max())}
-    written = save_mask(out, ids, num_samples=len(labels), beton_fingerprint=fingerprint, params=params, inputs=inputs)
+    written = save_mask(
+        out,
+        ids,
+        num_samples=len(labels),
+        beton_fingerprint=fingerprint,
+        params=params,
+        inputs=inputs,
+        weights=of_samples,
+    )
     result = {
         "kind": "mask",
         "path": str(out),
@@ -116,8 +143,13 @@ def prune(
         "class_max": params["class_max"],
         "fingerprint": written.header.fingerprint,
     }
-    classes = f"{params['class_min']} to {params['class_max']} a class"
-    return result, f"{out}: keeps {len(ids):,} of {len(labels):,} samples, {classes}"
+    text = (
+        f"{out}: keeps {len(ids):,} of {len(labels):,} samples, {params['class_min']} to {params['class_max']} a class"
+    )
+    if written.weights is not None:
+        result["weights"] = describe_weights(written.weights)
+        text += "; weights {min:.4g} to {max:.4g}, mean {mean:.4g}".format(**result["weights"])
+    return result, text
 
 
 def _check_inputs(
@@ -202,19 +234,58 @@ def _candidates(
     return Candidates(labels=opened.labels, **arrays), inputs, used
 
 
-def _combined(method: str, paths: tuple[Path, ...], opened: "Beton", fingerprint: str) -> tuple[Any, dict[str, str]]:
-    """The sample_ids that the masks give together, and their fingerprints."""
+def _combined(
+    method: str, paths: tuple[Path, ...], opened: "Beton", fingerprint: str
+) -> tuple[Any, Any, dict[str, str]]:
+    """The sample_ids that the masks give together, their weights or None, and the masks' fingerprints."""
     from fastkd.errors import OptionError
     from fastkd.prune.mask import Mask, combine_ids, complement_ids
+    from fastkd.prune.weights import carried_weights
 
     masks = [Mask.load(path) for path in paths]
     for one in masks:
         one.require_beton(fingerprint, opened.path)
     ids = [one.sample_ids for one in masks]
+    weights = None
     if method == "complement":
         found = complement_ids(ids[0], opened.num_samples)
     else:
         found = combine_ids(method, ids[0], ids[1], opened.num_samples)
+        keepers = masks if method == "union" else masks[:1]
+        weights = carried_weights(found, [(one.sample_ids, one.weights) for one in keepers], opened.num_samples)
     if not len(found):
         raise OptionError(f"the {method} of {' and '.join(map(str, paths))} holds no samples: there is no mask of none")
-    return found, {f"mask {i}": one.header.fingerprint for i, one in enumerate(masks, start=1)}
+    return found, weights, {f"mask {i}": one.header.fingerprint for i, one in enumerate(masks, start=1)}
+
+
+def _weights(text: str, ids: Any, dataset: "Dataset") -> tuple[Any, Any, dict[str, str]]:
+    """The weights that --weights asks for, float32 or None; what they are, for the mask; and a score file's fingerprint."""
+    from fastkd.artefact import HDF5_MAGIC
+    from fastkd.cli.import_scores import read_joined
+    from fastkd.errors import OptionError
+    from fastkd.prune.score_file import read_all_scores
+    from fastkd.prune.weights import BY_CLASS, class_weights, require_weights
+
+    opened = dataset.beton
+    if text == "none":
+        return None, None, {}
+    if text in BY_CLASS:
+        return class_weights(text, opened.labels, ids), text, {}
+    path = Path(text)
+    if not path.is_file():
+        raise OptionError(f"--weights {text}: neither {', '.join(BY_CLASS)} or none, nor a file that is there")
+    with path.open("rb") as file:
+        is_score_file = file.read(8) == HDF5_MAGIC
+    if is_score_file:
+        (scores,) = read_all_scores([path], dataset.fingerprint, opened.path, opened.num_samples)
+        if len(scores.values) > 1:
+            raise OptionError(f"--weights {text}: holds {', '.join(scores.values)}, expected a file of one score")
+        ((name, values),) = scores.values.items()
+        known_as: dict[str, Any] = {"score": name}
+        inputs = {"weights": scores.header.fingerprint}
+    else:
+        values, known_as = read_joined(path, dataset)[1:]
+        inputs = {}
+    weights = values[ids].astype("float32")
+    require_weights(weights, ids, path)
+    return weights, known_as, inputs

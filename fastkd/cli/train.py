@@ -109,6 +109,12 @@ def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | Non
     show_default=True,
     help="Multiply the distillation loss by tau squared.",
 )
+@click.option(
+    "--mask-weights/--no-mask-weights",
+    default=True,
+    show_default=True,
+    help="CE and KD of each sample times its weight in the mask, where the mask has weights; the mean is over the batch.",
+)
 @click.option("--sync-bn", is_flag=True, help="Batch norms over the samples of all processes.")
 @click.option(
     "--amp",
@@ -194,6 +200,7 @@ def train(
     """
     from fastkd.feed import choose_views, kept_ids, open_dataset
     from fastkd.prune.mask import Mask
+    from fastkd.prune.weights import describe_weights
     from fastkd.store.logit_store import LogitStore
     from fastkd.train.inputs import open_inputs
     from fastkd.train.norm import parse_norm
@@ -227,6 +234,10 @@ def train(
             resident=resident,
         )
         say(_headline(recipe, inputs))
+        if kept is not None and kept.weights is not None:
+            weights = "weights {min:.4g} to {max:.4g}, mean {mean:.4g}".format(**describe_weights(kept.weights))
+            what = "CE and KD of each sample times its weight" if recipe.mask_weights else "left out of the loss"
+            say(f"train: {mask} has {weights}: {what}")
         if alpha == "auto":
             inputs.params["alpha_rule"] = alpha_rule or ALPHA_RULE
             say(f"alpha {weight:.4g} at f = {fraction:.4g} by the rule {inputs.params['alpha_rule']}")

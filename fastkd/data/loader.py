@@ -36,7 +36,7 @@ class Batch:
     """What the training loop gets; its memory is its own.
 
     images: uint8 (B, 3, H, W), channels_last. labels, sample_ids: int64 (B,). logits: float32 (B, C), or None.
-    aug_seed: the seed of the views.
+    aug_seed: the seed of the views. weights: float32 (B,), of the samples in the loss, or None where all weigh the same.
     """
 
     images: torch.Tensor
@@ -44,6 +44,7 @@ class Batch:
     sample_ids: torch.Tensor
     logits: torch.Tensor | None
     aug_seed: int
+    weights: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,6 +56,7 @@ class Batch:
             sample_ids=function(self.sample_ids),
             logits=None if self.logits is None else function(self.logits),
             aug_seed=self.aug_seed,
+            weights=None if self.weights is None else function(self.weights),
         )
 
     def to(self, device: torch.device | str) -> "Batch":

@@ -1,7 +1,7 @@
 """Masks: which samples are kept, as sample_ids in priority order.
 
 A smaller mask of the same method and seed is a prefix of a larger one, so masks are nested across fractions, and a store
-made for the larger one serves the smaller.
+made for the larger one serves the smaller. A mask may carry a weight of each sample, for the loss.
 """
 
 from dataclasses import dataclass, field
@@ -15,8 +15,9 @@ from fastkd.artefact import Header, read_artefact, require_input, write_artefact
 from fastkd.errors import FormatError, OptionError
 from fastkd.prune.bitmap import Bitmap, bitmap_of, has_repeats_or_outside, pack_ids
 from fastkd.prune.select import select_level
+from fastkd.prune.weights import require_weights
 
-KIND, FORMAT_VERSION = "mask", 1
+KIND, FORMAT_VERSION, WEIGHTED_VERSION = "mask", 1, 2
 _MOST_SAMPLES = 2**40  # a bitmap of more does not fit a machine
 
 
@@ -26,13 +27,15 @@ class Mask:
 
     sample_ids: int64 (num_kept,), distinct, highest priority first. num_samples: N of the full beton.
     header: kind, fingerprint, inputs (`beton`, and `scores` or `features` where it was chosen by some) and params
-    (method, seed, …) of the file it was read from.
+    (method, seed, …) of the file it was read from. weights: float32 (num_kept,), positive and finite, of each sample in
+    the loss; None where all weigh the same.
     """
 
     sample_ids: np.ndarray
     num_samples: int
     header: Header
     path: Path | None = field(default=None)
+    weights: np.ndarray | None = field(default=None)
 
     @property
     def fraction(self) -> float:
@@ -50,9 +53,12 @@ class Mask:
         Raises:
             NotFoundError, FormatError, CorruptError: no file; not a mask; damaged.
         """
-        header, arrays = read_artefact(
-            path, kind=KIND, format_version=FORMAT_VERSION, arrays={"sample_ids": ("<i8", 1)}
-        )
+
+        def datasets(header: Header) -> dict[str, tuple[str, int]]:
+            return {"sample_ids": ("<i8", 1)} | ({"weights": ("<f4", 1)} if header.format_version > 1 else {})
+
+        versions = (FORMAT_VERSION, WEIGHTED_VERSION)
+        header, arrays = read_artefact(path, kind=KIND, format_version=versions, arrays=datasets)
         ids, num_samples = arrays["sample_ids"], header.params.get("num_samples")
         if (
             not isinstance(num_samples, int)
@@ -60,7 +66,10 @@ class Mask:
             or has_repeats_or_outside(ids, num_samples)
         ):
             raise FormatError(f"{path}: not a mask: its sample_ids are not distinct numbers below {num_samples}")
-        return cls(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path))
+        weights = arrays.get("weights")
+        if weights is not None:
+            require_weights(weights, ids, path)
+        return cls(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path), weights=weights)
 
     def require_beton(self, fingerprint: str, beton_path: str | Path) -> None:
         """Refuses a beton that the mask was not made for.
@@ -79,6 +88,7 @@ def save_mask(
     beton_fingerprint: str,
     params: dict[str, Any],
     inputs: dict[str, str] | None = None,
+    weights: np.ndarray | None = None,
 ) -> Mask:
     """Writes a mask atomically and returns it.
 
@@ -86,17 +96,25 @@ def save_mask(
         sample_ids: int64 (num_kept,), priority order.
         params: how it was chosen: method, seed, keep, balance.
         inputs: fingerprints of what it was chosen by, besides the beton: scores, features, masks.
+        weights: (num_kept,), of each sample in the loss. A file without them is of format version 1, one with them of 2.
+
+    Raises:
+        FormatError: weights that are not positive, finite numbers, one of each sample.
     """
     ids = np.ascontiguousarray(sample_ids, np.int64)
+    arrays = {"sample_ids": ids}
+    if weights is not None:
+        arrays["weights"] = np.ascontiguousarray(weights, np.float32)
+        require_weights(arrays["weights"], ids, path)
     header = write_artefact(
         path,
         kind=KIND,
-        format_version=FORMAT_VERSION,
+        format_version=FORMAT_VERSION if weights is None else WEIGHTED_VERSION,
         inputs={"beton": beton_fingerprint} | (inputs or {}),
         params=params | {"num_samples": num_samples},
-        arrays={"sample_ids": ids},
+        arrays=arrays,
     )
-    return Mask(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path))
+    return Mask(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path), weights=arrays.get("weights"))
 
 
 def parse_keep(text: str, num_samples: int) -> int:

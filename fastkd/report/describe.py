@@ -13,6 +13,7 @@ from fastkd.errors import FastKDError, FormatError, NotFoundError
 from fastkd.hashing import fingerprint
 from fastkd.prune.mask import Mask
 from fastkd.prune.score_file import FEATURES_KIND, FEATURES_VERSION, load_scores
+from fastkd.prune.weights import describe_weights
 from fastkd.report.selection import summary
 from fastkd.store.logit_store import done_rows, read_tables
 from fastkd.store.verify import verify_store
@@ -108,7 +109,8 @@ def _mask(path: Path) -> dict[str, Any]:
     mask = Mask.load(path)
     counts = {name: mask.header.params.get(name) for name in ("class_min", "class_max")}
     sizes = {"num_kept": len(mask.sample_ids), "num_samples": mask.num_samples, "fraction": mask.fraction}
-    return {**_header(mask.header), **sizes, **counts}
+    weights = {} if mask.weights is None else {"weights": describe_weights(mask.weights)}
+    return {**_header(mask.header), **sizes, **counts, **weights}
 
 
 def _scores(path: Path) -> dict[str, Any]:

@@ -49,14 +49,19 @@ def format_histogram(name: str, found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def kept_of_classes(mask: Mask, dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Class name → kept and all of its samples."""
+def kept_of_classes(mask: Mask, dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Class name → kept and all of its samples; where the mask has weights, `weight_percent`, its part of their sum."""
     mask.require_beton(dataset.fingerprint, dataset.beton.path)
     labels, num_classes = dataset.beton.labels, dataset.num_classes
     kept = class_counts(labels, mask.sample_ids, num_classes)
     total = class_counts(labels, slice(None), num_classes)
     names = zip(dataset.class_names, kept, total, strict=True)
-    return {name: {"kept": int(few), "all": int(every)} for name, few, every in names}
+    found: dict[str, dict[str, Any]] = {name: {"kept": int(few), "all": int(every)} for name, few, every in names}
+    if mask.weights is not None:
+        sums = np.bincount(labels[mask.sample_ids], mask.weights, minlength=num_classes)
+        for name, percent in zip(dataset.class_names, 100 * sums / sums.sum(), strict=True):
+            found[name]["weight_percent"] = float(percent)
+    return found
 
 
 def compare_masks(one: Mask, other: Mask) -> dict[str, Any]:

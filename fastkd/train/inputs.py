@@ -1,6 +1,6 @@
 """What a training run is made from: its files opened, checked against each other, and turned into loaders."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ def open_inputs(
     fingerprints = {"beton": dataset.fingerprint}
     if mask is not None:
         fingerprints["mask"] = mask.header.fingerprint
+        if not recipe.mask_weights:
+            mask = replace(mask, weights=None)
     if recipe.kd in METHODS and teacher is None:
         raise OptionError(
             f"--kd {recipe.kd} looks inside the teacher, which a store does not hold: give --teacher CKPT"
@@ -107,5 +109,6 @@ def open_inputs(
             "views": views.identity() | {"num_seeds": views.num_seeds},
             "fraction": len(loader.ids) / dataset.beton.num_samples,
             "num_kept": len(loader.ids),
+            **({"weights": mask.header.params.get("weights")} if mask is not None and mask.weights is not None else {}),
         },
     )

@@ -1,6 +1,7 @@
 """The losses on logits that students are trained with. Logits in, a scalar out; nothing here has state.
 
-Shapes: B samples of the batch, C classes.
+Shapes: B samples of the batch, C classes. Each is the mean over the batch of the samples' losses, times `weights` where
+there are some: float32 (B,), positive. The mean is over samples and not over weights, so that ranks sum to one process.
 """
 
 import torch
@@ -8,7 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def kd_loss(student_BC: Tensor, teacher_BC: Tensor, *, tau: float, scale_tau_squared: bool = True) -> Tensor:
+def batch_mean(loss_B: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean of the samples' losses times their weights."""
+    return (loss_B if weights is None else loss_B * weights).mean()
+
+
+def ce_loss(
+    student_BC: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Cross entropy with the labels, int64 (B,), of which `label_smoothing` is spread over all classes."""
+    loss_B = F.cross_entropy(student_BC, labels, label_smoothing=label_smoothing, reduction="none")
+    return batch_mean(loss_B, weights)
+
+
+def kd_loss(
+    student_BC: Tensor,
+    teacher_BC: Tensor,
+    *,
+    tau: float,
+    scale_tau_squared: bool = True,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Hinton's distillation loss: KL(softmax(teacher/τ) ‖ softmax(student/τ)), averaged over the batch.
 
     Args:
@@ -22,7 +43,7 @@ def kd_loss(student_BC: Tensor, teacher_BC: Tensor, *, tau: float, scale_tau_squ
     """
     log_p_student = F.log_softmax(student_BC.float() / tau, dim=1)
     log_p_teacher = F.log_softmax(teacher_BC.float() / tau, dim=1)
-    loss = F.kl_div(log_p_student, log_p_teacher, reduction="batchmean", log_target=True)
+    loss = batch_mean(_divergences(log_p_student, log_p_teacher), weights)
     return loss * tau**2 if scale_tau_squared else loss
 
 
@@ -34,6 +55,7 @@ def dkd_loss(
     tau: float,
     beta: float,
     scale_tau_squared: bool = True,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Decoupled distillation: TCKD + beta·NCKD (Zhao et al. 2022, Eq. 7 with its alpha = 1).
 
@@ -56,9 +78,14 @@ def dkd_loss(
         log_p = torch.stack([logits_BC[is_label], others.logsumexp(1)], dim=1).log_softmax(1)
         target.append(log_p)
         rest.append(F.log_softmax(others, dim=1))
-    tckd, nckd = (F.kl_div(own, its, reduction="batchmean", log_target=True) for own, its in (target, rest))
-    loss = tckd + beta * nckd
+    tckd_B, nckd_B = (_divergences(own, its) for own, its in (target, rest))
+    loss = batch_mean(tckd_B + beta * nckd_B, weights)
     return loss * tau**2 if scale_tau_squared else loss
+
+
+def _divergences(log_p_BC: Tensor, log_q_BC: Tensor) -> Tensor:
+    """KL(q ‖ p) of each sample, in nats."""
+    return F.kl_div(log_p_BC, log_q_BC, reduction="none", log_target=True).sum(1)
 
 
 def mixed_loss(cross_entropy: Tensor, kd: Tensor, alpha: float) -> Tensor:

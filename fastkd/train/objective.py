@@ -1,16 +1,20 @@
 """The loss of a recipe, put together from its terms."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fastkd.train.losses import dkd_loss, kd_loss, mixed_loss
+from fastkd.train.losses import ce_loss, dkd_loss, kd_loss, mixed_loss
 from fastkd.train.methods import METHODS
 from fastkd.train.recipe import Recipe
 
 
 def objective(
-    recipe: Recipe, student_BC: Tensor, teacher_BC: Tensor | None, labels: Tensor, method_term: Tensor
+    recipe: Recipe,
+    student_BC: Tensor,
+    teacher_BC: Tensor | None,
+    labels: Tensor,
+    method_term: Tensor,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, and of its terms CE and KD (0 where alpha is).
 
@@ -19,9 +23,9 @@ def objective(
     Args:
         student_BC, teacher_BC: float32 (B, C), raw logits; no teacher where alpha is 0.
         labels: int64 (B,).
-        method_term: R.
+        method_term: R. weights: float32 (B,), of the samples in CE and KD; R, which also relates samples, has none.
     """
-    ce = F.cross_entropy(student_BC, labels, label_smoothing=recipe.label_smoothing)
+    ce = ce_loss(student_BC, labels, label_smoothing=recipe.label_smoothing, weights=weights)
     kd = torch.zeros_like(ce)
     if recipe.alpha > 0:
         assert teacher_BC is not None
@@ -33,9 +37,10 @@ def objective(
                 tau=recipe.tau,
                 beta=recipe.beta,
                 scale_tau_squared=recipe.tau_squared,
+                weights=weights,
             )
         else:
-            kd = kd_loss(student_BC, teacher_BC, tau=recipe.tau, scale_tau_squared=recipe.tau_squared)
+            kd = kd_loss(student_BC, teacher_BC, tau=recipe.tau, scale_tau_squared=recipe.tau_squared, weights=weights)
     if recipe.kd in METHODS:
         return ce + recipe.alpha * kd + recipe.beta * method_term, ce, kd
     return mixed_loss(ce, kd, recipe.alpha), ce, kd

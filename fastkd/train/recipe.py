@@ -49,6 +49,8 @@ class Recipe:
     """The same in the teacher; empty for `layers`."""
     label_smoothing: float = 0.0
     """Share of the label that is spread over all classes, in CE."""
+    mask_weights: bool = True
+    """CE and KD of each sample times its weight in the mask, where the mask has weights."""
     sync_bn: bool = False
     """Batch norms over the samples of all ranks."""
     amp: str = "off"

@@ -37,6 +37,7 @@ class Resident:
             raise OptionError(f"--resident on: {reason}; use --resident auto")
         self.loader, self.dataset, self.beton = loader, loader.dataset, loader.beton
         self.ids, self.views, self.column, self.device = loader.ids, loader.views, loader.column, loader.device
+        self.weights = loader.weights
         pad = PAD if loader.views.kind == "crop-flip" else 0
         self._pixels = F.pad(_decoded(loader), (0, 0, pad, pad, pad, pad)).to(self.device)
         self._labels = torch.from_numpy(loader.beton.labels[self.ids].astype(np.int64)).to(self.device)
@@ -67,6 +68,7 @@ class Resident:
                 sample_ids=self._sample_ids[part],
                 logits=None if self._logits is None else self._logits[aug_seed, part],
                 aug_seed=aug_seed,
+                weights=None if self.weights is None else self.weights[self._sample_ids[part]],
             )
 
     def _cut(self, rows: torch.Tensor, aug_seed: int) -> torch.Tensor:

@@ -248,7 +248,7 @@ def _step(run: _Run, batch: Batch, number: int, share: float) -> Tensor:
     student_BC, method, parts = run.learner(run.norm(batch.images), batch, teacher_layers, number)
     if run.recording is not None:
         run.recording.observe(student_BC, batch)
-    loss, ce, kd = objective(run.recipe, student_BC, teacher_BC, batch.labels, method)
+    loss, ce, kd = objective(run.recipe, student_BC, teacher_BC, batch.labels, method, batch.weights)
     run.watch.did("forward")
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale((loss + parts) * share).backward()
