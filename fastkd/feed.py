@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from fastkd.artefact import require_input
+from fastkd.data.batch import Batch
 from fastkd.data.beton import Beton, identify, open_beton
 from fastkd.data.decode import Column
-from fastkd.data.loader import Batch, ViewLoader
+from fastkd.data.loader import ViewLoader
 from fastkd.data.part import numbered_as_full
 from fastkd.data.pixels import PIXELS
 from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views

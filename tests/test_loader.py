@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from synthetic import build, encoded, files_of, photo, pillow, stored, write_files
 
+from fastkd.data.batch import Batch
 from fastkd.data.beton import Beton, open_beton
 from fastkd.data.build import WriteOptions, build_beton
-from fastkd.data.loader import Batch, ViewLoader, default_num_workers
+from fastkd.data.loader import ViewLoader, default_num_workers
 from fastkd.data.sources import open_source
 from fastkd.data.verify import verify_beton
 from fastkd.data.views import Views, boxes

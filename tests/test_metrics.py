@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastkd.data.loader import Batch
+from fastkd.data.batch import Batch
 from fastkd.dist import World
 from fastkd.errors import OptionError
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate, top_hits

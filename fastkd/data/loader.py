@@ -9,11 +9,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from fastkd.data.batch import Batch
 from fastkd.data.beton import Beton
 from fastkd.data.decode import REASONS, Column, ViewDecoder, first_outside
 from fastkd.data.memory import BatchMemory
@@ -29,43 +29,6 @@ _READ_AHEAD = 4  # batches whose bytes are asked for before they are made, where
 
 
 _Made = tuple[dict[str, np.ndarray], np.ndarray | None]  # arrays of some batches by name; status where one failed
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """What the training loop gets; its memory is its own.
-
-    images: uint8 (B, 3, H, W), channels_last. labels, sample_ids: int64 (B,). logits: float32 (B, C), or None.
-    aug_seed: the seed of the views. weights: float32 (B,), of the samples in the loss, or None where all weigh the same.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    sample_ids: torch.Tensor
-    logits: torch.Tensor | None
-    aug_seed: int
-    weights: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        return Batch(
-            images=function(self.images),
-            labels=function(self.labels),
-            sample_ids=function(self.sample_ids),
-            logits=None if self.logits is None else function(self.logits),
-            aug_seed=self.aug_seed,
-            weights=None if self.weights is None else function(self.weights),
-        )
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """The batch on another device; the copy does not block where the memory is pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def copy(self) -> "Batch":
-        """An independent copy, to be changed in place."""
-        return self._map(torch.clone)
 
 
 def default_num_workers() -> int:

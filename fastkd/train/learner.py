@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from fastkd.data.loader import Batch
+from fastkd.data.batch import Batch
 from fastkd.dist import World
 from fastkd.errors import OptionError
 from fastkd.feed import Loader

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastkd.data.loader import Batch
+from fastkd.data.batch import Batch
 from fastkd.dist import World
 from fastkd.errors import OptionError
 from fastkd.train.norm import Norm

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastkd.data.loader import Batch
+from fastkd.data.batch import Batch
 from fastkd.dist import World, sum_over_ranks
 from fastkd.errors import FormatError, OptionError
 from fastkd.prune.score_file import Scores, save_scores

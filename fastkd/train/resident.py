@@ -10,7 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fastkd.data.loader import Batch, ViewLoader
+from fastkd.data.batch import Batch
+from fastkd.data.loader import ViewLoader
 from fastkd.data.views import PAD, Views, boxes
 from fastkd.errors import OptionError
 from fastkd.feed import Loader

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from fastkd.data.loader import Batch
+from fastkd.data.batch import Batch
 from fastkd.dist import World, sum_over_ranks
 from fastkd.errors import FormatError, ModelError, OptionError
 from fastkd.feed import Loader

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fastkd.data.loader import Batch
+from fastkd.data.batch import Batch
 from fastkd.dist import World
 from fastkd.errors import CorruptError, OptionError, StoppedError
 from fastkd.feed import Loader
