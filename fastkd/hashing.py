@@ -13,8 +13,10 @@ import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import njit, types, uint64
-from numba.core.cgutils import create_struct_proxy, get_or_insert_function
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
+
+from fastkd.intrinsics import word_at
 
 _GOLDEN = uint64(0x9E3779B97F4A7C15)
 _MIX_1 = uint64(0xBF58476D1CE4E5B9)
@@ -120,17 +122,6 @@ else:
     _step_8, _step_1 = _step_8_by_table, _step_1_by_table
 
 
-@intrinsic
-def _word_at(typing_context, data, i):  # type: ignore[no-untyped-def]
-    """The eight bytes data[i : i + 8] as a uint64, wherever they lie."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        start = builder.gep(create_struct_proxy(data)(context, builder, value=arguments[0]).data, [arguments[1]])
-        return builder.load(builder.bitcast(start, ir.IntType(64).as_pointer()), align=1)
-
-    return types.uint64(data, types.int64), generate
-
-
 @njit(cache=True, nogil=True)
 def crc32c(data: np.ndarray) -> np.uint32:
     """CRC32C (RFC 3720, appendix B.4) of a contiguous uint8 array."""
@@ -143,7 +134,7 @@ def crc32c_of(data: np.ndarray, start: int, end: int) -> np.uint32:
     crc = np.uint32(0xFFFFFFFF)
     i = start
     while i + 8 <= end:
-        crc = _step_8(crc, _word_at(data, i))
+        crc = _step_8(crc, word_at(data, i))
         i += 8
     while i < end:
         crc = _step_1(crc, data[i])

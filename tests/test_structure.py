@@ -13,6 +13,7 @@ from fastkd.cli import cli
 PACKAGE = Path(fastkd.__file__).parent
 FLOORS = [
     "errors",
+    "intrinsics",
     "hashing",
     "artefact",
     "dist",

@@ -15,6 +15,7 @@ from numba import njit
 from fastkd.data import pixels
 from fastkd.data.pixels import OK, check_image, cut_padded_view, cut_view
 from fastkd.data.views import CENTER, CROP_FLIP, PAD, Views, center_view, crop_flip_view, rrc_view
+from fastkd.intrinsics import prefetch
 
 _num_threads = torch.get_num_threads()
 from ffcv.memory_managers import OSCacheManager  # noqa: E402
@@ -154,12 +155,12 @@ class ViewDecoder(Operation):
         if self.column is None:
             return decode
         unpack, salt = self.column.unpack, np.uint64(self.column.salt)
-        num_rows = self.column.records.shape[1]
+        _, num_rows, row_bytes = self.column.records.shape
 
         def decode_with_rows(ids, out, images, state):  # type: ignore[no-untyped-def]
             data, sizes, aug_seed, status, (records, rows) = state
             pixels, values = out
-            numbers = _find_rows(ids, aug_seed, rows, num_rows, status)
+            numbers = _find_rows(ids, aug_seed * num_rows, rows, records, row_bytes, status)
             good = np.empty(len(ids), np.bool_)
             unpack(records, numbers, salt, values, good)
             for b in range(len(ids)):
@@ -172,12 +173,18 @@ class ViewDecoder(Operation):
 
 
 @njit(cache=True, nogil=True)
-def _find_rows(ids: np.ndarray, aug_seed: int, rows: np.ndarray, num_rows: int, status: np.ndarray) -> np.ndarray:
-    """Which of the records the samples' rows are: int64 (B,), aug_seed·num_rows + row."""
+def _find_rows(
+    ids: np.ndarray, first: int, rows: np.ndarray, records: np.ndarray, row_bytes: int, status: np.ndarray
+) -> np.ndarray:
+    """Which of the records the samples' rows are: int64 (B,), first + row. All are asked for, so that their cache misses
+    overlap."""
+    for sample_id in ids:
+        prefetch(rows, sample_id)
     numbers = np.empty(len(ids), np.int64)
     for b in range(len(ids)):
         row = rows[ids[b]]
         if row < 0:
             row, status[b] = 0, NO_ROW
-        numbers[b] = aug_seed * num_rows + row
+        numbers[b] = first + row
+        prefetch(records, numbers[b] * row_bytes)
     return numbers

@@ -51,7 +51,8 @@ class ViewLoader:
             of some of them mixed (at least 16 global batches), for betons that are larger than memory.
         drop_last: leave the last batch out where it is not full.
         num_workers: threads, each of which makes whole batches; 0 for one a CPU of this process.
-        prefetch: batches made ahead of the one that is asked for.
+        prefetch: batches made ahead of the one that is asked for; where they are small, as many more as all workers
+            make in one go, of 4 MiB of pixels at most each.
         device: where the batches end up.
         world: this process among torchrun's; every rank sees its own part of each global batch.
 
@@ -120,7 +121,8 @@ class ViewLoader:
         is_pinned = self.device.type == "cuda"
         one = 3 * views.size**2
         self._most = 1 if is_pinned else min(_GROUP_BYTES // one, len(self.ids) // (_GROUPS * self.num_workers))
-        self._memory = BatchMemory(layout, num_kept=prefetch + 2, is_pinned=is_pinned)
+        self._num_ahead = self.num_workers if self._most > batch_size else 0  # goes: one that is handed over lasts long
+        self._memory = BatchMemory(layout, num_kept=max(prefetch, self._num_ahead) + 2, is_pinned=is_pinned)
         self._stage, self._node = _compile(beton, views, column)
 
     def __len__(self) -> int:
@@ -158,7 +160,7 @@ class ViewLoader:
             for parts, aug_seed in self._grouped(jobs):
                 waiting.append((pool.submit(self._make, parts, aug_seed), [len(part) for part in parts], aug_seed))
                 num_waiting += len(parts)
-                while num_waiting - len(waiting[0][1]) >= self.prefetch:
+                while num_waiting - len(waiting[0][1]) >= self.prefetch and len(waiting) > self._num_ahead:
                     num_waiting -= len(waiting[0][1])
                     yield from self._hand_over(*waiting.popleft())
             while waiting:
@@ -193,7 +195,7 @@ class ViewLoader:
         if parts:
             yield parts, seed
 
-    def _hand_over(self, future: "Future[_Made]", sizes: list[int], aug_seed: int) -> Iterator[Batch]:
+    def _hand_over(self, future: Future[_Made], sizes: list[int], aug_seed: int) -> Iterator[Batch]:
         """The batches as tensors. Made here and not by the workers, which would hold Python's lock for it while the
         caller waits: 4 % of the rate with raw 32-pixel images."""
         arrays, status = future.result()
@@ -215,7 +217,7 @@ class ViewLoader:
             )
             yield batch if self.device.type == "cpu" else batch.to(self.device)
 
-    def _make(self, parts: list[np.ndarray], aug_seed: int) -> "_Made":
+    def _make(self, parts: list[np.ndarray], aug_seed: int) -> _Made:
         """Runs the compiled pipeline for some batches, in memory of their own; their arrays by name, one batch after the
         other, and what failed of them."""
         ids = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), np.int64)

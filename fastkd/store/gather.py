@@ -1,30 +1,12 @@
 """Copying random records out of a mapping at the speed of memory."""
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
+
+from fastkd.intrinsics import prefetch
 
 _PAGE_AHEAD, _LINES_AHEAD = 12, 4  # records
 _WORDS_A_LINE = 8  # of 64 B
-
-
-@intrinsic
-def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
-    """Asks the processor for the cache line of array[index]; LLVM has an instruction for it, Numba has none."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        line = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-        number = ir.IntType(32)
-        function = ir.FunctionType(ir.VoidType(), [line.type, number, number, number])
-        instruction = builder.module.declare_intrinsic("llvm.prefetch", [line.type], function)
-        builder.call(instruction, [line, number(0), number(3), number(1)])  # to read, near, data
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), generate
 
 
 @njit(cache=True, nogil=True)

@@ -1,14 +1,11 @@
 """Unpacking the records of `codec.py`: compiled, without the GIL, straight from a mapping."""
 
 import numpy as np
-from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import njit, types
-from numba.core.cgutils import create_struct_proxy
-from numba.extending import intrinsic
+from numba import njit
 
 from fastkd.hashing import crc32c_of, crc32c_with
-from fastkd.store.gather import prefetch
+from fastkd.intrinsics import half_at
 
 RECORD_ALIGN = 64
 TOP_INT8, TOP_INT4 = 4, 8
@@ -22,13 +19,6 @@ def row_bytes_of(payload_bytes: int) -> int:
 
 # What follows is inlined: a compiled function that takes arrays counts references with atomic additions, which wait for
 # all stores before them, and so cost more than decoding a row of ten logits does.
-
-
-@njit(nogil=True, inline="always")
-def _ask_for(data: np.ndarray, numbers: np.ndarray, row_bytes: int) -> None:
-    """Has the processor fetch the beginning of all the records at once: their cache misses overlap."""
-    for b in range(len(numbers)):
-        prefetch(data, numbers[b] * row_bytes)
 
 
 @njit(nogil=True, inline="always")
@@ -57,19 +47,7 @@ def _half_by_integers(data: np.ndarray, at: int) -> np.float32:
     return np.int32(sign | bits).view(np.float32)
 
 
-@intrinsic
-def _half_by_instruction(typing_context, data, at):  # type: ignore[no-untyped-def]
-    """The same by the processor; Numba has no float16 of its own."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        start = builder.gep(create_struct_proxy(data)(context, builder, value=arguments[0]).data, [arguments[1]])
-        half = builder.load(builder.bitcast(start, ir.HalfType().as_pointer()), align=1)
-        return builder.fpext(half, ir.FloatType())
-
-    return types.float32(data, types.int64), generate
-
-
-_read_half = _half_by_instruction if get_host_cpu_features().get("f16c") else _half_by_integers
+_read_half = half_at if get_host_cpu_features().get("f16c") else _half_by_integers
 
 
 @njit(nogil=True, inline="always")
@@ -90,7 +68,6 @@ def unpack_fp16(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out: np.
     """Decodes the `fp16` records `numbers`; see `Codec`."""
     num_classes = out.shape[1]
     row_bytes = row_bytes_of(2 * num_classes)
-    _ask_for(data, numbers, row_bytes)
     for b in range(len(numbers)):
         start = numbers[b] * row_bytes
         good[b] = _is_sealed(data, start, 2 * num_classes, np.uint64(numbers[b]) + salt)
@@ -105,7 +82,6 @@ def unpack_int8_top4(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out
     top = min(TOP_INT8, num_classes)
     payload_bytes = num_classes + 4 + 4 * top
     row_bytes = row_bytes_of(payload_bytes)
-    _ask_for(data, numbers, row_bytes)
     for b in range(len(numbers)):
         start = numbers[b] * row_bytes
         tail = start + num_classes
@@ -123,7 +99,6 @@ def unpack_int4_top8(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out
     top = min(TOP_INT4, num_classes)
     payload_bytes = (num_classes + 1) // 2 + 4 + 4 * top
     row_bytes = row_bytes_of(payload_bytes)
-    _ask_for(data, numbers, row_bytes)
     for b in range(len(numbers)):
         start = numbers[b] * row_bytes
         tail = start + (num_classes + 1) // 2
