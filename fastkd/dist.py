@@ -11,6 +11,7 @@ from fastkd.errors import OptionError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,26 @@ def read_world() -> World:
             raise OptionError(f"environment variable {name} is {text!r}, expected a non-negative integer")
         values[name] = int(text)
     return World(rank=values["RANK"], local_rank=values["LOCAL_RANK"], size=values["WORLD_SIZE"])
+
+
+def find_device(name: "str | torch.device") -> "torch.device":
+    """The CPU or a GPU by torch's name for it.
+
+    Raises:
+        OptionError: another kind of device, or a GPU that is not there.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"device {name}: expected cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise OptionError(f"device {name}: expected cpu, cuda or cuda:N")
+    num_gpus = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= num_gpus:
+        raise OptionError(f"device {name}: torch sees {num_gpus or 'no'} GPU here")
+    return device
 
 
 @contextmanager

@@ -469,7 +469,7 @@ def test_a_gpu_that_is_not_there_is_named(bad):
         pytest.skip("there is one")
     for device in ("cuda", "cuda:3"):
         outcome = fastkd(*bad(f"{TRAIN} --device {device}"))
-        assert_one_clear_line(outcome, f"--device {device}: torch sees no GPU")
+        assert_one_clear_line(outcome, f"device {device}: torch sees no GPU")
         assert outcome.code == 1
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.dist import World, process_group, read_world
-from fastkd.errors import FastKDError, OptionError
+from fastkd.dist import World, find_device, process_group, read_world
+from fastkd.errors import FastKDError
 
 if TYPE_CHECKING:
     from fastkd.train.teacher import Teacher
@@ -152,15 +152,8 @@ def choose_device(name: str, world: World) -> str:
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise OptionError(f"--device {name!r}: expected auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise OptionError(f"--device {name!r}: expected auto, cpu, cuda or cuda:N")
+    device = find_device(name)
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise OptionError(f"--device {name}: torch sees no GPU here")
         device = torch.device("cuda", world.local_rank if device.index is None else device.index)
         torch.cuda.set_device(device)
     return str(device)

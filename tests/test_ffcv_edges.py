@@ -1,0 +1,455 @@
+"""The ways in which FFCV's loader hangs, leaks or lies, and the test that shows each one closed here.
+
+EDGES says of each what FFCV does, how it is closed, and the tests that hold it, in this file or in others.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+import threading
+from importlib.metadata import requires
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from fastkd.data.beton import open_beton
+from fastkd.data.loader import Batch, ViewLoader
+from fastkd.data.views import Views
+from fastkd.dist import World
+from fastkd.errors import OptionError
+
+VIEWS = Views("crop-flip", 32, 162)
+
+EDGES: dict[str, tuple[str, str, list[str]]] = {
+    "S1": (
+        "an exception in the producer's thread kills it, and the loop waits for ever",
+        "a worker's exception is raised where its batch would have come",
+        [
+            "test_loader.test_a_corrupt_jpeg_is_named_where_its_batch_would_have_come",
+            "test_loader.test_an_error_of_the_jobs_reaches_the_caller_and_leaves_no_threads",
+            "test_an_exception_of_any_kind_in_a_worker_reaches_the_caller",
+        ],
+    ),
+    "S2": (
+        "leaving a loop early leaks its thread and its memory",
+        "the end of the iterator, however it comes, ends its threads",
+        [
+            "test_loader.test_leaving_a_loop_early_leaves_no_threads",
+            "test_loader.test_an_error_in_the_loop_leaves_no_threads",
+        ],
+    ),
+    "S3": (
+        "a batch that is held changes when later ones are made",
+        "a batch's memory is its own until nothing holds any part of it",
+        [
+            "test_loader.test_a_batch_that_was_handed_out_never_changes",
+            "test_loader.test_any_part_of_a_batch_keeps_all_of_its_memory",
+        ],
+    ),
+    "S4": (
+        "a boolean mask as indices ends in a hang",
+        "refused, with the way out",
+        ["test_loader.test_ids_that_name_no_samples_are_refused"],
+    ),
+    "S5": (
+        "an index out of range reads foreign memory, -1 the last sample",
+        "ids are checked when the loader is made, and again where batches are named one by one",
+        [
+            "test_loader.test_ids_that_name_no_samples_are_refused",
+            "test_loader.test_a_batch_that_names_what_is_not_there_is_refused",
+        ],
+    ),
+    "S6": (
+        "a corrupt JPEG comes out as the previous image under the new label",
+        "what the decoder returns is looked at; CorruptError names the sample",
+        [
+            "test_loader.test_a_corrupt_jpeg_is_named_where_its_batch_would_have_come",
+            "test_pixels.test_a_damaged_image_does_not_show_in_the_next",
+        ],
+    ),
+    "S7": (
+        "a loader takes the decoder out of the caller's list, so that a second one decodes otherwise",
+        "what a loader is given is not changed; its operation is its own",
+        ["test_two_loaders_of_one_beton_and_one_views_object_are_alike"],
+    ),
+    "S8": (
+        "an order of one's own is refused",
+        "the order is an argument: `run` takes any sequence of batches",
+        ["test_loader.test_batches_that_are_named_come_in_the_order_of_their_names"],
+    ),
+    "S9": (
+        "a compiled operation after a Python one loops for ever",
+        "cannot occur: there are no operations for the caller to chain; a loader has one compiled stage",
+        [],
+    ),
+    "S10": (
+        "fewer samples than a batch give no batch, and no message",
+        "drop_last is off unless asked for, and then refused",
+        [
+            "test_loader.test_fewer_samples_than_a_batch_that_has_to_be_full_are_refused",
+            "test_loader.test_the_last_batch_is_what_is_left",
+        ],
+    ),
+    "S11": (
+        "the page-wise order depends on history, fails on some subsets, and does not work with several ranks",
+        "`pages` is a pure function of (seed, epoch) of any ids, the same for all ranks",
+        [
+            "test_order.test_a_paged_epoch_is_a_permutation_of_the_ids_and_the_same_again",
+            "test_ranks_share_an_epoch_in_pages_order",
+        ],
+    ),
+    "S12": (
+        "indices changed in place leave the length and the order stale",
+        "a loader's ids are its own copy, and another mask is another loader, whose beton need not be opened again",
+        ["test_a_loader_does_not_change_with_the_ids_that_it_was_given"],
+    ),
+    "S13": (
+        "ranks repeat samples to get equal shards",
+        "no padding: every sample comes once, and ranks differ by one sample a batch",
+        [
+            "test_loader.test_two_ranks_see_each_sample_once_and_as_one_rank_would",
+            "test_order.test_ranks_differ_by_at_most_one_sample_in_any_batch",
+        ],
+    ),
+    "S14": (
+        "two loaders in two threads abort the process under Numba's workqueue layer",
+        "no compiled loop here is parallel: the threads are Python's, so that layer is never started",
+        [
+            "test_loader.test_two_loaders_in_two_threads_do_not_disturb_each_other",
+            "test_two_threads_load_under_numbas_workqueue_layer",
+        ],
+    ),
+    "S15": (
+        "more workers than cores are an error, and the last loader sets the threads of all and of torch",
+        "workers are threads of one loader's own, any number of them; torch's are left alone",
+        [
+            "test_more_workers_than_cores_change_nothing_but_the_number_of_threads",
+            "test_loader.test_importing_the_loader_leaves_torchs_threads_as_they_are",
+        ],
+    ),
+    "S16": (
+        "a device by its name is an AttributeError, a GPU that is not there fails late",
+        "devices go by torch's names and are looked at when the loader is made",
+        ["test_a_device_goes_by_its_name", "test_a_device_that_is_not_there_is_refused_at_once"],
+    ),
+    "S17": (
+        "a batch of one sample loses its first axis",
+        "shapes do not depend on the number of samples",
+        ["test_a_batch_of_one_has_the_axes_of_any_other"],
+    ),
+    "S18": (
+        "importing it fails on Python 3.12 without setuptools",
+        "fastkd asks for setuptools there",
+        ["test_setuptools_is_asked_for_where_ffcv_needs_its_distutils"],
+    ),
+    "S19": (
+        "none: it works with current numpy, Numba and torch",
+        "all tests here run with them",
+        ["test_build.test_stock_ffcv_reads_every_label"],
+    ),
+    "S20": (
+        "normalising on a GPU imports cupy and uses GPU 0",
+        "cannot occur: batches are uint8, and models normalise by torch on their own device; cupy is not imported",
+        ["test_loading_imports_no_gpu_library_but_torch"],
+    ),
+    "S21": (
+        "crashes and warnings where processes are forked",
+        "no threads live between epochs; a forked process loads as any other, one that goes on in a loop is told",
+        [
+            "test_a_process_that_is_forked_after_loading_loads_the_same",
+            "test_a_forked_process_cannot_go_on_in_the_loop_of_its_parent",
+            "test_a_loader_works_inside_the_workers_of_torchs_dataloader",
+        ],
+    ),
+    "S22": (
+        "needs OpenCV with its display libraries, and pixels follow the OpenCV that is installed",
+        "cannot be closed here, FFCV being needed: but pixels come from libjpeg-turbo alone",
+        ["test_pixels.test_opencv_has_no_part_in_the_pixels"],
+    ),
+    "S23": (
+        "whether there is a GPU is decided when it is imported",
+        "decided for each loader, when it is made",
+        ["test_no_code_asks_ffcv_whether_there_is_a_gpu"],
+    ),
+    "S24": (
+        "each epoch makes CUDA streams and page-locks its memory anew, and memory grows",
+        "blocks are used again; page-locked ones belong to torch, which does the same; no streams are made",
+        [
+            "test_loader.test_epochs_take_no_more_memory_than_the_batches_under_way",
+            "test_a_hundred_epochs_take_the_memory_of_ten",
+            "test_epochs_on_a_gpu_take_no_more_memory_than_the_first",
+        ],
+    ),
+    "W1": (
+        "an image that cannot be read hangs the writer and leaves shared memory behind",
+        "the build stops with the name of the image, or of what happened to the worker",
+        [
+            "test_build.test_a_cut_jpeg_stops_the_build_with_its_name_and_leaves_no_file",
+            "test_build.test_a_worker_that_is_killed_ends_the_build_and_leaves_nothing",
+        ],
+    ),
+    "W2": (
+        "a killed writer's file opens",
+        "a beton appears whole or not at all; a killed FFCV writer's is refused with the reason",
+        ["test_beton.test_a_beton_whose_writer_was_killed_is_refused_with_the_reason"],
+    ),
+    "W3": (
+        "a cut file misses samples, zeroed pages read as images",
+        "tables are checked when a beton is opened, payloads by verify",
+        [
+            "test_beton.test_a_beton_that_is_cut_is_refused_wherever_it_is_cut",
+            "test_beton.test_a_changed_payload_byte_is_found_with_its_sample",
+        ],
+    ),
+}
+
+
+def test_every_edge_is_in_the_table():
+    assert list(EDGES) == [f"S{i}" for i in range(1, 25)] + ["W1", "W2", "W3"]
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_an_edge_is_closed_by_tests_that_exist_or_cannot_occur(edge):
+    _, how, tests = EDGES[edge]
+    assert tests or "cannot occur" in how
+    for test in tests:
+        module, _, name = test.rpartition(".")
+        tree = ast.parse(Path(__file__).with_name(f"{module or Path(__file__).stem}.py").read_text())
+        assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)], test
+
+
+def ids_and_pixels(batches) -> list[tuple[int, bytes]]:
+    return [(int(i), image.numpy().tobytes()) for b in batches for i, image in zip(b.sample_ids, b.images, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def loader(raw_beton) -> ViewLoader:
+    return ViewLoader(open_beton(raw_beton), VIEWS, batch_size=64, shuffle=True, num_workers=2)
+
+
+@pytest.fixture(scope="module")
+def expected(loader) -> list[tuple[int, bytes]]:
+    return ids_and_pixels(loader.epoch(1))
+
+
+# Threads
+
+
+def test_an_exception_of_any_kind_in_a_worker_reaches_the_caller(raw_beton, monkeypatch):
+    loader = ViewLoader(open_beton(raw_beton), VIEWS, num_workers=2)
+    monkeypatch.setattr(loader, "_memory", None)  # what a mistake in the loader itself would do
+    with pytest.raises(AttributeError):
+        list(loader.epoch(0))
+    assert threading.active_count() == 1
+
+
+def test_more_workers_than_cores_change_nothing_but_the_number_of_threads(raw_beton, loader, expected):
+    before = torch.get_num_threads()
+    many = ViewLoader(open_beton(raw_beton), VIEWS, batch_size=8, shuffle=True, num_workers=40, prefetch=50)
+    assert sorted(ids_and_pixels(many.epoch(1))) == sorted(expected)
+    assert ids_and_pixels(loader.epoch(1)) == expected
+    assert torch.get_num_threads() == before
+
+
+@pytest.fixture(scope="module")
+def under_workqueue(raw_beton) -> list[str]:
+    """What a process prints in which two threads load under Numba's workqueue layer, and which lists what it imported."""
+    code = """
+import sys, threading
+from fastkd.feed import Loader, Views
+
+def load():
+    loader = Loader(sys.argv[1], Views("crop-flip", 32, 162), shuffle=True, num_workers=2)
+    counts.append(sum(len(batch) for epoch in range(5) for batch in loader.epoch(epoch)))
+
+counts = []
+threads = [threading.Thread(target=load) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(counts)
+print([name for name in ("cupy", "pytorch_pfn_extras") if name in sys.modules])
+"""
+    environment = os.environ | {"NUMBA_THREADING_LAYER": "workqueue"}
+    command = [sys.executable, "-c", code, str(raw_beton)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_two_threads_load_under_numbas_workqueue_layer(under_workqueue):
+    assert under_workqueue[0] == "[3000, 3000]"
+
+
+# Processes
+
+
+def run_forked(function) -> int:
+    """The exit code of a forked process that calls the function: 0, 1 where it raises; -14 where it hangs."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            import signal
+
+            signal.alarm(60)
+            function()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_process_that_is_forked_after_loading_loads_the_same(loader, expected):
+    def load() -> None:
+        assert ids_and_pixels(loader.epoch(1)) == expected
+
+    batches = loader.epoch(0)
+    next(batches)
+    assert run_forked(load) == 0  # with the parent's workers at work
+    batches.close()
+    assert run_forked(load) == 0
+    assert ids_and_pixels(loader.epoch(1)) == expected
+
+
+def test_a_forked_process_cannot_go_on_in_the_loop_of_its_parent(loader):
+    batches = loader.epoch(0)
+    seen = [next(batches)]
+
+    def go_on() -> None:
+        with pytest.raises(OptionError, match="in the process that began it"):
+            list(batches)
+
+    assert run_forked(go_on) == 0
+    seen.extend(batches)
+    assert ids_and_pixels(seen) == ids_and_pixels(loader.epoch(0))
+
+
+class Part(IterableDataset):
+    """A worker's part of an epoch, as the README has it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self):
+        info = get_worker_info()
+        world = World(rank=info.id, size=info.num_workers)
+        loader = ViewLoader(open_beton(self.path), VIEWS, batch_size=32, shuffle=True, num_workers=1, world=world)
+        for batch in loader.epoch(1):
+            yield batch.images, batch.sample_ids
+
+
+def test_a_loader_works_inside_the_workers_of_torchs_dataloader(raw_beton, loader, expected):
+    list(loader.epoch(0))  # a loader that the parent has used before
+    found = []
+    workers = DataLoader(Part(raw_beton), batch_size=None, num_workers=2, multiprocessing_context="fork")
+    for images, ids in workers:
+        found += [(int(i), image.numpy().tobytes()) for i, image in zip(ids, images, strict=True)]
+    assert sorted(found) == sorted(expected)
+
+
+def test_ranks_share_an_epoch_in_pages_order(raw_beton):
+    beton, ids = open_beton(raw_beton), np.arange(0, 600, 7)
+    seen = [
+        int(i)
+        for rank in range(3)
+        for batch in ViewLoader(
+            beton, VIEWS, ids=ids, batch_size=4, shuffle=True, order="pages", world=World(rank=rank, size=3)
+        ).epoch(2)
+        for i in batch.sample_ids
+    ]
+    assert sorted(seen) == ids.tolist()
+
+
+# What a loader is given
+
+
+def test_two_loaders_of_one_beton_and_one_views_object_are_alike(raw_beton, expected):
+    beton, ids = open_beton(raw_beton), np.arange(600)
+    for _ in range(2):
+        loader = ViewLoader(beton, VIEWS, ids=ids, batch_size=64, shuffle=True, num_workers=1)
+        assert ids_and_pixels(loader.epoch(1)) == expected
+    assert ids.tolist() == list(range(600))
+
+
+@pytest.mark.parametrize("order", ["shuffle", "pages"])
+def test_a_loader_does_not_change_with_the_ids_that_it_was_given(raw_beton, order):
+    beton, ids = open_beton(raw_beton), np.arange(40)
+    loader = ViewLoader(beton, VIEWS, ids=ids, batch_size=16, shuffle=True, order=order)
+    ids[:] = 599
+    assert sorted(i for i, _ in ids_and_pixels(loader.epoch(0))) == list(range(40))
+    other = ViewLoader(beton, VIEWS, ids=np.arange(100, 200), batch_size=16)
+    assert (len(loader), len(other)) == (3, 7)
+    assert sorted(i for i, _ in ids_and_pixels(loader.epoch(1))) == list(range(40))
+
+
+def test_a_batch_of_one_has_the_axes_of_any_other(raw_beton):
+    beton = open_beton(raw_beton)
+    for loader in (ViewLoader(beton, VIEWS, batch_size=1), ViewLoader(beton, VIEWS, ids=np.array([5]))):
+        batch = next(loader.epoch(0))
+        assert (batch.images.shape, batch.labels.shape, batch.sample_ids.shape) == ((1, 3, 32, 32), (1,), (1,))
+
+
+# Devices and what is installed
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")], ids=str)
+def test_a_device_goes_by_its_name(raw_beton, device):
+    batch = next(ViewLoader(open_beton(raw_beton), VIEWS, device=device).epoch(0))
+    assert batch.images.device == torch.device("cpu")
+    assert isinstance(batch.to("cpu"), Batch)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "meta", "cuda:x"])
+def test_a_device_that_is_not_there_is_refused_at_once(raw_beton, device):
+    with pytest.raises(OptionError, match=f"^device {device}: "):
+        ViewLoader(open_beton(raw_beton), VIEWS, device=device)
+
+
+def test_setuptools_is_asked_for_where_ffcv_needs_its_distutils():
+    assert any(line.startswith("setuptools") and '>= "3.12"' in line.replace("'", '"') for line in requires("fastkd"))
+
+
+def test_loading_imports_no_gpu_library_but_torch(under_workqueue):
+    assert under_workqueue[1] == "[]"
+
+
+def test_no_code_asks_ffcv_whether_there_is_a_gpu():
+    import fastkd
+
+    files = [*Path(fastkd.__file__).parent.rglob("*.py")]
+    assert len(files) > 50
+    assert not [file for file in files if "IS_CUDA" in file.read_text()]
+
+
+# Memory
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_hundred_epochs_take_the_memory_of_ten(loader):
+    used = []
+    for epochs in (10, 90):
+        for epoch in range(epochs):
+            for _ in loader.epoch(epoch):
+                pass
+        used.append(resident_bytes())
+    assert used[1] - used[0] < 4 * 2**20  # an epoch's batches are 2 MB, the ring of each of FFCV's 1 MB
+    assert threading.active_count() == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_epochs_on_a_gpu_take_no_more_memory_than_the_first(raw_beton):
+    loader = ViewLoader(open_beton(raw_beton), VIEWS, batch_size=64, device="cuda")
+    used = []
+    for epoch in range(30):
+        for batch in loader.epoch(epoch):
+            assert batch.images.is_cuda
+        torch.cuda.synchronize()
+        used.append(torch.cuda.memory_reserved())
+    assert max(used[5:]) <= max(used[:5])
