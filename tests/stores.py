@@ -41,12 +41,17 @@ def make_store(
     views: Views = VIEWS,
     other_probes: int = 0,
     params: dict[str, Any] | None = None,
+    embeddings: np.ndarray | None = None,
 ) -> Path:
     """Creates a store and fills it with `logits` (K, R, C), or with some `blocks` of every plane alone.
 
     With a `dataset` it belongs to these views of it; else to a beton that does not exist. `other_probes` of its probe
     views had other pixels where it was filled. `params` stand for what today's views and pixels are called.
+    `embeddings` (K, R, D) are stored beside the logits.
     """
+    params = params or view_identity(views)
+    if embeddings is not None:
+        params = params | {"embedding": {"layer": "fc:input", "dim": embeddings.shape[2]}}
     num_seeds, _, num_classes = logits.shape
     probes = choose_probes(sample_ids, num_seeds)[:20]
     checksums = probe_checksums(dataset.beton, views, probes) if dataset else np.zeros(len(probes), np.uint32)
@@ -58,11 +63,11 @@ def make_store(
         codec=make_codec(codec, num_classes),
         block_rows=block_rows,
         inputs={"beton": dataset.fingerprint if dataset else "b" * 32, "teacher": "c" * 32},
-        params=params or view_identity(views),
+        params=params,
         probes=probes,
         probe_crc32c=checksums,
     )
-    fill(path, logits, blocks)
+    fill(path, logits, blocks, embeddings=embeddings)
     return path
 
 
@@ -73,14 +78,15 @@ def cache(path: Path, dataset: Dataset, teacher: Teacher, views: Views, **option
     return fill_store(path, StoreRecipe(dataset=dataset, teacher=teacher, views=views, **made), **options)
 
 
-def fill(path: Path, logits: np.ndarray, blocks: slice = slice(None)) -> None:
+def fill(path: Path, logits: np.ndarray, blocks: slice = slice(None), *, embeddings: np.ndarray | None = None) -> None:
     """Writes blocks of every plane as `cache-logits` does."""
     tables = read_tables(path)
     filler = StoreFiller(tables)
     for aug_seed in range(tables.num_seeds):
         for block in range(tables.num_blocks)[blocks]:
             rows = slice(block * tables.block_rows, (block + 1) * tables.block_rows)
-            filler.write(aug_seed, block, logits[aug_seed, rows])
+            more = None if embeddings is None else embeddings[aug_seed, rows]
+            filler.write(aug_seed, block, logits[aug_seed, rows], embeddings_BD=more)
     filler.flush()
     filler.close()
 

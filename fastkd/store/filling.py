@@ -7,7 +7,7 @@ and synced before the flag of their block is, so a kill at any moment loses at m
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,15 @@ import numpy as np
 from fastkd.artefact import HDF5_VERSION, Header, atomic_path, write_header
 from fastkd.errors import BusyError, OptionError, SpaceError
 from fastkd.store.codec import Codec, encode_rows
-from fastkd.store.logit_store import FORMAT_VERSION, KIND, StoreTables, read_tables, store_fingerprint, top1_checksum
+from fastkd.store.logit_store import (
+    FORMAT_VERSION,
+    KIND,
+    StoreTables,
+    embedding_codec,
+    read_tables,
+    store_fingerprint,
+    top1_checksum,
+)
 
 _ALIGN = 4096
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,8 +49,9 @@ def create_store(
 
     Args:
         sample_ids: int64 (R,), the row order: the mask's priority order.
-        inputs: fingerprints of beton, mask and teacher. params: views, pixels, teacher, …; `codec`, `num_classes`,
-            `num_seeds` and `block_rows` are added to them.
+        codec: of the logits. inputs: fingerprints of beton, mask and teacher. params: views, pixels, teacher, …, and
+            `embedding` where the store is to have embeddings, with their `dim`; `codec`, `num_classes`, `num_seeds` and
+            `block_rows` are added to them.
         probes: int64 (P, 2), pairs (sample_id, aug_seed); probe_crc32c: uint32 (P,), of their pixels.
         num_shards: files that the rows are spread over; the disk needs room for one of them.
 
@@ -51,7 +60,9 @@ def create_store(
     """
     path = Path(path)
     num_rows = len(sample_ids)
-    shape = (num_seeds, num_rows, codec.row_bytes)
+    codecs = {"logits": codec}
+    if "embedding" in params:  # the logits are the last in the file, whatever else it has
+        codecs = {"embeddings": embedding_codec(params["embedding"]), "logits": codec}
     num_blocks = -(-num_rows // block_rows)
     params = params | {
         "codec": codec.name,
@@ -59,7 +70,7 @@ def create_store(
         "num_seeds": num_seeds,
         "block_rows": block_rows,
     }
-    require_space(path, int(np.prod(shape)) // num_shards)
+    require_space(path, num_seeds * num_rows * sum(one.row_bytes for one in codecs.values()) // num_shards)
     arrays: dict[str, np.ndarray] = {
         "sample_ids": np.ascontiguousarray(sample_ids, np.int64),
         "probes": np.asarray(probes, np.int64),
@@ -85,15 +96,27 @@ def create_store(
                 file.create_dataset(name, data=array, track_times=False)
             _create_contiguous(file, "done", h5py.h5t.STD_U8LE, (num_seeds, num_blocks), zeros=True)
             _create_contiguous(file, "top1", h5py.h5t.STD_U32LE, (num_seeds, num_blocks, 2), zeros=True)
-            _create_contiguous(file, "logits", h5py.h5t.STD_U8LE, shape, zeros=False)
+            for name, one in codecs.items():
+                shape = (num_seeds, num_rows, one.row_bytes)
+                _create_contiguous(file, name, h5py.h5t.STD_U8LE, shape, zeros=False)
         os.truncate(partial, read_tables(partial).size_bytes)
-        assert partial.stat().st_size == store_bytes(num_seeds, num_rows, codec, block_rows, len(arrays["probes"]))
+        size = store_bytes(
+            num_seeds, num_rows, codec, block_rows, len(arrays["probes"]), embedding=codecs.get("embeddings")
+        )
+        assert partial.stat().st_size == size
 
 
-def store_bytes(num_seeds: int, num_rows: int, codec: Codec, block_rows: int, num_probes: int) -> int:
-    """The size of a store's file: every table of HDF5's and every dataset starts a page of 4,096 B, the logits are last."""
+def store_bytes(
+    num_seeds: int, num_rows: int, codec: Codec, block_rows: int, num_probes: int, *, embedding: Codec | None = None
+) -> int:
+    """The size of a store's file: every table of HDF5's and every dataset starts a page of 4,096 B, the logits are last.
+
+    Args:
+        embedding: the codec of the embeddings; None for a store without.
+    """
     num_blocks = num_seeds * -(-num_rows // block_rows)
-    tables = (8 * num_rows, 16 * num_probes, 4 * num_probes, num_blocks, 8 * num_blocks)
+    tables = [8 * num_rows, 16 * num_probes, 4 * num_probes, num_blocks, 8 * num_blocks]
+    tables += [num_seeds * num_rows * embedding.row_bytes] if embedding is not None else []
     heads = 2 + len(tables) + 1  # superblock and root, one for each dataset
     return _ALIGN * (heads + sum(-(-size // _ALIGN) for size in tables)) + num_seeds * num_rows * codec.row_bytes
 
@@ -145,22 +168,33 @@ class StoreFiller:
         rows = self.tables.block_rows_of(block)
         return np.arange(rows.start, rows.stop) + aug_seed * self.tables.num_rows
 
-    def write(self, aug_seed: int, block: int, logits_BC: np.ndarray, num_correct: int = 0) -> None:
+    def write(
+        self,
+        aug_seed: int,
+        block: int,
+        logits_BC: np.ndarray,
+        num_correct: int = 0,
+        *,
+        embeddings_BD: np.ndarray | None = None,
+    ) -> None:
         """Encodes and writes one block; see `write_records`.
 
         Args:
-            logits_BC: float32 (rows of the block, num_classes), finite and within float16's range.
+            logits_BC: float32 (rows of the block, num_classes), finite and within ±65000. embeddings_BD: as many rows of
+                the embedding's dimension, where the store has embeddings.
         """
-        records = encode_rows(self.tables.codec, logits_BC, self.numbers(aug_seed, block), self.tables.salt)
+        t, numbers = self.tables, self.numbers(aug_seed, block)
+        values = [logits_BC] if embeddings_BD is None else [logits_BC, embeddings_BD]
+        records = [encode_rows(one.codec, rows, numbers, one.salt) for one, rows in zip(t.outputs, values, strict=True)]
         self.write_records(aug_seed, block, records, num_correct)
 
     def write_records(
-        self, aug_seed: int, block: int, records: np.ndarray, num_correct: int, *, sync: bool = True
+        self, aug_seed: int, block: int, records: Sequence[np.ndarray], num_correct: int, *, sync: bool = True
     ) -> None:
         """Writes one block, and marks it done once it is on disk.
 
         Args:
-            records: uint8 (rows of the block, row_bytes).
+            records: of each of the store's outputs, uint8 (rows of the block, row_bytes).
             num_correct: how many of the rows have their largest logit at their label.
             sync: False where the file gets its name only when all of it is on disk.
 
@@ -171,8 +205,9 @@ class StoreFiller:
         number = aug_seed * t.num_blocks + block
         top1 = np.array([num_correct, top1_checksum(num_correct, number, t.salt)], "<u4")
         try:
-            start = t.logits_offset + (aug_seed * t.num_rows + block * t.block_rows) * t.codec.row_bytes
-            _write_all(self._fd, records.tobytes(), start)
+            row = aug_seed * t.num_rows + block * t.block_rows
+            for output, rows in zip(t.outputs, records, strict=True):
+                _write_all(self._fd, rows.tobytes(), output.offset + row * output.codec.row_bytes)
             _write_all(self._fd, top1.tobytes(), t.top1_offset + number * top1.nbytes)
             if sync:
                 os.fdatasync(self._fd)

@@ -2,13 +2,14 @@
 
 Layout (README, "Logit store format"): `logits` (K, R, row_bytes) uint8, contiguous and aligned; `sample_ids` (R,) int64,
 the row order; `done` (K, num_blocks) uint8; `top1` (K, num_blocks, 2) uint32; `probes` (P, 2) int64 and `probe_crc32c`
-(P,) uint32. HDF5 is used to find the datasets in the file; the rows are read from a mapping of it. `filling.py` makes
-stores, `verify.py` checks them.
+(P,) uint32; in some, `embeddings`, like the logits. HDF5 is used to find the datasets in the file; the rows are read from
+a mapping of it. `filling.py` makes stores, `verify.py` checks them.
 """
 
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,18 +22,32 @@ from fastkd.store.gather import gather_rows
 KIND, FORMAT_VERSION = "logit-store", 1
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """The rows of one of the teacher's outputs in a store.
+
+    name: of the dataset, `logits` or `embeddings`. offset: its first byte in the file. salt: what the checksums of its
+    records begin with, a uint64, see `encode_rows`.
+    """
+
+    name: str
+    codec: Codec
+    offset: int
+    salt: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StoreTables:
     """What a store says of itself, and where its bytes lie.
 
-    logits_offset, done_offset, top1_offset: bytes from the start of the file. block_rows: rows of a block, the teacher's
-    batch. done: 1 for each block that is filled. top1: of each block, how many of its rows have their largest logit at
-    their label, and a checksum of that.
+    outputs: the logits, and the embeddings where it has them. done_offset, top1_offset: bytes from the start of the file.
+    block_rows: rows of a block, the teacher's batch. done: 1 for each block that is filled. top1: of each block, how many
+    of its rows have their largest logit at their label, and a checksum of that.
     """
 
     path: Path
     header: Header
-    codec: Codec
+    outputs: tuple[Output, ...]
     num_seeds: int
     num_rows: int
     block_rows: int
@@ -41,9 +56,23 @@ class StoreTables:
     top1: np.ndarray
     probes: np.ndarray
     probe_crc32c: np.ndarray
-    logits_offset: int
     done_offset: int
     top1_offset: int
+
+    @property
+    def codec(self) -> Codec:
+        """Of the logits."""
+        return self.outputs[0].codec
+
+    @property
+    def logits_offset(self) -> int:
+        """The first byte of the logits, which end the file."""
+        return self.outputs[0].offset
+
+    @property
+    def embeddings(self) -> Output | None:
+        """The teacher's embeddings, where the store has them."""
+        return self.outputs[1] if len(self.outputs) > 1 else None
 
     @property
     def num_blocks(self) -> int:
@@ -57,17 +86,19 @@ class StoreTables:
 
     @property
     def salt(self) -> int:
-        """What makes the checksums of its records its own: the first 64 bits of its fingerprint."""
+        """What makes the checksums of its logits its own: the first 64 bits of its fingerprint."""
         return int(self.header.fingerprint[:16], 16)
 
     def block_rows_of(self, block: int) -> slice:
         """The rows of a block, 0 … R."""
         return slice(block * self.block_rows, min((block + 1) * self.block_rows, self.num_rows))
 
-    def map_records(self) -> np.ndarray:
-        """The records, mapped for reading: uint8 (K, R, row_bytes); those of blocks that are not done mean nothing."""
-        shape = (self.num_seeds, self.num_rows, self.codec.row_bytes)
-        return np.memmap(self.path, np.uint8, "r", offset=self.logits_offset, shape=shape)
+    def map_records(self, output: Output | None = None) -> np.ndarray:
+        """The records of an output, the logits by default, mapped for reading: uint8 (K, R, row_bytes); those of blocks
+        that are not done mean nothing."""
+        output = output or self.outputs[0]
+        shape = (self.num_seeds, self.num_rows, output.codec.row_bytes)
+        return np.memmap(self.path, np.uint8, "r", offset=output.offset, shape=shape)
 
 
 def store_fingerprint(
@@ -76,6 +107,15 @@ def store_fingerprint(
     """The fingerprint of a store: over what decides its logits, which do not exist yet when it is made."""
     arrays = {"sample_ids": sample_ids, "probes": probes, "probe_crc32c": probe_crc32c}
     return content_fingerprint(KIND, inputs, params, arrays)
+
+
+def embedding_codec(embedding: dict[str, Any]) -> Codec:
+    """The codec of a store's embeddings, whose params say `dim`: float16.
+
+    Raises:
+        OptionError: more values than a codec can number.
+    """
+    return make_codec("fp16", int(embedding["dim"]))
 
 
 def done_rows(tables: StoreTables) -> int:
@@ -114,8 +154,11 @@ def _tables(path: Path) -> StoreTables:
             params = header.params
             codec = make_codec(str(params["codec"]), int(params["num_classes"]))
             num_seeds, block_rows = int(params["num_seeds"]), int(params["block_rows"])
-            offsets = [file[name].id.get_offset() for name in ("logits", "done", "top1")]
-            shape, dtype = file["logits"].shape, file["logits"].dtype
+            codecs = {"logits": codec}
+            if "embedding" in params:
+                codecs["embeddings"] = embedding_codec(params["embedding"])
+            offsets = {name: file[name].id.get_offset() for name in (*codecs, "done", "top1")}
+            shapes = {name: (file[name].shape, file[name].dtype) for name in codecs}
         except (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError, OptionError) as error:
             raise FormatError(f"{path}: damaged store ({error})") from None
         sample_ids = read_dataset(file, "sample_ids", dtype="<i8", ndim=1, path=path)
@@ -124,25 +167,30 @@ def _tables(path: Path) -> StoreTables:
         probes = read_dataset(file, "probes", dtype="<i8", ndim=2, path=path)
         probe_crc32c = read_dataset(file, "probe_crc32c", dtype="<u4", ndim=1, path=path)
     num_rows = len(sample_ids)
-    expected = (num_seeds, num_rows, codec.row_bytes)
     blocks = (num_seeds, -(-num_rows // block_rows)) if block_rows > 0 else ()
-    same = shape == expected and dtype == np.uint8 and done.shape == blocks and top1.shape == (*blocks, 2)
-    if not same or None in offsets or not num_rows:
-        raise FormatError(
-            f"{path}: logits of shape {shape} and flags of shape {done.shape}, expected {expected} and {blocks}"
-        )
+    for name, (shape, dtype) in shapes.items():
+        expected = (num_seeds, num_rows, codecs[name].row_bytes)
+        same = shape == expected and dtype == np.uint8 and done.shape == blocks and top1.shape == (*blocks, 2)
+        if not same or None in offsets.values() or not num_rows:
+            raise FormatError(
+                f"{path}: {name} of shape {shape} and flags of shape {done.shape}, expected {expected} and {blocks}"
+            )
     known = np.isin(probes[:, :1], sample_ids).all() and ((probes[:, 1:2] >= 0) & (probes[:, 1:2] < num_seeds)).all()
     if probes.shape == (len(probe_crc32c), 2) and not known:
         raise FormatError(f"{path}: its probes name views that it does not hold")
     if probes.shape != (len(probe_crc32c), 2):
         raise FormatError(f"{path}: {probes.shape} probes with {len(probe_crc32c)} checksums")
-    end, size = offsets[0] + int(np.prod(expected)), path.stat().st_size
-    if end > size:
-        raise FormatError(f"{path}: cut: {size:,} bytes, its logits end at byte {end:,}")
+    for name, (shape, _) in shapes.items():
+        end, size = offsets[name] + int(np.prod(shape)), path.stat().st_size
+        if end > size:
+            raise FormatError(f"{path}: cut: {size:,} bytes, its {name} end at byte {end:,}")
+    first = int(header.fingerprint[:16], 16)
+    # Embeddings are numbered on behind the logits, so that one in the place of the other is noticed.
+    salts = {"logits": first, "embeddings": (first + num_seeds * num_rows) % 2**64}
     return StoreTables(
         path=path,
         header=header,
-        codec=codec,
+        outputs=tuple(Output(name=name, codec=codecs[name], offset=offsets[name], salt=salts[name]) for name in codecs),
         num_seeds=num_seeds,
         num_rows=num_rows,
         block_rows=block_rows,
@@ -151,9 +199,8 @@ def _tables(path: Path) -> StoreTables:
         top1=top1,
         probes=probes,
         probe_crc32c=probe_crc32c,
-        logits_offset=offsets[0],
-        done_offset=offsets[1],
-        top1_offset=offsets[2],
+        done_offset=offsets["done"],
+        top1_offset=offsets["top1"],
     )
 
 
@@ -173,9 +220,10 @@ class LogitStore:
             raise UnfinishedError(
                 f"{path}: {missing} of {t.done.size} blocks are not filled yet; the `fastkd cache-logits` command that made it goes on with them"
             )
-        mapped = t.map_records()
-        self._mmap: mmap.mmap = mapped._mmap  # type: ignore[attr-defined]
-        self.records = mapped.view(np.ndarray)
+        mapped = [t.map_records(output) for output in t.outputs]
+        self._maps: list[mmap.mmap] = [one._mmap for one in mapped]  # type: ignore[attr-defined]
+        self.records, *others = (one.view(np.ndarray) for one in mapped)
+        self.embedding_records: np.ndarray | None = others[0] if others else None
         self._order = np.argsort(t.sample_ids, kind="stable")
         self._ordered_ids = t.sample_ids[self._order]
 
@@ -188,6 +236,11 @@ class LogitStore:
     def num_classes(self) -> int:
         """C, the logits of a row."""
         return self.tables.codec.num_classes
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """D, the values of an embedding; None for a store without embeddings."""
+        return self.tables.embeddings.codec.num_classes if self.tables.embeddings else None
 
     @property
     def sample_ids(self) -> np.ndarray:
@@ -229,14 +282,39 @@ class LogitStore:
             MismatchError: samples that the store does not hold.
             CorruptError: a row that does not match its checksum.
         """
+        return self._read(self.tables.outputs[0], self.records, ids, aug_seed)
+
+    def read_embeddings(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
+        """The teacher's embeddings of some samples in one view: float32 (n, D); else as `read`.
+
+        Raises:
+            MismatchError: also where the store has no embeddings.
+        """
+        return self._read(*self.require_embeddings(), ids, aug_seed)
+
+    def require_embeddings(self) -> tuple[Output, np.ndarray]:
+        """The embeddings and their records.
+
+        Raises:
+            MismatchError: the store has none.
+        """
+        output, records = self.tables.embeddings, self.embedding_records
+        if output is None or records is None:
+            raise MismatchError(
+                f"{self.tables.path}: holds logits alone, no embeddings; fill a store with `fastkd cache-logits --outputs logits,embedding`"
+            )
+        return output, records
+
+    def _read(self, output: Output, records: np.ndarray, ids: np.ndarray, aug_seed: int) -> np.ndarray:
         ids = np.asarray(ids, np.int64).reshape(-1)
-        logits, good = decode_rows(self.tables.codec, self.records, self._numbers(ids, aug_seed), self.tables.salt)
+        values, good = decode_rows(output.codec, records, self._numbers(ids, aug_seed), output.salt)
         if not good.all():
             bad = ids[int(np.flatnonzero(~good)[0])]
+            what = "row" if output.name == "logits" else "embedding"
             raise CorruptError(
-                f"{self.tables.path}: sample {bad}, aug_seed {aug_seed}: the row does not match its checksum"
+                f"{self.tables.path}: sample {bad}, aug_seed {aug_seed}: the {what} does not match its checksum"
             )
-        return logits
+        return values
 
     def gather(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
         """The records of some samples in one view as they are, unchecked: uint8 (n, row_bytes); else as `read`."""
@@ -250,10 +328,16 @@ class LogitStore:
             raise OptionError(f"aug_seed {aug_seed}, {self.tables.path} holds 0 … {self.num_seeds - 1}")
         return aug_seed * self.tables.num_rows + self.rows_of(ids)
 
-    def prefetch(self, aug_seed: int, num_rows: int | None = None) -> None:
-        """Tells the system that the plane of an aug_seed, or its first rows, will be read soon; returns at once."""
+    def prefetch(self, aug_seed: int, num_rows: int | None = None, *, embeddings: bool = False) -> None:
+        """Tells the system that the plane of an aug_seed, or its first rows, will be read soon; returns at once.
+
+        Args:
+            embeddings: those too, where the store has them.
+        """
         t = self.tables
-        start = t.logits_offset % mmap.ALLOCATIONGRANULARITY + aug_seed * t.num_rows * t.codec.row_bytes
-        end = start + (t.num_rows if num_rows is None else num_rows) * t.codec.row_bytes
-        start -= start % mmap.PAGESIZE
-        self._mmap.madvise(mmap.MADV_WILLNEED, start, end - start)
+        for output, mapped in list(zip(t.outputs, self._maps, strict=True))[: 1 + embeddings]:
+            row_bytes = output.codec.row_bytes
+            start = output.offset % mmap.ALLOCATIONGRANULARITY + aug_seed * t.num_rows * row_bytes
+            end = start + (t.num_rows if num_rows is None else num_rows) * row_bytes
+            start -= start % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, start, end - start)

@@ -42,32 +42,44 @@ def merge_stores(
     if missing:
         raise UnfinishedError(f"{missing} of {first.done.size} blocks are in none of the {len(tables)} shards")
     require_space(Path(out), first.size_bytes)
-    mapped = [one.map_records() for one in tables]
+    mapped = [[one.map_records(output) for output in one.outputs] for one in tables]
     with atomic_path(out) as partial:
-        with first.path.open("rb") as source, partial.open("wb") as target:
-            target.write(source.read(first.logits_offset))
-            target.truncate(first.size_bytes)
+        _copy_tables(first, partial)
         filler = StoreFiller(read_tables(partial))
         try:
             for count, (seed, block) in enumerate(np.argwhere(done.any(axis=0)).tolist(), 1):
                 rows = first.block_rows_of(block)
                 owners = np.flatnonzero(done[:, seed, block])
-                records = mapped[owners[0]][seed, rows]
-                for owner in owners[1:]:
-                    if not np.array_equal(records, mapped[owner][seed, rows]):
-                        raise MismatchError(
-                            f"{tables[owner].path}: other logits than {tables[owners[0]].path} has for aug_seed {seed}, rows "
-                            f"{rows.start} … {rows.stop - 1}: the machines that filled them computed differently"
+                records, numbers = [of[seed, rows] for of in mapped[owners[0]]], filler.numbers(seed, block)
+                for at, output in enumerate(first.outputs):
+                    for owner in owners[1:]:
+                        if not np.array_equal(records[at], mapped[owner][at][seed, rows]):
+                            raise MismatchError(
+                                f"{tables[owner].path}: other {output.name} than {tables[owners[0]].path} has for aug_seed {seed}, "
+                                f"rows {rows.start} … {rows.stop - 1}: the machines that filled them computed differently"
+                            )
+                    if not decode_rows(output.codec, mapped[owners[0]][at], numbers, output.salt)[1].all():
+                        raise CorruptError(
+                            f"{tables[owners[0]].path}: aug_seed {seed}, rows {rows.start} … {rows.stop - 1}: "
+                            f"{'a row' if output.name == 'logits' else 'an embedding'} does not match its checksum"
                         )
-                numbers = filler.numbers(seed, block)
-                if not decode_rows(first.codec, mapped[owners[0]], numbers, first.salt)[1].all():
-                    raise CorruptError(
-                        f"{tables[owners[0]].path}: aug_seed {seed}, rows {rows.start} … {rows.stop - 1}: a row does not match its checksum"
-                    )
                 filler.write_records(seed, block, records, int(tables[owners[0]].top1[seed, block, 0]), sync=False)
                 progress(count, first.done.size)
         finally:
             filler.close()
+
+
+def _copy_tables(store: StoreTables, path: Path) -> None:
+    """Everything of a store but its rows."""
+    rows = sorted((one.offset, store.num_seeds * store.num_rows * one.codec.row_bytes) for one in store.outputs)
+    with store.path.open("rb") as source, path.open("wb") as target:
+        start = 0
+        for offset, num_bytes in rows:
+            source.seek(start)
+            target.seek(start)
+            target.write(source.read(offset - start))
+            start = offset + num_bytes
+        target.truncate(store.size_bytes)
 
 
 def _require_same(first: StoreTables, other: StoreTables) -> None:

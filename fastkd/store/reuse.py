@@ -13,17 +13,21 @@ from fastkd.store.logit_store import StoreTables, read_tables
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class OldRows:
-    """The finished rows of an older store. rows: (sorted sample_ids, their rows)."""
+    """The finished rows of an older store.
+
+    records: of each output that a new store takes over, all of them; empty where the older store lacks one, so that none
+    of its rows counts. ids: sorted sample_ids; rows: theirs.
+    """
 
     tables: StoreTables
-    records: np.ndarray
+    records: list[np.ndarray]
     ids: np.ndarray
     rows: np.ndarray
 
     def find(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
         """Which of its records holds each sample in that view: int64 (n,), -1 where none does."""
         t = self.tables
-        if aug_seed >= t.num_seeds:
+        if aug_seed >= t.num_seeds or not self.records:
             return np.full(len(ids), -1)
         at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         rows = self.rows[at]
@@ -33,6 +37,8 @@ class OldRows:
 
 def open_old(path: str | Path, codec: Codec, *, inputs: dict[str, str], params: dict[str, Any]) -> OldRows:
     """Opens an older store, finished or not, whose rows a new one with these inputs and params may take over.
+
+    Of one without embeddings a store with them takes nothing over: its rows are computed.
 
     Args:
         codec: the new store's. The old one's must be the same, or fp16, which holds a teacher's logits exactly; from any
@@ -44,6 +50,9 @@ def open_old(path: str | Path, codec: Codec, *, inputs: dict[str, str], params: 
     """
     tables = read_tables(path)
     wanted_params = params | {"num_classes": codec.num_classes}
+    lacks_embeddings = "embedding" in params and tables.embeddings is None
+    if lacks_embeddings:
+        wanted_params.pop("embedding")
     for found, wanted, names in (
         (tables.header.inputs, inputs, ("beton", "teacher")),
         (tables.header.params, wanted_params, sorted(wanted_params)),
@@ -59,7 +68,9 @@ def open_old(path: str | Path, codec: Codec, *, inputs: dict[str, str], params: 
             f"choose --codec {tables.codec.name}, or reuse an fp16 store"
         )
     order = np.argsort(tables.sample_ids, kind="stable")
-    return OldRows(tables=tables, records=tables.map_records(), ids=tables.sample_ids[order], rows=order)
+    outputs = () if lacks_embeddings else tables.outputs[: 1 + ("embedding" in params)]
+    records = [tables.map_records(output) for output in outputs]
+    return OldRows(tables=tables, records=records, ids=tables.sample_ids[order], rows=order)
 
 
 def _short(value: Any) -> str:
@@ -68,38 +79,42 @@ def _short(value: Any) -> str:
 
 def take_over(
     olds: list[OldRows], new_store: StoreTables, ids: np.ndarray, aug_seed: int, numbers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Records of a block of a new store, as far as older stores have them.
 
     Args:
         ids: int64 (n,), the samples of the block. numbers: int64 (n,), which records of the new store they are.
 
     Returns:
-        uint8 (n, row_bytes); float32 (n, C), the logits in them; bool (n,), which of both are filled.
+        Of each output of the new store, uint8 (n, row_bytes); float32 (n, C), the logits in them; bool (n,), which rows of
+        all these are filled.
 
     Raises:
         CorruptError: a row of an old store that does not match its checksum.
     """
-    codec = new_store.codec
-    records = np.zeros((len(ids), codec.row_bytes), np.uint8)
-    logits = np.zeros((len(ids), codec.num_classes), np.float32)
+    records = [np.zeros((len(ids), output.codec.row_bytes), np.uint8) for output in new_store.outputs]
+    logits = np.zeros((len(ids), new_store.codec.num_classes), np.float32)
     have = np.zeros(len(ids), bool)
     for old in olds:
         at = old.find(ids, aug_seed)
         new = np.flatnonzero(~have & (at >= 0))
         if not len(new):
             continue
-        logits[new], good = decode_rows(old.tables.codec, old.records, at[new], old.tables.salt)
-        if not good.all():
-            bad = ids[new[np.flatnonzero(~good)[0]]]
-            raise CorruptError(
-                f"--reuse {old.tables.path}: sample {bad}, aug_seed {aug_seed}: the row does not match its checksum"
-            )
-        if old.tables.codec.name == codec.name:
-            copied = old.records.reshape(-1, codec.row_bytes)[at[new]]
-            seal_rows(copied, codec.payload_bytes, numbers[new], new_store.salt)
-            records[new] = copied
-        else:
-            records[new] = encode_rows(codec, logits[new], numbers[new], new_store.salt)
+        for made, output, found, its in zip(records, new_store.outputs, old.records, old.tables.outputs, strict=False):
+            codec = output.codec
+            values, good = decode_rows(its.codec, found, at[new], its.salt)
+            if not good.all():
+                bad = ids[new[np.flatnonzero(~good)[0]]]
+                raise CorruptError(
+                    f"--reuse {old.tables.path}: sample {bad}, aug_seed {aug_seed}: the row does not match its checksum"
+                )
+            if its.codec.name == codec.name:
+                copied = found.reshape(-1, codec.row_bytes)[at[new]]
+                seal_rows(copied, codec.payload_bytes, numbers[new], output.salt)
+                made[new] = copied
+            else:
+                made[new] = encode_rows(codec, values, numbers[new], output.salt)
+            if output.name == "logits":
+                logits[new] = values
         have[new] = True
     return records, logits, have

@@ -1,12 +1,12 @@
 """Checking a logit store as a whole, without what it was made from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from fastkd.store.codec import decode_rows
-from fastkd.store.logit_store import StoreTables, read_tables, top1_checksum
+from fastkd.store.logit_store import Output, StoreTables, read_tables, top1_checksum
 
 _STEP_ROWS = 16_384
 
@@ -39,7 +39,13 @@ def verify_store(path: str | Path, progress: Callable[[int, int], None] = lambda
     counts = _bad_counts(tables)
     if counts:
         problems.append(f"{counts} of {tables.done.size} counts of top-1 hits do not match their checksum")
-    return problems + _row_problems(tables, progress)
+    total, count = len(tables.outputs) * tables.num_seeds * tables.num_rows, 0
+    for output in tables.outputs:
+        for found, num_rows in _row_problems(tables, output):
+            problems += found
+            count += num_rows
+            progress(count, total)
+    return problems
 
 
 def _bad_counts(tables: StoreTables) -> int:
@@ -53,22 +59,22 @@ def _bad_counts(tables: StoreTables) -> int:
     return num_bad
 
 
-def _row_problems(tables: StoreTables, progress: Callable[[int, int], None]) -> list[str]:
-    records, codec, problems = tables.map_records(), tables.codec, []
-    total = tables.num_seeds * tables.num_rows
+def _row_problems(tables: StoreTables, output: Output) -> Iterator[tuple[list[str], int]]:
+    """Problems in the rows of one output, and how many rows were read for them, as they are read."""
+    records, codec = tables.map_records(output), output.codec
+    rows_of = "rows" if output.name == "logits" else output.name
     for seed in range(tables.num_seeds):
         is_done = np.repeat(tables.done[seed] == 1, tables.block_rows)[: tables.num_rows]
         num_bad = num_padded = 0
         for start in range(0, tables.num_rows, _STEP_ROWS):
             rows = start + np.flatnonzero(is_done[start : start + _STEP_ROWS])
-            logits, good = decode_rows(codec, records, seed * tables.num_rows + rows, tables.salt)
-            num_bad += int(np.count_nonzero(~(good & np.isfinite(logits).all(axis=1))))
+            values, good = decode_rows(codec, records, seed * tables.num_rows + rows, output.salt)
+            num_bad += int(np.count_nonzero(~(good & np.isfinite(values).all(axis=1))))
             num_padded += int(np.count_nonzero(records[seed, rows, codec.payload_bytes + 4 :].any(axis=1)))
-            progress(min(seed * tables.num_rows + start + _STEP_ROWS, total), total)
+            yield [], min(_STEP_ROWS, tables.num_rows - start)
         for number, what in (
             (num_bad, "do not match their checksum"),
             (num_padded, "have other bytes than 0 behind it"),
         ):
             if number:
-                problems.append(f"aug_seed {seed}: {number} of {tables.num_rows} rows {what}")
-    return problems
+                yield [f"aug_seed {seed}: {number} of {tables.num_rows} {rows_of} {what}"], 0

@@ -22,7 +22,7 @@ from fastkd.store.fidelity import codec_kl
 from fastkd.store.filling import StoreFiller, create_store, fill_lock
 from fastkd.store.logit_store import StoreTables, read_tables
 from fastkd.store.reuse import OldRows, open_old, take_over
-from fastkd.train.teacher import Teacher
+from fastkd.train.teacher import Embedding, LiveTeacher, Teacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ class StoreRecipe:
 
     views: their num_seeds is the store's K. mask: None for all samples. codec: `auto` or a name. block_rows: rows of a
     block, the teacher's batch. max_kl, tau: the most that the codec may lose on real rows, see `check_codec`; None for
-    no limit.
+    no limit. embedding: the teacher's, to be stored too.
     """
 
     dataset: Dataset
@@ -42,6 +42,7 @@ class StoreRecipe:
     block_rows: int = 256
     max_kl: float | None = None
     tau: float = 4.0
+    embedding: Embedding | None = None
 
     def __post_init__(self) -> None:
         if self.block_rows < 1:
@@ -65,7 +66,8 @@ class StoreRecipe:
     @property
     def params(self) -> dict[str, Any]:
         """What the logits follow from, besides the inputs."""
-        return {**view_identity(self.views), "teacher": self.teacher.identity()}
+        found = {**view_identity(self.views), "teacher": self.teacher.identity()}
+        return found if self.embedding is None else found | {"embedding": self.embedding.describe()}
 
 
 def fill_store(
@@ -96,7 +98,7 @@ def fill_store(
     Raises:
         MismatchError: the file there is another store, says in what; or it is finished; or an older store does not fit.
         BusyError: another run fills it.
-        CorruptError: the teacher gives NaN, infinity or a logit beyond ±65000, names the sample; an older store is damaged.
+        CorruptError: the teacher gives NaN, infinity or a value beyond ±65000, names the sample; an older store is damaged.
         OptionError: options out of range; a codec that loses more than `max_kl`; no room on the disk.
         SpaceError: the disk was full after all; what is written stays valid.
     """
@@ -105,6 +107,9 @@ def fill_store(
     if not 1 <= index <= num_shards:
         raise OptionError(f"--shard {index}/{num_shards}, expected I/N with I from 1 to N")
     olds = [_open_old(old, recipe) for old in reuse]
+    for old in olds:
+        if not old.records:
+            log(f"--reuse {old.tables.path}: has no embeddings, so none of its rows is taken over")
     if world.is_main:
         _prepare(path, recipe, num_shards, num_workers)
     with _lock_for_all(path, world) as held:
@@ -184,7 +189,8 @@ def _prepare(path: Path, recipe: StoreRecipe, num_shards: int, num_workers: int)
         )
         return
     tables = read_tables(path)
-    wanted = recipe.params | {"codec": codec.name, "num_seeds": views.num_seeds, "block_rows": recipe.block_rows}
+    wanted = {"embedding": None} | recipe.params
+    wanted |= {"codec": codec.name, "num_seeds": views.num_seeds, "block_rows": recipe.block_rows}
     found = tables.header.params
     differs = [
         f"{name} {found.get(name)} (asked for {value})" for name, value in wanted.items() if found.get(name) != value
@@ -212,7 +218,7 @@ def check_codec(recipe: StoreRecipe, probes: np.ndarray, num_workers: int = 0) -
     loader = Loader(recipe.dataset, recipe.views, num_workers=num_workers, device=recipe.teacher.device)
     jobs = [(probes[probes[:, 1] == seed, 0], int(seed)) for seed in np.unique(probes[:, 1])]
     logits = np.concatenate(
-        [_compute(recipe, batch.images, batch.sample_ids, batch.aug_seed) for batch in loader.run(jobs)]
+        [_compute(recipe, batch.images, batch.sample_ids, batch.aug_seed)[0] for batch in loader.run(jobs)]
     )
     losses = {name: codec_kl(make_codec(name, recipe.dataset.num_classes), logits, recipe.tau) for name in CODECS}
     name, limit = recipe.row_codec.name, recipe.max_kl or 0.0
@@ -248,8 +254,10 @@ def _fill_blocks(
             if len(absent):
                 batch = next(batches)
                 at = np.flatnonzero(~have)
-                logits[at] = _compute(recipe, _in_place(batch.images, at, tables.block_rows), ids, seed, at)
-                records[at] = encode_rows(tables.codec, logits[at], numbers[at], tables.salt)
+                values = _compute(recipe, _in_place(batch.images, at, tables.block_rows), ids, seed, at)
+                for output, made, rows in zip(tables.outputs, records, values, strict=True):
+                    made[at] = encode_rows(output.codec, rows, numbers[at], output.salt)
+                logits[at] = values[0]
             labels = recipe.dataset.beton.labels[ids]
             filler.write_records(seed, block, records, int(np.count_nonzero(logits.argmax(axis=1) == labels)))
             done, written = done + len(ids), written + len(absent)
@@ -275,16 +283,21 @@ def _in_place(images: Tensor, at: np.ndarray, block_rows: int) -> Tensor:
 
 def _compute(
     recipe: StoreRecipe, images: Tensor, ids: Any, aug_seed: int, at: np.ndarray | slice = slice(None)
-) -> np.ndarray:
-    """The teacher's logits at some places of a batch: float32 (n, C), all of which a codec can hold."""
-    logits = recipe.teacher(images).cpu().numpy()[at]
+) -> list[np.ndarray]:
+    """The teacher's outputs at some places of a batch: its logits, float32 (n, C), and its embeddings, float32 (n, D),
+    where they are stored too; all of which a codec can hold."""
+    live = LiveTeacher(recipe.teacher, None) if recipe.embedding is None else recipe.embedding.live
+    first, others = live(images)
+    values = [tensor.cpu().numpy()[at] for tensor in (first, *others)]
+    logits = values[0]
     num_classes = recipe.dataset.num_classes
     if logits.shape[1] != num_classes:
         raise MismatchError(f"the teacher has {logits.shape[1]} outputs, the data {num_classes} classes")
-    bad = np.flatnonzero(check_encodable(logits))
-    if len(bad):
-        raise CorruptError(
-            f"the teacher's logits of sample {int(ids[at][bad[0]])}, aug_seed {aug_seed} are not finite numbers within "
-            f"±65000; check its weights, normalisation and precision"
-        )
-    return logits
+    for name, rows in zip(("logits", "embedding"), values, strict=False):
+        bad = np.flatnonzero(check_encodable(rows))
+        if len(bad):
+            raise CorruptError(
+                f"the teacher's {name} of sample {int(ids[at][bad[0]])}, aug_seed {aug_seed}: not all finite numbers within "
+                f"±65000; check its weights, normalisation and precision"
+            )
+    return values

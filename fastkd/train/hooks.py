@@ -70,7 +70,7 @@ def stage_names(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_children() if _STAGE.fullmatch(name)]
 
 
-def embedding_name(model: nn.Module) -> str:
+def embedding_name(model: nn.Module, way_out: str = "give --layers") -> str:
     """What the head reads: the input of the last linear layer.
 
     Raises:
@@ -78,5 +78,5 @@ def embedding_name(model: nn.Module) -> str:
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ModelError(f"{type(model).__name__} has no linear head whose input could be the embedding; give --layers")
+        raise ModelError(f"{type(model).__name__} has no linear head whose input could be the embedding; {way_out}")
     return f"{linear[-1]}:input"

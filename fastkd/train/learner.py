@@ -16,7 +16,7 @@ from fastkd.train.methods import METHODS, Context, choose_layers
 from fastkd.train.recipe import Recipe
 from fastkd.train.resident import Resident
 from fastkd.train.sync_norm import synchronise_norms
-from fastkd.train.teacher import PRECISIONS, Teacher
+from fastkd.train.teacher import PRECISIONS, LiveTeacher, Teacher
 
 
 class Learner(nn.Module):
@@ -53,17 +53,6 @@ class Learner(nn.Module):
         layers = [tensor.float() for tensor in self.taps.take()]
         own, parts = self.method(layers, teacher_layers, labels=batch.labels, sample_ids=batch.sample_ids, step=step)
         return logits_BC, own, parts
-
-
-class LiveTeacher:
-    """A teacher that runs on the student's views: logits, and the tensors that the method looks at."""
-
-    def __init__(self, teacher: Teacher, taps: Taps | None) -> None:
-        self.teacher, self.taps = teacher, taps
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        logits_BC = self.teacher(images)
-        return logits_BC, [tensor.float() for tensor in self.taps.take()] if self.taps is not None else []
 
 
 def make_learner(

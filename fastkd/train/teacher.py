@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastkd.errors import MismatchError, OptionError
+from fastkd.errors import MismatchError, ModelError, OptionError
 from fastkd.models.registry import canonical_name, pretrained, weights_fingerprint
 from fastkd.train.checkpoint import load_model
+from fastkd.train.hooks import Taps, embedding_name
 from fastkd.train.norm import Norm, norm_of, parse_norm
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,6 +45,50 @@ class Teacher:
     def identity(self) -> dict[str, Any]:
         """What its logits follow from, besides weights and views; part of a store's identity."""
         return {"model": self.name, "precision": self.precision, **self.norm.describe()}
+
+
+class LiveTeacher:
+    """A teacher with taps: its logits, and the tensors that are caught inside it; vectors are rounded as its logits are."""
+
+    def __init__(self, teacher: Teacher, taps: Taps | None) -> None:
+        self.teacher, self.taps = teacher, taps
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        logits_BC = self.teacher(images)
+        layers = self.taps.take() if self.taps is not None else []
+        return logits_BC, [layer.half().float() if layer.ndim == 2 else layer.float() for layer in layers]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Embedding:
+    """The tensor of a teacher that its head reads. layer: its name. dim: D, its values. live: gives logits and [(B, D)]."""
+
+    layer: str
+    dim: int
+    live: LiveTeacher
+
+    def describe(self) -> dict[str, Any]:
+        """Which tensor it is; part of a store's identity."""
+        return {"layer": self.layer, "dim": self.dim}
+
+
+def embedding_of(teacher: Teacher, size: int) -> Embedding:
+    """The embedding of a teacher: the input of its last linear layer.
+
+    Args:
+        size: of the views, in pixels.
+
+    Raises:
+        ModelError: a network without a linear layer, or whose last one reads no vector.
+    """
+    layer = embedding_name(teacher.model, "store its logits alone")
+    taps = Taps(teacher.model, [layer], "--teacher")
+    (shape,) = taps.shapes(teacher.model, teacher.norm.size or size)
+    if len(shape) != 1:
+        raise ModelError(
+            f"{teacher.name}: its last linear layer reads a tensor of shape {shape}, an embedding is a vector; store its logits alone"
+        )
+    return Embedding(layer=layer, dim=shape[0], live=LiveTeacher(teacher, taps))
 
 
 @contextmanager
