@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -5,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from commands import exists_and, fastkd, finish, kill_when, start
+from ranks import start_ranks, wait_for
 from test_scores import reference
 
 from fastkd.data.views import Views
+from fastkd.dist import World
 from fastkd.errors import FormatError, MismatchError, OptionError
 from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.prune.mask import Mask
@@ -18,6 +21,8 @@ from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe
 from fastkd.train.recording import Record, TrainingRecord, parse_record
 from fastkd.train.student import train
+
+torch.set_num_threads(1)  # so that the ranks, which are forked, find no pool of threads that did not come along
 
 NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 RECORD = Record(methods=RECORDABLE, window=3, el2n_epochs=4)
@@ -35,12 +40,20 @@ def mask(raw_mask) -> Mask:
     return Mask.load(raw_mask)
 
 
-def run(out: Path, dataset: Dataset, mask: Mask, record: Record | None = RECORD, **options: Any) -> dict[str, Any]:
-    recipe = Recipe(model="resnet8", epochs=EPOCHS, batch_size=48, alpha=0, lr=0.02)
+def run(
+    out: Path,
+    dataset: Dataset,
+    mask: Mask,
+    record: Record | None = RECORD,
+    batch_size: int = 48,
+    world: World = World(),  # noqa: B008  (frozen)
+    **options: Any,
+) -> dict[str, Any]:
+    recipe = Recipe(model="resnet8", epochs=EPOCHS, batch_size=batch_size, alpha=0, lr=0.02)
     views = Views("crop-flip", 32, 9)
-    loader = Loader(dataset, views, mask=mask, batch_size=48, shuffle=True, num_workers=1)
-    inputs = {"beton": dataset.fingerprint}
-    return train(recipe, loader, out, norm=NORM, record=record, inputs=inputs, params={}, **options)
+    loader = Loader(dataset, views, mask=mask, batch_size=batch_size, shuffle=True, num_workers=1, world=world)
+    options |= {"inputs": {"beton": dataset.fingerprint}, "params": {}, "world": world}
+    return train(recipe, loader, out, norm=NORM, record=record, **options)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +132,44 @@ def test_an_interrupted_run_records_the_same_bits(recorded, dataset, mask, tmp_p
     assert same_scores(load_scores(tmp_path / "run" / "scores.h5"), load_scores(recorded[0] / "scores.h5"))
 
 
+@pytest.mark.parametrize(("size", "dies_at"), [(1, 13), (2, None), (2, 13)])
+def test_ranks_that_are_killed_and_resumed_record_their_logged_trace(
+    size, dies_at, recorded, dataset, mask, tmp_path, monkeypatch
+):
+    """Every rank writes the logits of its forwards into a file, the first time up to its kill in the third epoch."""
+    trace = np.lib.format.open_memmap(tmp_path / "trace.npy", "w+", np.float32, (EPOCHS, 600, 10))
+    forward = learner.Learner.forward
+
+    def logged(module, inputs, batch, teacher_layers, step):
+        found = forward(module, inputs, batch, teacher_layers, step)
+        trace[step // 5, batch.sample_ids.numpy()] = found[0].detach().numpy()
+        return found
+
+    monkeypatch.setattr(learner.Learner, "forward", logged)
+    for num, death in enumerate([dies_at, None] if dies_at else [None]):
+
+        def die(done: int, total: int, death: int | None = death) -> None:
+            if done == death:
+                os.kill(os.getpid(), 9)
+
+        def as_rank(world: World, die=die) -> None:
+            run(tmp_path / "run", dataset, mask, batch_size=48 // size, world=world, progress=die)
+
+        codes = wait_for(start_ranks(size, tmp_path / f"meet{num}", as_rank))
+        assert codes == ([-9] * size if death else [0] * size)
+    kept = np.sort(mask.sample_ids)
+    expected, found = (
+        reference(trace[:, kept], dataset.beton.labels[kept], 3, 4),
+        load_scores(tmp_path / "run/scores.h5"),
+    )
+    assert np.array_equal(found.values["forgetting"][kept], expected["forgetting"])
+    for name in ("el2n", "aum", "dual"):
+        np.testing.assert_allclose(found.values[name][kept], expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(
+        found.extras["target_prob_mean"][kept], expected["target_prob_mean"], rtol=1e-6, err_msg="mean"
+    )
+
+
 def test_a_run_that_records_something_else_is_another_run(recorded, dataset, mask):
     with pytest.raises(MismatchError, match="another run is there; it differs in never_learned total"):
         run(
@@ -127,8 +178,6 @@ def test_a_run_that_records_something_else_is_another_run(recorded, dataset, mas
 
 
 def test_the_state_of_another_recorder_is_refused(tmp_path):
-    from fastkd.dist import World
-
     small, large = (TrainingRecord(RECORD, n, World(), torch.device("cpu")) for n in (5, 6))
     for state in (small.state_dict(), {}, {"presented": torch.zeros(6)}):
         with pytest.raises(FormatError, match=r"resume\.pt: does not hold what this run records"):
