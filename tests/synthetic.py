@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fastkd.data.beton import MODE_JPG, Beton, open_beton
+from fastkd.data.beton import Beton, open_beton
 from fastkd.data.build import WriteOptions, build_beton
 from fastkd.data.sources import open_source
+from fastkd.data.tables import MODE_JPG
 
 PAGE = 2**21  # bytes
 

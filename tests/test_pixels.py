@@ -16,8 +16,8 @@ from PIL import Image
 from synthetic import encoded, photo, pillow
 
 from fastkd.data import pixels
-from fastkd.data.beton import MODE_JPG, MODE_RAW
 from fastkd.data.pixels import BAD_BOX, BAD_JPEG, OK, WRONG_SIZE, check_image, cut_padded_view, cut_view, load_library
+from fastkd.data.tables import MODE_JPG, MODE_RAW
 from fastkd.errors import MissingDependencyError
 from fastkd.hashing import crc32c
 

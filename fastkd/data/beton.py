@@ -8,7 +8,7 @@ import hashlib
 import json
 import mmap
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from fastkd.artefact import atomic_path
+from fastkd.data.tables import check_rows, find_allocations
 from fastkd.errors import FormatError, MismatchError, NotFoundError
 from fastkd.hashing import fingerprint
 
 HEADER_BYTES, FIELD_BYTES = 24, 1041
-MODE_JPG, MODE_RAW = 0, 1
 FIELD_INT, FIELD_IMAGE = 1, 2
 IMAGE_TYPE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 _POINTER_AND_SIZE = np.dtype([("ptr", "<u8"), ("size", "<u8")])
@@ -129,9 +129,9 @@ def open_beton(path: str | Path) -> Beton:
     table = data[table_ptr:].view(_ALLOCATION)
     image_field, label_field = types.index(FIELD_IMAGE), types.index(FIELD_INT)
     image = metadata[f"f{image_field}"]
-    ptrs, sizes = _find_allocations(image["data_ptr"], table, num_samples, need)
+    ptrs, sizes = find_allocations(image["data_ptr"], table, num_samples, need)
     heights, widths, modes = image["height"].astype(np.int64), image["width"].astype(np.int64), image["mode"].copy()
-    _check_rows(ptrs, sizes, heights, widths, modes, metadata_end, table_ptr, page_size, need)
+    check_rows(ptrs, sizes, heights, widths, modes, metadata_end, table_ptr, page_size, need)
     tables_crc32 = zlib.crc32(data[table_ptr:].data, zlib.crc32(data[:metadata_end].data))
     mapping.madvise(mmap.MADV_DONTNEED)  # the tables have been read and need not stay in this process
     return Beton(
@@ -154,62 +154,6 @@ def open_beton(path: str | Path) -> Beton:
         tables_crc32=tables_crc32,
         size_bytes=size_bytes,
     )
-
-
-def _find_allocations(
-    data_ptrs: np.ndarray, table: np.ndarray, num_samples: int, need: Callable[[bool, str], None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Start and size of every image: its pointer, looked up in the (unordered) allocation table; int64 (N,) each."""
-    starts, sizes, owners = table["ptr"], table["size"], table["sample_id"]
-    need(int(starts.max()) < 2**63 and int(sizes.max()) < 2**63, "allocations beyond 2^63")
-    # Where the table is in order, as build-beton writes it, it need not be sorted and searched, which takes most of the time.
-    if not bool((starts[:-1] < starts[1:]).all()):
-        order = np.argsort(starts, kind="stable")
-        starts, sizes, owners = starts[order], sizes[order], owners[order]
-    ptrs, own_sizes = data_ptrs.astype(np.int64), np.empty(num_samples, np.int64)
-    same = len(starts) == num_samples and np.array_equal(starts, data_ptrs)
-    for rows in _blocks(num_samples):
-        at = rows if same else np.minimum(np.searchsorted(starts, data_ptrs[rows]), len(starts) - 1)
-        wrong = (starts[at] != data_ptrs[rows]) | (owners[at] != np.arange(rows.start, rows.stop, dtype=np.uint64))
-        first = rows.start + int(wrong.argmax())
-        need(not wrong.any(), f"sample {first} points to data that no allocation of its own covers")
-        own_sizes[rows] = sizes[at]
-    for rows in _blocks(len(starts) - 1):
-        after = starts[rows.start + 1 : rows.stop + 1]
-        overlap = starts[rows] + sizes[rows] > after
-        need(not overlap.any(), f"two allocations overlap at byte {int(after[overlap.argmax()]):,}")
-    return ptrs, own_sizes
-
-
-def _blocks(num_rows: int) -> Iterator[slice]:
-    """All rows in pieces whose temporary arrays stay in the cache: fresh memory costs more than the checks."""
-    for start in range(0, num_rows, 2**15):
-        yield slice(start, min(start + 2**15, num_rows))
-
-
-def _check_rows(
-    ptrs: np.ndarray,
-    sizes: np.ndarray,
-    heights: np.ndarray,
-    widths: np.ndarray,
-    modes: np.ndarray,
-    first: int,
-    last: int,
-    page_size: int,
-    need: Callable[[bool, str], None],
-) -> None:
-    """The rules that every row of a beton keeps; names the first sample that breaks one."""
-    for rows in _blocks(len(ptrs)):
-        ptr, size, height, width, mode = (column[rows] for column in (ptrs, sizes, heights, widths, modes))
-        rules = (
-            ("has an empty image", (height < 1) | (width < 1) | (size < 1)),
-            ("has an image mode that is neither 0 (jpg) nor 1 (raw)", mode > MODE_RAW),
-            ("lies outside the pages", (ptr < first) | (ptr > last - size)),
-            ("crosses a page", ptr // page_size != (ptr + np.maximum(size, 1) - 1) // page_size),
-            ("is raw with a size that is not 3·height·width", (mode == MODE_RAW) & (size != 3 * height * width)),
-        )
-        for what, broken in rules:
-            need(not broken.any(), f"sample {rows.start + int(broken.argmax())} {what}")
 
 
 def digests(payload: np.ndarray) -> tuple[bytes, int]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fastkd.data.beton import MODE_JPG, MODE_RAW, digests
+from fastkd.data.beton import digests
 from fastkd.data.pixels import OK, check_image
 from fastkd.data.sources import Source
+from fastkd.data.tables import MODE_JPG, MODE_RAW
 from fastkd.errors import OptionError, SourceError
 
 MODES = ("raw", "jpg", "keep")

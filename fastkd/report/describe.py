@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastkd.artefact import HDF5_MAGIC, open_artefact, read_artefact
-from fastkd.data.beton import MODE_RAW, identify, open_beton, read_manifest
+from fastkd.data.beton import identify, open_beton, read_manifest
+from fastkd.data.tables import MODE_RAW
 from fastkd.errors import FastKDError, FormatError, NotFoundError
 from fastkd.hashing import fingerprint
 from fastkd.prune.mask import Mask
