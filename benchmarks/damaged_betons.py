@@ -68,7 +68,8 @@ os._exit(0)
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def write_betons(folder: Path) -> None:
+def write_fastkd(folder: Path) -> None:
+    """A raw and a jpg beton of a dozen smooth pictures."""
     for i in range(NUM_IMAGES):
         coarse = np.random.default_rng(i).integers(0, 256, (5, 6, 3), dtype=np.uint8)
         (folder / "images" / "abc"[i % 3]).mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,6 @@ def write_betons(folder: Path) -> None:
     source = open_source(str(folder / "images"))
     for mode in ("raw", "jpg"):
         build_beton(source, folder / f"{mode}.beton", WriteOptions(mode=mode, page_size=PAGE), num_workers=1)
-    write_foreign(folder / "images", folder / "foreign.beton")
 
 
 def damage(rng: np.random.Generator, content: bytes, manifest: bytes) -> tuple[str, bytes, bytes]:
@@ -225,7 +225,8 @@ def main() -> None:
         print(json.dumps(child(Path(folder), kind, int(count), int(seed))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_betons(Path(folder))
+        write_fastkd(Path(folder))
+        write_foreign(Path(folder) / "images", Path(folder) / "foreign.beton")
         outcomes = children(Path(folder), args.count, args.seed)
     totals: Counter = Counter()
     for kind in outcomes.values():

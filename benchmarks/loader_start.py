@@ -21,8 +21,9 @@ from ffcv.fields import IntField, RGBImageField
 from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, FieldDescType, HeaderType, get_metadata_type
 from PIL import Image
 
-from fastkd.data.beton import manifest_path, manifest_text, open_beton
+from fastkd.data.beton import manifest_path, open_beton
 from fastkd.data.build import WriteOptions, build_beton
+from fastkd.data.manifest import manifest_text
 from fastkd.data.sources import open_source
 
 PAGE = 8 * 2**20

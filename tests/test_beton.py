@@ -13,6 +13,7 @@ from synthetic import PAGE, files_of, overwrite, photo, stored
 from fastkd.data.beton import identify, manifest_path, open_beton, read_manifest, write_manifest
 from fastkd.data.build import WriteOptions, build_beton
 from fastkd.data.loader import ViewLoader
+from fastkd.data.manifest import manifest_text
 from fastkd.data.sources import open_source
 from fastkd.data.verify import verify_beton
 from fastkd.data.views import Views
@@ -33,6 +34,12 @@ def refused(path: Path, error: type[FastKDError] = FormatError) -> str:
 
 def table_ptr(path: Path) -> int:
     return struct.unpack("<Q", path.read_bytes()[16:24])[0]
+
+
+def change_manifest(whole: Path, path: Path, key: str, value: object) -> None:
+    """Writes the manifest of a beton beside a copy of it, with another entry and the checksums that belong to it."""
+    manifest = json.loads(manifest_path(whole).read_text()) | {key: value}
+    manifest_path(path).write_text(manifest_text(manifest))
 
 
 # The manifest and the fingerprint
@@ -97,6 +104,25 @@ def test_a_manifest_that_was_laid_out_anew_is_the_same(photo_raw, copy_of, inden
     assert verify_beton(open_beton(path)) == []
 
 
+@pytest.mark.parametrize("old", ['"a"', '"mode": "raw"', '"source"', '"fingerprint"', '"crc32"'])
+def test_a_changed_letter_of_the_manifest_is_noticed_when_the_beton_is_opened(photo_raw, copy_of, old):
+    path = copy_of(photo_raw, manifest=True)
+    text = manifest_path(path).read_text()
+    assert text.count(old) == 1
+    manifest_path(path).write_text(text.replace(old, old[:-2] + "z" + old[-1]))
+    for function in (identify, verify_beton):
+        with pytest.raises(FormatError, match="verify --write-manifest"):
+            function(open_beton(path))
+
+
+def test_a_changed_name_of_a_sample_is_noticed_where_names_are_read(photo_raw, copy_of):
+    path = copy_of(photo_raw, manifest=True)
+    manifest_path(path).write_text(manifest_path(path).read_text().replace("b/05.jpg", "b/15.jpg"))
+    assert identify(open_beton(path)) == identify(open_beton(photo_raw))
+    with pytest.raises(FormatError, match="names do not match their checksum"):
+        verify_beton(open_beton(path))
+
+
 MANIFESTS = ["", "{", "[]", "7", "null", "{}", '{"fastkd_kind": "beton"}', "\udcff", "[" * 100_000]
 
 
@@ -111,7 +137,7 @@ def test_a_manifest_that_is_none_is_refused_with_the_way_out(photo_raw, copy_of,
 @pytest.mark.parametrize(("key", "value"), [("format_version", 2), ("format_version", "1"), ("fastkd_kind", "mask")])
 def test_a_manifest_of_another_kind_or_version_is_refused(photo_raw, copy_of, key, value):
     path = copy_of(photo_raw)
-    manifest_path(path).write_text(json.dumps(json.loads(manifest_path(photo_raw).read_text()) | {key: value}))
+    change_manifest(photo_raw, path, key, value)
     with pytest.raises(FormatError, match="reads beton manifests of version 1"):
         identify(open_beton(path))
 
@@ -120,7 +146,7 @@ def test_a_manifest_of_another_kind_or_version_is_refused(photo_raw, copy_of, ke
 @pytest.mark.parametrize("value", [None, 5, "x", [7], {}, ["a"], [None] * NUM_SAMPLES], ids=str)
 def test_a_manifest_with_an_entry_of_another_kind_is_refused_or_does_not_matter(photo_raw, copy_of, key, value):
     path = copy_of(photo_raw)
-    manifest_path(path).write_text(json.dumps(json.loads(manifest_path(photo_raw).read_text()) | {key: value}))
+    change_manifest(photo_raw, path, key, value)
     for function in (identify, verify_beton):
         with contextlib.suppress(FastKDError):
             function(open_beton(path))
@@ -128,8 +154,7 @@ def test_a_manifest_with_an_entry_of_another_kind_is_refused_or_does_not_matter(
 
 def test_labels_without_a_name_are_refused(photo_raw, copy_of):
     path = copy_of(photo_raw)
-    manifest = json.loads(manifest_path(photo_raw).read_text()) | {"class_names": ["a", "b"]}
-    manifest_path(path).write_text(json.dumps(manifest))
+    change_manifest(photo_raw, path, "class_names", ["a", "b"])
     with pytest.raises(FormatError, match="labels run from 0 to 2, the manifest names 2 classes"):
         identify(open_beton(path))
 

@@ -7,6 +7,7 @@ import pytest
 from stores import crc32c_by_the_polynomial, make_store, random_logits
 
 from fastkd.data.beton import manifest_path
+from fastkd.data.manifest import manifest_text
 from fastkd.data.views import Views
 from fastkd.errors import MismatchError, OptionError, UnfinishedError
 from fastkd.feed import Dataset, Loader, choose_probes, open_dataset, probe_checksums
@@ -142,7 +143,7 @@ def test_a_store_of_another_number_of_classes_is_refused(raw_beton, raw_mask, st
     copy = Path(shutil.copy(raw_beton, tmp_path / "copy.beton"))
     manifest = json.loads(manifest_path(raw_beton).read_text())
     manifest["class_names"].append("one more")
-    manifest_path(copy).write_text(json.dumps(manifest))
+    manifest_path(copy).write_text(manifest_text(manifest))
     with pytest.raises(MismatchError, match=r"l\.h5: rows of 10 logits, .*copy\.beton has 11 classes"):
         Loader(copy, VIEWS, mask=raw_mask, logits=store)
 

@@ -7,6 +7,7 @@ from synthetic import stored
 
 from fastkd.data.beton import identify, manifest_path, open_beton, read_manifest
 from fastkd.data.build import build_part
+from fastkd.data.manifest import manifest_text
 from fastkd.data.part import numbered_as_full
 from fastkd.data.verify import verify_beton
 from fastkd.data.views import Views
@@ -103,7 +104,7 @@ def test_a_part_without_its_manifest_is_another_beton(part, raw_mask, copy_of):
 )
 def test_a_manifest_that_does_not_say_of_what_is_refused(part, copy_of, value):
     path = copy_of(part, manifest=True)
-    manifest_path(path).write_text(json.dumps(json.loads(manifest_path(path).read_text()) | {"part_of": value}))
+    manifest_path(path).write_text(manifest_text(json.loads(manifest_path(path).read_text()) | {"part_of": value}))
     with pytest.raises(FormatError):
         open_dataset(path)
 
@@ -114,6 +115,6 @@ def test_sample_ids_outside_the_full_beton_are_refused(part, copy_of, value):
     at = 24 + 3 * 1041 + 7 * beton.metadata.itemsize + beton.metadata.dtype.fields["f2"][1]
     path = copy_of(part, {at: struct.pack("<q", value)})
     manifest = json.loads(manifest_path(part).read_text()) | {"tables_crc32": open_beton(path).tables_crc32}
-    manifest_path(path).write_text(json.dumps(manifest))
+    manifest_path(path).write_text(manifest_text(manifest))
     with pytest.raises(FormatError, match="not distinct numbers below 600"):
         numbered_as_full(open_beton(path))

@@ -5,7 +5,6 @@ tables are mapped and checked here before FFCV's pipeline sees them. This module
 """
 
 import hashlib
-import json
 import mmap
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastkd.artefact import atomic_path
+from fastkd.data.manifest import MANIFEST_VERSION, manifest_text, parse_manifest
 from fastkd.data.tables import check_rows, find_allocations
 from fastkd.errors import FormatError, MismatchError, NotFoundError
 from fastkd.hashing import fingerprint
@@ -27,8 +27,6 @@ _POINTER_AND_SIZE = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 _FIELD_TYPES = {0: "<f8", 1: "<i8", 2: IMAGE_TYPE, 3: _POINTER_AND_SIZE, 4: "<u8", 5: _POINTER_AND_SIZE, 6: "<u8"}
 _POINTER_FIELDS = (2, 3, 4, 5, 6)
 _ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
-MANIFEST_VERSION = 1
-_COLUMNS = ("names", "payload_crc32")  # of the manifest: one value a sample
 MAX_CLASSES = 2**20  # more are labels of another meaning, or damaged
 
 
@@ -208,15 +206,6 @@ def write_manifest(
     return manifest
 
 
-def manifest_text(manifest: dict[str, Any]) -> str:
-    """A manifest as JSON: what opening a beton needs on the first line, its columns of a value a sample on the next ones."""
-    head = {name: value for name, value in manifest.items() if name not in _COLUMNS}
-    columns = [
-        f"{json.dumps(name)}: {json.dumps(manifest[name], ensure_ascii=False)}" for name in _COLUMNS if name in manifest
-    ]
-    return ",\n".join([json.dumps(head, ensure_ascii=False)[:-1], *columns]) + "}\n"
-
-
 def read_manifest(beton: Beton, *, columns: bool = False) -> dict[str, Any] | None:
     """The manifest beside a beton, or None where there is none.
 
@@ -224,35 +213,14 @@ def read_manifest(beton: Beton, *, columns: bool = False) -> dict[str, Any] | No
         columns: read `names` and `payload_crc32` too, which take a second where there are a million samples.
 
     Raises:
-        FormatError: the manifest is not one of fastkd's, or of another format version.
+        FormatError: the manifest is not one of fastkd's, of another format version, or damaged.
         MismatchError: it belongs to another beton.
     """
     path = manifest_path(beton.path)
     if not path.is_file():
         return None
-    try:
-        with path.open(encoding="utf-8") as file:
-            head = file.readline()
-            # A manifest that something else has laid out anew is read whole.
-            whole = columns or not head.endswith(",\n")
-            manifest = json.loads(head + file.read() if whole else head[:-2] + "}")
-        kind, version, stamp = (manifest[key] for key in ("fastkd_kind", "format_version", "tables_crc32"))
-        names, sums = manifest.get("class_names", []), manifest.get("payload_crc32", [])
-        if not isinstance(manifest["fingerprint"], str):
-            raise TypeError("the fingerprint is not a string")
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise TypeError("class_names is not a list of strings")
-        if not (isinstance(sums, list) and len(sums) in (0, beton.num_samples)):
-            raise TypeError(f"payload_crc32 is not a list of {beton.num_samples} checksums")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FormatError(
-            f"{path}: not a manifest of fastkd's ({error}); `fastkd verify --write-manifest` makes it again"
-        ) from None
-    if kind != "beton" or version != MANIFEST_VERSION:
-        raise FormatError(
-            f"{path}: {kind} manifest of version {version}, this fastkd reads beton manifests of version {MANIFEST_VERSION}"
-        )
-    if (stamp, manifest.get("size_bytes")) != (beton.tables_crc32, beton.size_bytes):
+    manifest = parse_manifest(path, beton.num_samples, columns=columns)
+    if (manifest.get("tables_crc32"), manifest.get("size_bytes")) != (beton.tables_crc32, beton.size_bytes):
         raise MismatchError(
             f"{path}: belongs to another beton than {beton.path.name} stands here; build it again, or `fastkd verify --write-manifest`"
         )

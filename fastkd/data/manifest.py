@@ -1,0 +1,80 @@
+"""The text of a manifest: JSON on a few lines, whose checksums tell damage from what was written."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from fastkd.errors import FormatError
+
+MANIFEST_VERSION = 1
+_COLUMNS = ("names", "payload_crc32")  # one value a sample
+
+
+def manifest_text(manifest: dict[str, Any]) -> str:
+    """A manifest as JSON: what opening a beton needs on the first line, its columns of a value a sample on the next ones.
+
+    The first line has checksums: `names_crc32` of the names, `crc32` of all the other entries of that line.
+    """
+    head = {name: value for name, value in manifest.items() if name not in (*_COLUMNS, "crc32")}
+    if "names" in manifest:
+        head["names_crc32"] = _json_crc32(manifest["names"])
+    head["crc32"] = _json_crc32(head)
+    columns = [
+        f"{json.dumps(name)}: {json.dumps(manifest[name], ensure_ascii=False)}" for name in _COLUMNS if name in manifest
+    ]
+    return ",\n".join([json.dumps(head, ensure_ascii=False)[:-1], *columns]) + "}\n"
+
+
+def _json_crc32(value: Any) -> int:
+    """CRC-32 of a value, however the JSON that it came from was laid out."""
+    return zlib.crc32(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def parse_manifest(path: Path, num_samples: int, *, columns: bool) -> dict[str, Any]:
+    """The manifest in a file, checked; without its columns unless they are asked for.
+
+    Raises:
+        FormatError: not one of fastkd's, of another format version, or damaged.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            head = file.readline()
+            # A manifest that something else has laid out anew is read whole.
+            whole = columns or not head.endswith(",\n")
+            manifest = json.loads(head + file.read() if whole else head[:-2] + "}")
+        kind, version = (manifest[key] for key in ("fastkd_kind", "format_version"))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from None
+    if kind != "beton" or version != MANIFEST_VERSION:
+        raise FormatError(
+            f"{path}: {kind} manifest of version {version}, this fastkd reads beton manifests of version {MANIFEST_VERSION}"
+        )
+    try:
+        _check_manifest(manifest, num_samples)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from None
+    return manifest
+
+
+def _damaged(path: Path, error: Exception) -> FormatError:
+    reason = f"no {error}" if isinstance(error, KeyError) else error
+    return FormatError(
+        f"{path}: not a manifest of fastkd's ({reason}); `fastkd verify --write-manifest` makes it again"
+    )
+
+
+def _check_manifest(manifest: dict[str, Any], num_samples: int) -> None:
+    """Raises ValueError, KeyError or TypeError where a manifest, with its columns or without, is not as it was written."""
+    head = {name: value for name, value in manifest.items() if name not in (*_COLUMNS, "crc32")}
+    if manifest["crc32"] != _json_crc32(head):
+        raise ValueError("it does not match its checksum")
+    if "names" in manifest and manifest["names_crc32"] != _json_crc32(manifest["names"]):
+        raise ValueError("its names do not match their checksum")
+    names, sums = manifest.get("class_names", []), manifest.get("payload_crc32", [])
+    if not isinstance(manifest["fingerprint"], str):
+        raise TypeError("the fingerprint is not a string")
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise TypeError("class_names is not a list of strings")
+    if not (isinstance(sums, list) and len(sums) in (0, num_samples)):
+        raise TypeError(f"payload_crc32 is not a list of {num_samples} checksums")
