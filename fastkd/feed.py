@@ -19,7 +19,7 @@ from fastkd.dist import World, read_world
 from fastkd.errors import MismatchError, OptionError
 from fastkd.hashing import crc32c, draw_below
 from fastkd.prune.mask import Mask
-from fastkd.store.logit_store import LogitStore, StoreTables
+from fastkd.store.logit_store import LogitStore, Output, StoreTables
 
 NUM_PROBES = 256
 
@@ -189,18 +189,23 @@ def probe_checksums(beton: Beton, views: Views, probes: np.ndarray) -> np.ndarra
     return np.array([crc32c(batch.images.permute(0, 2, 3, 1).reshape(-1).numpy()) for batch in batches], np.uint32)
 
 
-def store_column(store: LogitStore, ids: np.ndarray, num_samples: int) -> Column:
-    """A store's rows as the loader takes them.
+def store_columns(
+    store: LogitStore, ids: np.ndarray, num_samples: int, *, embeddings: bool = False
+) -> tuple[Column, Column | None]:
+    """A store's logits as the loader takes them, and its embeddings where they are asked for.
 
     Raises:
-        MismatchError: samples among `ids` that the store does not hold.
+        MismatchError: samples among `ids` that the store does not hold, or embeddings that it does not.
     """
     rows = np.full(num_samples, -1, np.int32)
     rows[ids] = store.rows_of(ids)
-    tables = store.tables
-    return Column(
-        records=store.records, rows=rows, width=store.num_classes, unpack=tables.codec.unpack, salt=tables.salt
-    )
+
+    def column(output: Output, records: np.ndarray) -> Column:
+        codec = output.codec
+        return Column(records=records, rows=rows, width=codec.num_classes, unpack=codec.unpack, salt=output.salt)
+
+    logits = column(store.tables.outputs[0], store.records)
+    return logits, column(*store.require_embeddings()) if embeddings else None
 
 
 class Loader(ViewLoader):
@@ -210,7 +215,8 @@ class Loader(ViewLoader):
         beton: path, or a `Dataset` that is open already.
         views: which views; None for those of the store.
         mask: path of a mask, a `Mask`, or int64 sample_ids; None keeps all. Batches have its weights, where it has some.
-        logits: path of a store or an open `LogitStore`; None for batches without logits.
+        logits: path of a store or an open `LogitStore`; None for batches without logits. embeddings: whether batches have
+            the store's embeddings, too.
         batch_size, shuffle, seed, order, drop_last, num_workers, prefetch, device: as `ViewLoader`.
         world: this process among those that share an epoch; None for what torchrun says, a single process without it.
 
@@ -226,6 +232,7 @@ class Loader(ViewLoader):
         *,
         mask: str | Path | Mask | np.ndarray | None = None,
         logits: str | Path | LogitStore | None = None,
+        embeddings: bool = False,
         batch_size: int = 64,
         shuffle: bool = False,
         seed: int = 0,
@@ -250,16 +257,19 @@ class Loader(ViewLoader):
             of_all = torch.ones(mask.num_samples)
             of_all[torch.from_numpy(mask.sample_ids)] = torch.from_numpy(mask.weights)
             self.weights = of_all.to(device)
-        column, self.store, self._num_rows = None, store, 0
+        column, more, self.store, self._num_rows = None, None, store, 0
+        if embeddings and store is None:
+            raise OptionError("embeddings come from a store: give logits too")
         if store is not None:
             check_store(store, self.dataset, views)
-            column = store_column(store, ids, self.dataset.beton.num_samples)
+            column, more = store_columns(store, ids, self.dataset.beton.num_samples, embeddings=embeddings)
             self._num_rows = int(column.rows.max()) + 1
         super().__init__(
             self.dataset.beton,
             views,
             ids=ids,
             column=column,
+            embeddings=more,
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
@@ -275,7 +285,8 @@ class Loader(ViewLoader):
         """The batches of one epoch, see `ViewLoader`; the rows of it and of the next are asked of the disk beforehand."""
         if self.store is not None:
             for one in (epoch, epoch + 1):
-                self.store.prefetch(one % self.views.num_seeds, self._num_rows)
+                embeddings = self.embeddings is not None
+                self.store.prefetch(one % self.views.num_seeds, self._num_rows, embeddings=embeddings)
         return super().epoch(epoch, start_batch=start_batch)
 
     def run(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[Batch]:

@@ -10,6 +10,8 @@ from fastkd.cli.common import (
     compute,
     device_options,
     open_teacher,
+    outputs_option,
+    parse_outputs,
     progress_bar,
     say,
     teacher_options,
@@ -23,6 +25,7 @@ from fastkd.cli.common import (
 @click.option("--teacher", required=True, metavar="T", help="A checkpoint, or a torchvision / timm: name.")
 @teacher_options
 @view_options
+@outputs_option
 @click.option(
     "--codec",
     type=click.Choice(["auto", "fp16", "int8+top4", "int4+top8"]),
@@ -59,6 +62,7 @@ def cache_logits(
     views: str | None,
     size: int | None,
     num_seeds: int | None,
+    outputs: str,
     codec: str,
     max_kl: float | None,
     tau: float,
@@ -74,7 +78,8 @@ def cache_logits(
 
     Stopped at any moment, the same command goes on where it was. Runs under torchrun on any number of processes; where
     nodes share no disk, each fills a --shard of its own, and fastkd merge makes one store of them. --reuse OLD.h5 computes
-    only what the older store lacks: more seeds, more samples, a smaller codec than its fp16.
+    only what the older store lacks: more seeds, more samples, a smaller codec than its fp16. With --outputs
+    logits,embedding a student learns by rkd, pkt, cc and crd from the store, too.
 
     \b
     fastkd cache-logits train.beton --mask m.h5 --teacher t.safetensors --views crop-flip --num-seeds 8 --out l.h5
@@ -83,22 +88,27 @@ def cache_logits(
     from fastkd.prune.mask import Mask
     from fastkd.store.logit_store import read_tables
     from fastkd.train.caching import StoreRecipe, fill_store
+    from fastkd.train.teacher import embedding_of
 
+    with_embedding = parse_outputs(outputs)
     part = _parse_shard(shard)
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)
         kept = Mask.load(mask) if mask else None
+        network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
+        chosen = choose_views(dataset, views, size, num_seeds)
         recipe = StoreRecipe(
             dataset=dataset,
-            teacher=open_teacher(teacher, teacher_flags, dataset.num_classes, device_name),
-            views=choose_views(dataset, views, size, num_seeds),
+            teacher=network,
+            views=chosen,
             mask=kept,
+            embedding=embedding_of(network, chosen.size) if with_embedding else None,
             codec=codec,
             block_rows=batch_size,
             max_kl=max_kl,
             tau=tau,
         )
-        with progress_bar("cache-logits", "rows", unit_bytes=recipe.row_codec.row_bytes) as progress:
+        with progress_bar("cache-logits", "rows", unit_bytes=recipe.row_bytes) as progress:
             counts = fill_store(
                 out,
                 recipe,
@@ -117,12 +127,14 @@ def cache_logits(
         "num_rows": tables.num_rows,
         "num_classes": tables.codec.num_classes,
         "codec": tables.codec.name,
+        **({"embedding_dim": recipe.embedding.dim} if recipe.embedding is not None else {}),
         "size_bytes": out.stat().st_size,
         "fingerprint": tables.header.fingerprint,
         **counts,
     }
+    more = "" if recipe.embedding is None else f" and embeddings of {recipe.embedding.dim:,}"
     text = (
-        f"{out}: {tables.num_seeds} views of {tables.num_rows:,} samples, {tables.codec.name}, {result['size_bytes']:,} bytes; "
+        f"{out}: {tables.num_seeds} views of {tables.num_rows:,} samples, {tables.codec.name}{more}, {result['size_bytes']:,} bytes; "
         f"{counts['rows_written']:,} rows written at {counts['rows_per_s']:,.0f}/s, {counts['rows_reused']:,} were there"
     )
     return result, text

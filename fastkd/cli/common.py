@@ -197,6 +197,25 @@ def view_options(function: Callable) -> Callable:
     return functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
 
 
+def outputs_option(function: Callable) -> Callable:
+    """--outputs."""
+    return click.option(
+        "--outputs",
+        default="logits",
+        show_default=True,
+        metavar="logits[,embedding]",
+        help="What is stored of the teacher; embedding: the input of its last linear layer, in float16.",
+    )(function)
+
+
+def parse_outputs(text: str) -> bool:
+    """Whether --outputs names the embedding, besides the logits that every store has."""
+    names = sorted(name.strip() for name in text.split(","))
+    if names not in (["logits"], ["embedding", "logits"]):
+        raise click.BadParameter(f"{text!r}, expected logits or logits,embedding", param_hint="--outputs")
+    return len(names) > 1
+
+
 def teacher_options(function: Callable) -> Callable:
     """What loads a teacher besides --teacher itself."""
     decorators = [

@@ -5,7 +5,17 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import choose_device, command, device_options, open_teacher, say, teacher_options, view_options
+from fastkd.cli.common import (
+    choose_device,
+    command,
+    device_options,
+    open_teacher,
+    outputs_option,
+    parse_outputs,
+    say,
+    teacher_options,
+    view_options,
+)
 from fastkd.dist import read_world
 
 
@@ -16,6 +26,8 @@ from fastkd.dist import read_world
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples that are kept.  [default: all]")
 @click.option("--keep", metavar="FRACTION|COUNT", help="The same without a mask: 0.1 keeps a tenth.")
 @view_options
+@outputs_option
+@click.option("--embedding-dim", type=click.IntRange(1), help="Values of an embedding, where --teacher does not say.")
 @click.option(
     "--codec",
     type=click.Choice(["auto", "fp16", "int8+top4", "int4+top8"]),
@@ -27,7 +39,9 @@ from fastkd.dist import read_world
 @click.option("--epochs", type=click.IntRange(1), default=240, show_default=True, help="Of each student.")
 @click.option("--num-students", type=click.IntRange(1), default=1, show_default=True, help="Runs that read the store.")
 @click.option("--measure", is_flag=True, help="Run the --teacher on BETON for ten seconds to know its rate.")
-@click.option("--teacher", metavar="T", help="For --measure: a checkpoint, or a torchvision / timm: name.")
+@click.option(
+    "--teacher", metavar="T", help="For --measure and --outputs: a checkpoint, or a torchvision / timm: name."
+)
 @teacher_options
 @click.option("--images-per-s", type=click.FloatRange(0, min_open=True), help="The teacher's rate, where it is known.")
 @click.option(
@@ -47,6 +61,8 @@ def plan(
     views: str | None,
     size: int | None,
     num_seeds: int | None,
+    outputs: str,
+    embedding_dim: int | None,
     codec: str,
     batch_size: int,
     epochs: int,
@@ -63,6 +79,7 @@ def plan(
 
     \b
     fastkd plan train.beton --mask m.h5 --num-seeds 8 --epochs 240 --num-students 5
+    fastkd plan train.beton --num-seeds 8 --outputs logits,embedding --teacher t.safetensors
     fastkd plan --num-samples 1281167 --num-classes 1000 --keep 0.1 --num-seeds 50 --epochs 100
     """
     from fastkd.prune.mask import Mask, parse_keep
@@ -77,6 +94,11 @@ def plan(
         raise click.UsageError("--measure needs BETON and --teacher")
     if measure and images_per_s is not None:
         raise click.UsageError("--measure and --images-per-s exclude each other")
+    with_embedding = parse_outputs(outputs)
+    if embedding_dim is not None and not with_embedding:
+        raise click.UsageError("--embedding-dim is for --outputs logits,embedding")
+    if with_embedding and (embedding_dim is None) == (teacher is None):
+        raise click.UsageError("--outputs logits,embedding needs either --embedding-dim or the --teacher that tells it")
     kept = Mask.load(mask) if mask else None
     if beton is None:
         if num_samples is None or num_classes is None or num_seeds is None:
@@ -89,7 +111,15 @@ def plan(
         num_classes, num_rows = dataset.num_classes, len(kept_ids(dataset, kept))
         chosen = choose_views(dataset, views, size, num_seeds)
         num_seeds = chosen.num_seeds
+        size = chosen.size
     num_rows = parse_keep(keep, num_rows) if keep else num_rows
+    network = None
+    if teacher is not None and (measure or with_embedding):
+        network = open_teacher(teacher, teacher_flags, num_classes, choose_device(device, read_world()))
+    if network is not None and with_embedding:
+        from fastkd.train.teacher import embedding_of
+
+        embedding_dim = embedding_of(network, size or 224).dim
     made = make_plan(
         num_rows=num_rows,
         num_seeds=num_seeds,
@@ -97,15 +127,14 @@ def plan(
         epochs=epochs,
         num_students=num_students,
         block_rows=batch_size,
+        embedding_dim=embedding_dim or 0,
     )
-    if measure and teacher is not None:
+    if measure and network is not None:
         from fastkd.train.caching import StoreRecipe
         from fastkd.train.rate import measure_fill_rate
 
-        device_name = choose_device(device, read_world())
-        network = open_teacher(teacher, teacher_flags, num_classes, device_name)
         recipe = StoreRecipe(dataset=dataset, teacher=network, views=chosen, mask=kept, block_rows=batch_size)
-        say(f"plan: {network.name} on {device_name} for ten seconds")
+        say(f"plan: {network.name} on {network.device} for ten seconds")
         images_per_s = measure_fill_rate(recipe, num_workers=num_workers)
     result = made.describe() | {"read_s_per_epoch": made.epoch_bytes / (read_mb_per_s * 1e6)}
     if images_per_s is not None:
@@ -114,9 +143,11 @@ def plan(
 
 
 def _table(result: dict[str, Any]) -> str:
+    dim = result["embedding_dim"]
+    more = f"; {result['embedding_row_bytes']:,} bytes, an embedding of {dim:,} in fp16" if dim else ""
     lines = [
         ("rows", f"{result['num_seeds']:,} views of {result['num_rows']:,} samples, {result['num_classes']:,} classes"),
-        ("record", f"{result['row_bytes']:,} bytes, {result['codec']}"),
+        ("record", f"{result['row_bytes']:,} bytes, {result['codec']}{more}"),
         ("file", f"{result['size_bytes']:,} bytes"),
         ("read an epoch", f"{result['epoch_bytes']:,} bytes, {result['read_s_per_epoch']:,.1f} s from a cold disk"),
         ("teacher, store", f"{result['store_forwards']:,} images, once"),

@@ -81,8 +81,8 @@ def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | Non
     default="kd",
     show_default=True,
     metavar="METHOD",
-    help="kd, dkd: (1-alpha) CE + alpha KD. at, ft, sp, hint, vid, nst, ab, fsp, rkd, pkt, cc, crd, with a live --teacher: "
-    "CE + alpha KD + beta R.",
+    help="kd, dkd: (1-alpha) CE + alpha KD. at, ft, sp, hint, vid, nst, ab, fsp with a live --teacher, rkd, pkt, cc, crd with one or "
+    "a store's embeddings: CE + alpha KD + beta R.",
 )
 @click.option(
     "--alpha",
@@ -294,7 +294,8 @@ def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:
     loader, views = inputs.loader, inputs.loader.views
     loss = "labels alone"
     if recipe.alpha > 0:
-        source = "the store" if inputs.teacher is None else f"{inputs.teacher.name}, live"
+        both = "the store, embeddings too" if loader.embeddings is not None else "the store"
+        source = both if inputs.teacher is None else f"{inputs.teacher.name}, live"
         square = "times" if recipe.tau_squared else "not times"
         loss = f"alpha {recipe.alpha:g}, tau {recipe.tau:g}, {'DKD' if recipe.kd == 'dkd' else 'KD'} {square} tau², logits from {source}"
     if recipe.kd in METHODS:

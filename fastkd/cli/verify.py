@@ -88,8 +88,13 @@ def _compute_again(
                 {"path": str(path), "rows": found.num_rows, "mean_kl": found.mean_kl, "max_kl": found.max_kl}
                 | {"top1_flips": found.flips}
             )
+            more = ""
+            if found.mean_embedding_error is not None and found.max_embedding_error is not None:
+                mean, worst = found.mean_embedding_error, found.max_embedding_error
+                told[-1] |= {"mean_embedding_error": mean, "max_embedding_error": worst}
+                more = f"embeddings differ by {mean:.1e} of their length, worst {worst:.1e}; "
             say(
                 f"{path}: {found.num_rows:,} rows computed again: mean KL {found.mean_kl:.1e}, worst {found.max_kl:.1e} nats; "
-                f"{found.flips} top-1 classes differ; probe views have the same pixels"
+                f"{found.flips} top-1 classes differ; {more}probe views have the same pixels"
             )
     return {"ok": not problems, "problems": problems, "recomputed": told}

@@ -11,7 +11,7 @@ class Batch:
     """What the training loop gets; its memory is its own.
 
     images: uint8 (B, 3, H, W), channels_last. labels, sample_ids: int64 (B,). logits: float32 (B, C), or None.
-    aug_seed: the seed of the views. weights: float32 (B,), of the samples in the loss, or None where all weigh the same.
+    embeddings: float32 (B, D), the teacher's, or None. aug_seed: the seed of the views. weights: float32 (B,), of the samples in the loss, or None where all weigh the same.
     """
 
     images: torch.Tensor
@@ -20,6 +20,7 @@ class Batch:
     logits: torch.Tensor | None
     aug_seed: int
     weights: torch.Tensor | None = None
+    embeddings: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -32,6 +33,7 @@ class Batch:
             logits=None if self.logits is None else function(self.logits),
             aug_seed=self.aug_seed,
             weights=None if self.weights is None else function(self.weights),
+            embeddings=None if self.embeddings is None else function(self.embeddings),
         )
 
     def to(self, device: torch.device | str) -> "Batch":

@@ -130,19 +130,21 @@ class ViewDecoder(Operation):
     rows come out of one operation, since calling a compiled one takes as long as decoding the rows of a whole batch.
     """
 
-    def __init__(self, views: Views, column: Column | None) -> None:
+    def __init__(self, views: Views, column: Column | None, embeddings: Column | None = None) -> None:
         super().__init__()
-        self.views, self.column = views, column
+        self.views, self.column, self.embeddings = views, column, embeddings
 
     def declare_state_and_memory(
         self, previous_state: State
-    ) -> tuple[State, AllocationQuery | tuple[AllocationQuery, AllocationQuery]]:
+    ) -> tuple[State, AllocationQuery | tuple[AllocationQuery, ...]]:
         shape = (self.views.size, self.views.size, 3)
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype("u1"))
         pixels = AllocationQuery(shape, np.dtype("u1"))
         if self.column is None:
             return state, pixels
-        return state, (pixels, AllocationQuery((self.column.width,), np.dtype("f4")))
+        columns = (self.column, self.embeddings)
+        rows = (AllocationQuery((one.width,), np.dtype("f4")) for one in columns if one is not None)
+        return state, (pixels, *rows)
 
     def generate_code(self) -> Callable:
         code, size, crop_ratio = self.views.code, self.views.size, self.views.crop_ratio
@@ -163,13 +165,35 @@ class ViewDecoder(Operation):
             numbers = _find_rows(ids, aug_seed * num_rows, rows, records, row_bytes, status)
             good = np.empty(len(ids), np.bool_)
             unpack(records, numbers, salt, values, good)
-            for b in range(len(ids)):
-                if not good[b] and status[b] == OK:
-                    status[b] = BAD_ROW
+            _note_bad(good, status)
             decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, status, pixels)
             return out
 
-        return decode_with_rows
+        if self.embeddings is None:
+            return decode_with_rows
+        unpack_more, more_salt = self.embeddings.unpack, np.uint64(self.embeddings.salt)
+
+        def decode_with_embeddings(ids, out, images, state):  # type: ignore[no-untyped-def]
+            data, sizes, aug_seed, status, (records, rows, more_records) = state
+            pixels, values, more_values = out
+            numbers = _find_rows(ids, aug_seed * num_rows, rows, records, row_bytes, status)
+            good = np.empty(len(ids), np.bool_)
+            unpack(records, numbers, salt, values, good)
+            _note_bad(good, status)
+            unpack_more(more_records, numbers, more_salt, more_values, good)
+            _note_bad(good, status)
+            decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, status, pixels)
+            return out
+
+        return decode_with_embeddings
+
+
+@njit(nogil=True, inline="always")
+def _note_bad(good: np.ndarray, status: np.ndarray) -> None:
+    """Notes the rows that do not match their checksum."""
+    for b in range(len(good)):
+        if not good[b] and status[b] == OK:
+            status[b] = BAD_ROW
 
 
 @njit(cache=True, nogil=True)

@@ -44,7 +44,7 @@ class ViewLoader:
         beton: an opened beton.
         views: which views; their `num_seeds` is the K of `aug_seed = epoch mod K`.
         ids: int64 (n,), distinct sample_ids in any order; None for all.
-        column: rows that accompany the samples (their logits).
+        column: rows that accompany the samples (their logits); embeddings: others of the same samples, in the same order.
         batch_size: samples a batch on each rank.
         shuffle, seed: the order of an epoch is a pure function of (seed, epoch), or `ids` as they are.
         order: how to shuffle: `shuffle`, uniformly, or `pages`, whole pages of the file in random order with the samples
@@ -68,6 +68,7 @@ class ViewLoader:
         *,
         ids: np.ndarray | None = None,
         column: Column | None = None,
+        embeddings: Column | None = None,
         batch_size: int = 64,
         shuffle: bool = False,
         seed: int = 0,
@@ -88,7 +89,7 @@ class ViewLoader:
         if not 0 <= seed < 2**63:
             raise OptionError(f"seed is {seed}, expected 0 … 2^63-1")
         check_order(order)
-        self.beton, self.views, self.column = beton, views, column
+        self.beton, self.views, self.column, self.embeddings = beton, views, column, embeddings
         self.ids = check_ids(beton.sample_ids if ids is None else np.array(ids), beton.num_samples)
         if beton.present is not None and not beton.present[self.ids].all():
             missing = self.ids[~beton.present[self.ids]]
@@ -113,17 +114,20 @@ class ViewLoader:
             "labels": ((), np.dtype("i8")),
             "sample_ids": ((), np.dtype("i8")),
         }
-        self._rows = None
+        self._rows: tuple[np.ndarray, ...] | None = None
         if column is not None:
             self._rows = column.records.reshape(-1), column.rows
             layout["logits"] = ((column.width,), np.dtype("f4"))
+            if embeddings is not None:
+                self._rows = (*self._rows, embeddings.records.reshape(-1))
+                layout["embeddings"] = ((embeddings.width,), np.dtype("f4"))
         # torch knows pinned memory by where a block begins, and waits for copies to the GPU only there: a batch, a block.
         is_pinned = self.device.type == "cuda"
         one = 3 * views.size**2
         self._most = 1 if is_pinned else min(_GROUP_BYTES // one, len(self.ids) // (_GROUPS * self.num_workers))
         self._num_ahead = self.num_workers if self._most > batch_size else 0  # goes: one that is handed over lasts long
         self._memory = BatchMemory(layout, num_kept=max(prefetch, self._num_ahead) + 2, is_pinned=is_pinned)
-        self._stage, self._node = _compile(beton, views, column)
+        self._stage, self._node = _compile(beton, ViewDecoder(views, column, embeddings))
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -218,6 +222,7 @@ class ViewLoader:
                 sample_ids=torch.from_numpy(made["sample_ids"]),
                 logits=torch.from_numpy(made["logits"]) if self._rows else None,
                 aug_seed=aug_seed,
+                embeddings=torch.from_numpy(made["embeddings"]) if "embeddings" in made else None,
             )
             yield batch if self.device.type == "cpu" else batch.to(self.device)
 
@@ -229,22 +234,23 @@ class ViewLoader:
         arrays = self._memory.arrays(len(ids))
         np.take(self.beton.labels, ids, out=arrays["labels"])
         arrays["sample_ids"][:] = ids
+        outputs = [arrays[name] for name in ("images", "logits", "embeddings") if name in arrays]
         self._stage(
             batch_indices=ids,
             metadata=self.beton.metadata,
             storage_state=(self._data, self.beton.sizes, aug_seed, status, self._rows),
             **{
-                f"memory_{self._node}": (arrays["images"], arrays["logits"]) if self._rows else arrays["images"],
+                f"memory_{self._node}": tuple(outputs) if self._rows else arrays["images"],
                 f"shared_memory_{self._node}": None,
             },
         )
         return arrays, status if status.any() else None
 
 
-def _compile(beton: Beton, views: Views, column: Column | None) -> tuple[Callable, int]:
+def _compile(beton: Beton, decoder: ViewDecoder) -> tuple[Callable, int]:
     """FFCV's pipeline over the beton's images: the compiled stage, and the number by which it knows its operation.
 
-    The operation is made afresh for each loader: FFCV's pipelines change the lists and operations they are given.
+    The decoder is made afresh for each loader: FFCV's pipelines change the lists and operations they are given.
     """
     # Not at the top: importing ffcv sets torch to one thread, unless decode.py has imported it before.
     from ffcv.fields import RGBImageField
@@ -253,7 +259,7 @@ def _compile(beton: Beton, views: Views, column: Column | None) -> tuple[Callabl
 
     image = beton.field_names[beton.image_field]
     graph = Graph(
-        {"views": PipelineSpec(image, decoder=ViewDecoder(views, column))},
+        {"views": PipelineSpec(image, decoder=decoder)},
         {image: RGBImageField()},
         {image: beton.image_field},
         beton.metadata,

@@ -134,6 +134,10 @@ def _store(path: Path) -> dict[str, Any]:
     tables = read_tables(path)
     done = int(np.count_nonzero(tables.done == 1))
     rows = done_rows(tables)
+    more = {}
+    if tables.embeddings is not None:
+        codec = tables.embeddings.codec
+        more = {"embedding_dim": codec.num_classes, "embedding_row_bytes": codec.row_bytes}
     correct = int(tables.top1[..., 0][tables.done == 1].sum())
     return {
         **_header(tables.header),
@@ -142,6 +146,7 @@ def _store(path: Path) -> dict[str, Any]:
         "num_classes": tables.codec.num_classes,
         "codec": tables.codec.name,
         "row_bytes": tables.codec.row_bytes,
+        **more,
         "size_bytes": path.stat().st_size,
         "done_percent": 100 * done / tables.done.size,
         "teacher_top1": 100 * correct / rows if rows else None,

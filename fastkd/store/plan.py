@@ -6,13 +6,15 @@ from typing import Any
 from fastkd.errors import OptionError
 from fastkd.store.codec import Codec
 from fastkd.store.filling import store_bytes
+from fastkd.store.logit_store import embedding_codec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """Costs of a store and of doing without.
 
-    size_bytes: of the file, to the byte. row_bytes: of a record. store_forwards: images that the teacher sees to fill
+    size_bytes: of the file, to the byte. row_bytes: of a record; embedding_row_bytes: of an embedding's, 0 without.
+    store_forwards: images that the teacher sees to fill
     it; live_forwards: that a live teacher sees in `num_students` runs. break_even_students: the fewest students with
     which the store takes fewer forwards than a live teacher. epoch_bytes: read by a student in an epoch.
     """
@@ -22,6 +24,8 @@ class Plan:
     num_classes: int
     codec: str
     row_bytes: int
+    embedding_dim: int
+    embedding_row_bytes: int
     size_bytes: int
     epochs: int
     num_students: int
@@ -51,12 +55,13 @@ def make_plan(
     num_students: int = 1,
     block_rows: int = 256,
     num_probes: int = 256,
+    embedding_dim: int = 0,
 ) -> Plan:
     """The plan of a store.
 
     Args:
         num_rows: kept samples. num_seeds: views of each, K. epochs, num_students: of the runs that will read it.
-        block_rows, num_probes: as `create_store`.
+        block_rows, num_probes: as `create_store`. embedding_dim: values of the teacher's embedding; 0 for logits alone.
 
     Raises:
         OptionError: a number below 1.
@@ -64,17 +69,21 @@ def make_plan(
     for name, value in (("samples", num_rows), ("seeds", num_seeds), ("epochs", epochs), ("students", num_students)):
         if value < 1:
             raise OptionError(f"{value} {name}, expected at least 1")
+    embedding = embedding_codec({"dim": embedding_dim}) if embedding_dim else None
+    embedding_row_bytes = embedding.row_bytes if embedding is not None else 0
     return Plan(
         num_rows=num_rows,
         num_seeds=num_seeds,
         num_classes=codec.num_classes,
         codec=codec.name,
         row_bytes=codec.row_bytes,
-        size_bytes=store_bytes(num_seeds, num_rows, codec, block_rows, num_probes),
+        embedding_dim=embedding_dim,
+        embedding_row_bytes=embedding_row_bytes,
+        size_bytes=store_bytes(num_seeds, num_rows, codec, block_rows, num_probes, embedding=embedding),
         epochs=epochs,
         num_students=num_students,
         store_forwards=num_rows * num_seeds,
         live_forwards=num_rows * epochs * num_students,
         break_even_students=num_seeds // epochs + 1,
-        epoch_bytes=num_rows * codec.row_bytes,
+        epoch_bytes=num_rows * (codec.row_bytes + embedding_row_bytes),
     )

@@ -20,7 +20,7 @@ from fastkd.prune.mask import Mask
 from fastkd.store.codec import CODECS, Codec, check_encodable, encode_rows, make_codec
 from fastkd.store.fidelity import codec_kl
 from fastkd.store.filling import StoreFiller, create_store, fill_lock
-from fastkd.store.logit_store import StoreTables, read_tables
+from fastkd.store.logit_store import StoreTables, embedding_codec, read_tables
 from fastkd.store.reuse import OldRows, open_old, take_over
 from fastkd.train.teacher import Embedding, LiveTeacher, Teacher
 
@@ -56,6 +56,12 @@ class StoreRecipe:
     def row_codec(self) -> Codec:
         """The codec, chosen."""
         return make_codec(self.codec, self.dataset.num_classes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, of all that is stored of it."""
+        more = embedding_codec(self.embedding.describe()).row_bytes if self.embedding is not None else 0
+        return self.row_codec.row_bytes + more
 
     @property
     def inputs(self) -> dict[str, str]:

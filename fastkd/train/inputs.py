@@ -10,7 +10,7 @@ from fastkd.errors import MismatchError, OptionError
 from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.prune.mask import Mask
 from fastkd.store.logit_store import LogitStore
-from fastkd.train.methods import METHODS
+from fastkd.train.methods import METHODS, teacher_needed
 from fastkd.train.recipe import Recipe
 from fastkd.train.resident import Resident, make_resident, why_not
 from fastkd.train.teacher import Teacher
@@ -55,18 +55,18 @@ def open_inputs(
 
     Raises:
         MismatchError: inputs that do not belong together.
-        OptionError: validation data of more classes; a method that needs the teacher without one, or as `Loader`.
+        OptionError: validation data of more classes; a method that needs the teacher, or a store's embeddings, without
+            them, or as `Loader`.
     """
     fingerprints = {"beton": dataset.fingerprint}
     if mask is not None:
         fingerprints["mask"] = mask.header.fingerprint
         if not recipe.mask_weights:
             mask = replace(mask, weights=None)
-    if recipe.kd in METHODS and teacher is None:
-        raise OptionError(
-            f"--kd {recipe.kd} looks inside the teacher, which a store does not hold: give --teacher CKPT"
-        )
-    if recipe.kd in METHODS and store is not None:
+    from_store = recipe.kd in METHODS and teacher is None
+    if from_store:
+        _require_embeddings(recipe, store)
+    elif recipe.kd in METHODS and store is not None:
         raise OptionError(f"--kd {recipe.kd} runs the teacher, which gives the logits too: leave --logits out")
     if store is not None:
         fingerprints["logits"] = store.tables.header.fingerprint
@@ -79,7 +79,8 @@ def open_inputs(
         dataset,
         views,
         mask=mask,
-        logits=store if recipe.alpha > 0 else None,
+        logits=store if recipe.alpha > 0 or from_store else None,
+        embeddings=from_store,
         batch_size=recipe.batch_size,
         shuffle=True,
         seed=recipe.seed,
@@ -101,7 +102,7 @@ def open_inputs(
         whole = Loader(val_data, center, batch_size=_VAL_BATCH, num_workers=num_workers, device=device, world=world)
         val_loader = make_resident(whole, None, "off" if why_not(whole) else resident)
     return RunInputs(
-        loader=make_resident(loader, store if recipe.alpha > 0 else None, resident),
+        loader=make_resident(loader, loader.store, resident),
         val=val_loader,
         teacher=teacher if recipe.distils else None,
         fingerprints=fingerprints,
@@ -112,3 +113,14 @@ def open_inputs(
             **({"weights": mask.header.params.get("weights")} if mask is not None and mask.weights is not None else {}),
         },
     )
+
+
+def _require_embeddings(recipe: Recipe, store: LogitStore | None) -> None:
+    """Refuses a method without a teacher where no store has what it looks at."""
+    if store is None or store.embedding_dim is None or METHODS[recipe.kd].layers != "embedding":
+        raise teacher_needed(recipe.kd, str(store.tables.path) if store is not None else None)
+    if recipe.teacher_layers:
+        raise OptionError(
+            f"--teacher-layers {','.join(recipe.teacher_layers)} names layers of a live teacher, {store.tables.path} holds "
+            f"{store.tables.header.params['embedding']['layer']} alone: leave it out"
+        )

@@ -12,7 +12,7 @@ from fastkd.errors import OptionError
 from fastkd.feed import Loader
 from fastkd.models.registry import create_model
 from fastkd.train.hooks import Taps, embedding_name, stage_names
-from fastkd.train.methods import METHODS, Context, choose_layers
+from fastkd.train.methods import METHODS, Context, choose_layers, teacher_needed
 from fastkd.train.recipe import Recipe
 from fastkd.train.resident import Resident
 from fastkd.train.sync_norm import synchronise_norms
@@ -67,7 +67,7 @@ def make_learner(
     the method.
 
     Raises:
-        OptionError: a method without a teacher, an unknown layer, layers that do not pair up.
+        OptionError: a method with neither a teacher nor a store's embeddings, an unknown layer, layers that do not pair up.
         ModelError: a network that cannot be made or has nothing to look at.
     """
     num_classes = loader.dataset.num_classes
@@ -78,24 +78,28 @@ def make_learner(
     precision = PRECISIONS.get(recipe.amp)
     if recipe.kd not in METHODS:
         return Learner(model, precision=precision), LiveTeacher(teacher, None) if teacher is not None else None
-    if teacher is None:
-        raise OptionError(
-            f"--kd {recipe.kd} looks inside the teacher, which a store does not hold: give --teacher CKPT"
-        )
-    own = _taps(recipe.kd, model, recipe.layers, "--layers")
-    its = _taps(recipe.kd, teacher.model, recipe.teacher_layers or recipe.layers, "--teacher-layers")
-    size = loader.views.size
-    shapes = own.shapes(model, size), its.shapes(teacher.model, teacher.norm.size or size)
+    own, size = _taps(recipe.kd, model, recipe.layers, "--layers"), loader.views.size
+    live = None
+    if teacher is not None:
+        its = _taps(recipe.kd, teacher.model, recipe.teacher_layers or recipe.layers, "--teacher-layers")
+        live, its_names = LiveTeacher(teacher, its), its.names
+        its_shapes = its.shapes(teacher.model, teacher.norm.size or size)
+    elif loader.embeddings is not None:
+        its_names = ("embedding",)
+        its_shapes = [(loader.embeddings.width,)]
+    else:
+        raise teacher_needed(recipe.kd)
+    shapes = own.shapes(model, size), its_shapes
     if len(shapes[0]) != len(shapes[1]):
         raise OptionError(
-            f"--kd {recipe.kd}: {len(own.names)} layers of the student ({', '.join(own.names)}) and {len(its.names)} of the "
-            f"teacher ({', '.join(its.names)}): name as many of each with --layers and --teacher-layers"
+            f"--kd {recipe.kd}: {len(own.names)} layers of the student ({', '.join(own.names)}) and {len(its_names)} of the "
+            f"teacher ({', '.join(its_names)}): name as many of each with --layers and --teacher-layers"
         )
     if recipe.kd == "crd" and world.size > 1:
         raise OptionError(f"--kd crd keeps a memory of all samples in one process, found {world.size} ranks; use one")
     wanted = 1 if METHODS[recipe.kd].layers == "embedding" else 3
-    for taps, found_shapes in ((own, shapes[0]), (its, shapes[1])):
-        for name, shape in zip(taps.names, found_shapes, strict=True):
+    for names, found_shapes in ((own.names, shapes[0]), (its_names, shapes[1])):
+        for name, shape in zip(names, found_shapes, strict=True):
             if len(shape) != wanted:
                 kind = "vectors" if wanted == 1 else "feature maps"
                 raise OptionError(f"--kd {recipe.kd} looks at {kind}, layer {name} is of shape {shape}: choose another")
@@ -105,7 +109,7 @@ def make_learner(
     method = METHODS[recipe.kd].make(*shapes, context).to(loader.device)
     if is_global:
         method = synchronise_norms(method, loader.device.type)
-    return Learner(model, method, own, precision), LiveTeacher(teacher, its)
+    return Learner(model, method, own, precision), live
 
 
 def _taps(kd: str, model: nn.Module, given: Sequence[str], option: str) -> Taps:

@@ -182,6 +182,21 @@ def native_weight(name: str) -> float:
     return weight
 
 
+def teacher_needed(name: str, store: str | None = None) -> OptionError:
+    """What to say where there is nothing of the teacher that a method looks at.
+
+    Args:
+        store: the path of a store without embeddings, where one was given.
+    """
+    if METHODS[name].layers != "embedding":
+        return OptionError(f"--kd {name} looks inside the teacher, which a store does not hold: give --teacher CKPT")
+    found = f"{store} holds logits alone" if store else "found neither a teacher nor a store"
+    return OptionError(
+        f"--kd {name} compares embeddings, {found}: give --teacher CKPT, or --logits with a store that was filled with "
+        f"cache-logits --outputs logits,embedding"
+    )
+
+
 def choose_layers(name: str, stages: Sequence[str], embedding: Callable[[], str], given: Sequence[str]) -> list[str]:
     """The names of the layers that a method looks at in one network.
 

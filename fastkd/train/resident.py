@@ -22,10 +22,10 @@ _DECODE_BATCH = 512
 
 
 class Resident:
-    """A `Loader` whose images, labels and logits lie on its device.
+    """A `Loader` whose images, labels, logits and embeddings lie on its device.
 
     Args:
-        loader: says which samples, views, order, ranks and device. store: its logits, where it has some.
+        loader: says which samples, views, order, ranks and device. store: its logits and embeddings, where it has some.
 
     Raises:
         OptionError: views or images that cannot be cut at whole pixels.
@@ -38,7 +38,7 @@ class Resident:
             raise OptionError(f"--resident on: {reason}; use --resident auto")
         self.loader, self.dataset, self.beton = loader, loader.dataset, loader.beton
         self.ids, self.views, self.column, self.device = loader.ids, loader.views, loader.column, loader.device
-        self.weights = loader.weights
+        self.weights, self.embeddings = loader.weights, loader.embeddings
         pad = PAD if loader.views.kind == "crop-flip" else 0
         self._pixels = F.pad(_decoded(loader), (0, 0, pad, pad, pad, pad)).to(self.device)
         self._labels = torch.from_numpy(loader.beton.labels[self.ids].astype(np.int64)).to(self.device)
@@ -48,6 +48,10 @@ class Resident:
         if store is not None and loader.column is not None:
             planes = (torch.from_numpy(store.read(self.ids, seed)) for seed in range(loader.views.num_seeds))
             self._logits = torch.stack([plane.to(self.device) for plane in planes])
+        self._embeddings = None
+        if store is not None and loader.embeddings is not None:  # float16 numbers, as the store has them
+            more = (torch.from_numpy(store.read_embeddings(self.ids, seed)) for seed in range(loader.views.num_seeds))
+            self._embeddings = torch.stack([plane.half().to(self.device) for plane in more])
         self._rows = np.full(loader.beton.num_samples, -1, np.int64)
         self._rows[self.ids] = np.arange(len(self.ids))
 
@@ -69,6 +73,7 @@ class Resident:
                 sample_ids=self._sample_ids[part],
                 logits=None if self._logits is None else self._logits[aug_seed, part],
                 aug_seed=aug_seed,
+                embeddings=None if self._embeddings is None else self._embeddings[aug_seed, part].float(),
                 weights=None if self.weights is None else self.weights[self._sample_ids[part]],
             )
 
@@ -106,6 +111,7 @@ def make_resident(loader: Loader, store: LogitStore | None, choice: str) -> "Loa
         return loader
     side = loader.views.size + 2 * PAD
     row_bytes = 3 + 4 * (loader.column.width if loader.column is not None else 0)
+    row_bytes += 2 * (loader.embeddings.width if loader.embeddings is not None else 0)
     needed = len(loader.ids) * (3 * side * side + loader.views.num_seeds * row_bytes)
     free, _ = torch.cuda.mem_get_info(loader.device)
     return Resident(loader, store) if needed < _SHARE * free else loader

@@ -241,7 +241,7 @@ def _train_epoch(run: _Run, epoch: int, first: int) -> None:
 def _step(run: _Run, batch: Batch, number: int, share: float) -> Tensor:
     """Forward, backward, update; returns loss, CE, KD and R of this rank's samples: float32 (4,), on the device."""
     teacher_BC: Tensor | None = batch.logits
-    teacher_layers: list[Tensor] = []
+    teacher_layers: list[Tensor] = [] if batch.embeddings is None else [batch.embeddings]
     if run.live is not None:
         teacher_BC, teacher_layers = run.live(batch.images)
         run.watch.did("teacher")
