@@ -5,7 +5,7 @@ lengthened, rows, blocks, planes and pages exchanged, attributes and datasets ch
 Every copy is verified and read in a process that may hang or crash. Asserted: verify finds whatever changes a byte that
 matters, no read gives other logits, every refusal is one line, nothing hangs or crashes.
 
-    python benchmarks/store_damage.py --count 5000
+    python benchmarks/store_damage.py --count 5000 [--embeddings]
 """
 
 import argparse
@@ -30,12 +30,14 @@ from fastkd.store.logit_store import LogitStore, read_tables
 from fastkd.store.verify import verify_store
 
 NUM_SEEDS, NUM_ROWS, NUM_CLASSES, BLOCK_ROWS = 3, 50, 70, 8
+EMBEDDING_DIM = 40  # records of 128 B, as those of the logits, so that one may stand in the place of the other
 HANGS_AFTER_S = 60
 
 
-def make_store(path: Path, seed: int, codec: str = "int8+top4") -> None:
-    """A small store of random logits; other seeds make other inputs, too."""
+def make_store(path: Path, seed: int, codec: str = "int8+top4", *, embeddings: bool = False) -> None:
+    """A small store of random logits, and embeddings; other seeds make other inputs, too."""
     rng = np.random.default_rng(seed)
+    more = {"embedding": {"layer": "fc:input", "dim": EMBEDDING_DIM}} if embeddings else {}
     probes = np.stack([rng.permutation(NUM_ROWS)[:20], np.arange(20) % NUM_SEEDS], 1)
     create_store(
         path,
@@ -44,7 +46,7 @@ def make_store(path: Path, seed: int, codec: str = "int8+top4") -> None:
         codec=make_codec(codec, NUM_CLASSES),
         block_rows=BLOCK_ROWS,
         inputs={"beton": f"{seed:032x}", "teacher": f"{seed + 7:032x}"},
-        params={"views": {"kind": "crop-flip", "size": 32}, "pixels": f"decoder/{seed}"},
+        params={"views": {"kind": "crop-flip", "size": 32}, "pixels": f"decoder/{seed}"} | more,
         probes=probes,
         probe_crc32c=rng.integers(0, 2**32, 20),
     )
@@ -53,7 +55,9 @@ def make_store(path: Path, seed: int, codec: str = "int8+top4") -> None:
     for aug_seed in range(NUM_SEEDS):
         for block in range(tables.num_blocks):
             shape = (len(filler.block_ids(block)), NUM_CLASSES)
-            filler.write(aug_seed, block, rng.normal(0, 4, shape).astype(np.float32), int(rng.integers(shape[0] + 1)))
+            logits, num_correct = rng.normal(0, 4, shape).astype(np.float32), int(rng.integers(shape[0] + 1))
+            inside = rng.normal(0, 1, (shape[0], EMBEDDING_DIM)).astype(np.float32) if embeddings else None
+            filler.write(aug_seed, block, logits, num_correct, embeddings_BD=inside)
     filler.close()
 
 
@@ -83,11 +87,16 @@ def lengthen(path: Path, other: Path, rng: np.random.Generator) -> None:
 
 
 def exchange(path: Path, other: Path, rng: np.random.Generator) -> None:
-    """Two rows, blocks, planes or pages of the file."""
+    """Two rows, blocks or planes of any output, or pages of the file."""
     tables, data = read_tables(path), np.fromfile(path, np.uint8)
     unit = int(rng.choice([1, BLOCK_ROWS, NUM_ROWS])) * tables.codec.row_bytes
-    start, unit = (tables.logits_offset, unit) if rng.random() < 0.7 else (0, 4096)
-    a, b = rng.choice((len(data) - start) // unit, 2, replace=False) * unit + start
+    places = np.arange(len(data) // 4096) * 4096
+    if rng.random() < 0.7:
+        count = NUM_SEEDS * NUM_ROWS * tables.codec.row_bytes // unit
+        places = np.concatenate([output.offset + np.arange(count) * unit for output in tables.outputs])
+    else:
+        unit = 4096
+    a, b = rng.choice(places, 2, replace=False)
     data[a : a + unit], data[b : b + unit] = data[b : b + unit].copy(), data[a : a + unit].copy()
     data.tofile(path)
 
@@ -112,7 +121,7 @@ def change_attribute(path: Path, other: Path, rng: np.random.Generator) -> None:
 def change_dataset(path: Path, other: Path, rng: np.random.Generator) -> None:
     """From another store, away, of another type, or with two entries exchanged."""
     with h5py.File(path, "r+") as file, h5py.File(other) as source:
-        name = str(rng.choice(["sample_ids", "probes", "probe_crc32c", "done", "top1", "logits"]))
+        name = str(rng.choice(sorted(file)))
         kind = rng.integers(4)
         if kind == 0:
             del file[name]
@@ -167,10 +176,16 @@ def content_of(path: Path) -> list:
     """All of a store that means something."""
     t = read_tables(path)
     arrays = (t.sample_ids, t.done, t.top1, t.probes, t.probe_crc32c)
-    return [t.header, *(array.tolist() for array in arrays), t.map_records().tobytes(), path.stat().st_size]
+    records = [t.map_records(output).tobytes() for output in t.outputs]
+    return [t.header, *(array.tolist() for array in arrays), records, path.stat().st_size]
 
 
-def judge(path: Path, whole: list, logits: np.ndarray, ids: np.ndarray) -> str:
+def readers(store: LogitStore) -> list[Callable[[np.ndarray, int], np.ndarray]]:
+    """What reads each of its outputs."""
+    return [store.read] if store.embedding_dim is None else [store.read, store.read_embeddings]
+
+
+def judge(path: Path, whole: list, values: list[np.ndarray], ids: np.ndarray) -> str:
     """What becomes of a damaged copy: found, harmless, or how it went wrong."""
     try:
         problems = verify_store(path)
@@ -186,12 +201,13 @@ def judge(path: Path, whole: list, logits: np.ndarray, ids: np.ndarray) -> str:
         return "found" if problems else "wrong: verify found nothing, opening did"
     for aug_seed in range(min(NUM_SEEDS, store.num_seeds)):
         for rows in (slice(None), *(slice(i, i + 1) for i in range(0, NUM_ROWS, 7))):
-            try:
-                found = store.read(ids[rows], aug_seed)
-            except FastKDError:
-                continue
-            if not np.array_equal(found, logits[aug_seed, rows]):
-                return "wrong: other logits were read"
+            for read, expected in zip(readers(store), values, strict=False):
+                try:
+                    found = read(ids[rows], aug_seed)
+                except FastKDError:
+                    continue
+                if not np.array_equal(found, expected[aug_seed, rows]):
+                    return "wrong: other values were read"
     return "found" if problems else "harmless"
 
 
@@ -200,7 +216,7 @@ def damage(folder: Path, first: int, end: int, seed: int) -> None:
     whole, other, copy = folder / "whole.h5", folder / "other.h5", folder / "copy.h5"
     content, store = content_of(whole), LogitStore(whole)
     ids = store.sample_ids
-    logits = np.stack([store.read(ids, aug_seed) for aug_seed in range(NUM_SEEDS)])
+    values = [np.stack([read(ids, aug_seed) for aug_seed in range(NUM_SEEDS)]) for read in readers(store)]
     data = whole.read_bytes()
     for number in range(first, end):
         rng = np.random.default_rng([seed, number])
@@ -210,17 +226,17 @@ def damage(folder: Path, first: int, end: int, seed: int) -> None:
         way(copy, other, rng)
         signal.alarm(HANGS_AFTER_S)
         try:
-            outcome = judge(copy, content, logits, ids)
+            outcome = judge(copy, content, values, ids)
         except Exception as error:
             outcome = f"wrong: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         signal.alarm(0)
         print(json.dumps([number, way.__name__, outcome]), flush=True)
 
 
-def damage_many(folder: Path, count: int, seed: int = 0) -> dict:
+def damage_many(folder: Path, count: int, seed: int = 0, *, embeddings: bool = False) -> dict:
     """Outcomes of `count` damaged copies by way; processes that die are started again behind the copy that killed them."""
-    make_store(folder / "whole.h5", 0)
-    make_store(folder / "other.h5", 1)
+    make_store(folder / "whole.h5", 0, embeddings=embeddings)
+    make_store(folder / "other.h5", 1, embeddings=embeddings)
     outcomes: dict[str, Counter] = {way.__name__: Counter() for way in WAYS}
     wrong, at = [], 0
     while at < count:
@@ -249,10 +265,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--embeddings", action="store_true", help="of a store that holds embeddings, too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = damage_many(Path(folder), args.count, args.seed)
-    measure.save("store_damage", result)
+        result = damage_many(Path(folder), args.count, args.seed, embeddings=args.embeddings)
+    measure.save("store_damage_embeddings" if args.embeddings else "store_damage", result)
     assert not result["wrong"]
 
 

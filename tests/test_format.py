@@ -19,16 +19,22 @@ CODECS = ["fp16", "int8+top4", "int4+top8"]
 
 
 @pytest.fixture(scope="module")
-def read_logits() -> Callable[[Path, int, int], np.ndarray]:
-    """The function of the README, which knows h5py and numpy and nothing of fastkd."""
+def scripts() -> dict:
+    """What the README's two scripts define; they know h5py and numpy and nothing of fastkd."""
     text = (HERE.parent / "README.md").read_text(encoding="utf-8")
     section = text[text.index("## Logit store format") :]
-    script = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
-    assert len([line for line in script.splitlines() if line]) <= 20
-    assert "fastkd" not in script
+    found = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[:2]
     names: dict = {}
-    exec(script, names)
-    return names["read_logits"]
+    for script in found:
+        assert len([line for line in script.splitlines() if line]) <= 20
+        assert "fastkd" not in script
+        exec(script, names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def read_logits(scripts) -> Callable[[Path, int, int], np.ndarray]:
+    return scripts["read_logits"]
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -47,6 +53,28 @@ def test_the_golden_stores_are_read_as_ever(codec):
     store = LogitStore(path)
     for aug_seed in range(2):
         assert np.array_equal(store.read(IDS, aug_seed), np.load(GOLDEN / "logits.npy")[CODECS.index(codec), aug_seed])
+
+
+def test_the_golden_embeddings_are_decoded_by_the_script_and_as_ever(scripts):
+    path, expected = GOLDEN / "fp16+embedding.h5", np.load(GOLDEN / "embeddings.npy")
+    assert verify_store(path) == []
+    logits = np.load(GOLDEN / "logits.npy")[0]
+    for aug_seed in range(2):
+        assert np.array_equal(LogitStore(path).read_embeddings(IDS, aug_seed), expected[aug_seed])
+        assert np.array_equal(LogitStore(path).read(IDS, aug_seed), logits[aug_seed])
+        for row, sample_id in enumerate(IDS.tolist()):
+            assert np.array_equal(scripts["read_embedding"](path, sample_id, aug_seed), expected[aug_seed, row])
+            assert np.array_equal(scripts["read_logits"](path, sample_id, aug_seed), logits[aug_seed, row])
+
+
+def test_a_store_of_the_same_embeddings_has_the_bytes_of_the_golden_one(tmp_path):
+    logits, embeddings = np.load(GOLDEN / "logits.npy")[0], np.load(GOLDEN / "embeddings.npy")
+    path = make_store(tmp_path / "l.h5", logits, IDS, block_rows=4, params=PARAMS, embeddings=embeddings)
+    made, golden = read_tables(path), read_tables(GOLDEN / "fp16+embedding.h5")
+    assert made.header == golden.header
+    assert np.array_equal(made.top1, golden.top1)
+    for ours, its in zip(made.outputs, golden.outputs, strict=True):
+        assert np.array_equal(made.map_records(ours), golden.map_records(its))
 
 
 @pytest.mark.parametrize("codec", CODECS)
