@@ -80,7 +80,7 @@ def main() -> None:
     args = parser.parse_args()
     source = open_source(args.source)
     everything = list(range(len(source)))
-    fitting = [i for i in everything if keepable(source.read(i), None)]
+    fitting = [i for i in everything if keepable(source.read(i), WriteOptions(mode="keep"))]
     with tempfile.TemporaryDirectory() as folder:
         all_kept = race(some(source, 4 * fitting), Path(folder), None, args.rounds)
         as_they_come = race(some(source, 4 * everything), Path(folder), MAX_SIZE, args.rounds)

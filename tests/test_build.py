@@ -100,6 +100,35 @@ def test_keep_keeps_any_rgb_jpeg(tmp_path, options):
     assert verify_beton(beton) == []
 
 
+@pytest.fixture
+def whole_in_structure_alone(tmp_path) -> str:
+    """A JPEG whose entropy-coded bytes are damaged in a way that no marker shows."""
+    content = bytearray(encoded(photo(1, 100, 120)))
+    start = content.index(b"\xff\xda") + 14
+    content[start : start + 300] = bytes([0x55]) * 300
+    assert jpeg_size(bytes(content)) == (100, 120)
+    return write_files(tmp_path / "images", {"a/0.jpg": bytes(content), "a/1.jpg": encoded(photo(2, 50, 50))})
+
+
+def test_keep_takes_over_what_is_whole_in_structure_and_verify_finds_it(whole_in_structure_alone, tmp_path):
+    beton = build(whole_in_structure_alone, tmp_path / "x.beton", "keep")
+    assert [line.split(":")[0] for line in verify_beton(beton)] == ["sample 0"]
+
+
+def test_keep_with_check_never_takes_over_what_does_not_decode(whole_in_structure_alone, tmp_path):
+    beton = build(whole_in_structure_alone, tmp_path / "x.beton", "keep", check=True)
+    assert verify_beton(beton) == []
+    assert beton.payload(1).tobytes() == (Path(whole_in_structure_alone) / "a/1.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("side", [32, 33, 128, 129])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}], ids=str)
+def test_a_raw_beton_of_jpegs_has_pillows_pixels(tmp_path, side, options):
+    content = encoded(photo(side, side, side - 5), **options)
+    beton = build(write_files(tmp_path / "images", {"a/0.jpg": content}), tmp_path / "x.beton")
+    np.testing.assert_array_equal(stored(beton, 0), pillow(content))
+
+
 GREY = photo(3, 40, 50)[:, :, 0]
 NOT_KEPT = {
     "grey.jpg": encoded(GREY),

@@ -29,6 +29,7 @@ from fastkd.errors import OptionError
 )
 @click.option("--jpeg-quality", type=click.IntRange(1, 100), help="Of what is encoded.  [default: 90]")
 @click.option("--page-size", type=click.IntRange(2**21), help="Bytes of a page; a power of two.  [default: 8 MiB]")
+@click.option("--check", is_flag=True, help="Decode what keep takes over; encode anew what does not decode.")
 @click.option("--skip-bad", is_flag=True, help="List images that cannot be decoded and leave them out.")
 @click.option(
     "--num-workers", type=click.IntRange(0), default=0, help="Encoding processes; 0 for one a CPU.  [default: 0]"
@@ -44,6 +45,7 @@ def build_beton(
     max_size: int | None,
     jpeg_quality: int | None,
     page_size: int | None,
+    check: bool,
     skip_bad: bool,
     num_workers: int,
 ) -> tuple[dict[str, Any], str]:
@@ -56,7 +58,8 @@ def build_beton(
     raw   pixels: fastest to read, 3 bytes a pixel
     jpg   encoded anew at --jpeg-quality
     keep  the source's own JPEG bytes where they are RGB, whole and within --max-size, else as jpg; how whole is told
-          from their structure alone (fastkd verify decodes them all)
+          from their structure alone; with --check they are decoded, too, which takes twice as long (fastkd verify
+          decodes them all afterwards)
 
     With --mask a small beton of the kept samples is copied out of a full one, for a disk or a memory that the full one
     does not fit. It stands in for the full one: the samples keep their numbers, and masks and stores of the full beton
@@ -70,7 +73,8 @@ def build_beton(
     """
     if mask is not None:
         given = {"--root": root, "--classes": classes, "--split": split, "--mode": mode, "--max-size": max_size}
-        given |= {"--jpeg-quality": jpeg_quality, "--page-size": page_size, "--skip-bad": skip_bad or None}
+        given |= {"--jpeg-quality": jpeg_quality, "--page-size": page_size, "--check": check or None}
+        given |= {"--skip-bad": skip_bad or None}
         unfit = next((name for name, value in given.items() if value is not None), None)
         if unfit:
             raise OptionError(f"{unfit} does not go with --mask, which copies samples as they are")
@@ -81,9 +85,17 @@ def build_beton(
 
     images = open_source(source, root=root, classes=classes, split=split or "train")
     mode = mode or default_mode(images)
+    if check and mode != "keep":
+        raise OptionError(f"--check goes with --mode keep; {mode} decodes every image anyway")
     if mode == "jpg" and max_size is None:
         max_size = 500
-    options = WriteOptions(mode=mode, max_size=max_size, jpeg_quality=jpeg_quality or 90, page_size=page_size or 2**23)
+    options = WriteOptions(
+        mode=mode,
+        max_size=max_size,
+        jpeg_quality=jpeg_quality or 90,
+        page_size=page_size or 2**23,
+        check=check,
+    )
     begin = time.perf_counter()
     with progress_bar("build-beton", "images") as progress:
         manifest = write(
