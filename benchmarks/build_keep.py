@@ -1,8 +1,9 @@
 """Claim: build-beton --mode keep writes photos out of a zip eight times as fast as FFCV's DatasetWriter, on one core.
 
 One process each, interleaved: `build_beton` in keep mode, and FFCV's `DatasetWriter` (jpg, longer side 500, quality 90)
-over the same images decoded by Pillow, each four times, for a build of some length. Twice: on the photos of ZIP that can be kept as they are, and on all of them with
-a max size of 500, where the larger ones have to be encoded anew. The ceiling is reading the zip. Asserted in the same
+over the same images decoded by Pillow, each COPIES times, for a build of some length. Twice: on the photos of ZIP that
+can be kept as they are, and on all of them with a max size of 500, where the larger ones have to be encoded anew. The
+ceiling is reading the zip. Asserted in the same
 run: the kept payloads are the bytes in the zip, every image decodes, and both files hold the same labels.
 
     taskset -c 0 python benchmarks/build_keep.py imagenet-500.zip
@@ -77,13 +78,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--copies", type=int, default=4)
     args = parser.parse_args()
     source = open_source(args.source)
     everything = list(range(len(source)))
     fitting = [i for i in everything if keepable(source.read(i), WriteOptions(mode="keep"))]
     with tempfile.TemporaryDirectory() as folder:
-        all_kept = race(some(source, 4 * fitting), Path(folder), None, args.rounds)
-        as_they_come = race(some(source, 4 * everything), Path(folder), MAX_SIZE, args.rounds)
+        all_kept = race(some(source, args.copies * fitting), Path(folder), None, args.rounds)
+        as_they_come = race(some(source, args.copies * everything), Path(folder), MAX_SIZE, args.rounds)
     assert all_kept["kept"] == all_kept["images"]
     measure.save("build_keep", {"all_kept": all_kept, "as_they_come": as_they_come, "rounds": args.rounds})
     os._exit(0)  # what FFCV's writer leaves behind keeps the interpreter from ending

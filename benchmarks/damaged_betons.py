@@ -192,7 +192,7 @@ def child(folder: Path, kind: str, count: int, seed: int) -> dict[str, Counter]:
     return outcomes
 
 
-def children(folder: Path, count: int, seed: int, each: int = 500) -> dict[str, dict[str, dict[str, int]]]:
+def children(folder: Path, count: int, seed: int, each: int = 5_000) -> dict[str, dict[str, dict[str, int]]]:
     """kind → what was done → outcome → how many."""
     result: dict[str, dict[str, dict[str, int]]] = {}
     for kind in KINDS:

@@ -89,17 +89,17 @@ def _probe(source: Source, options: WriteOptions, path: Path) -> float:
         OptionError: the disk is too small for them.
     """
     ids = np.unique(np.linspace(0, len(source) - 1, min(_PROBES, 1 + len(source) // _CHUNK)).astype(int)).tolist()
-    begin = time.perf_counter()
-    sizes = [
-        len(item.payload)
-        for i in ids
-        for item in _encode_chunk(source, range(i, i + 1), options)
-        if isinstance(item, Encoded)
-    ]
-    seconds = time.perf_counter() - begin
+    sizes, seconds = [], []
+    for i in ids:
+        begin = time.perf_counter()
+        for item in _encode_chunk(source, range(i, i + 1), options):
+            if isinstance(item, Encoded):
+                sizes.append(len(item.payload))
+        seconds.append(time.perf_counter() - begin)
     if sizes:
         _check_space(path, sum(sizes) / len(sizes) * len(source))
-    return seconds / len(ids) * len(source)
+    later = seconds[1:] or seconds  # the first one loads compiled code and the zip's directory
+    return sum(later) / len(later) * len(source)
 
 
 def _check_space(path: Path, needed: float) -> None:
