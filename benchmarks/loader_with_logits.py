@@ -23,7 +23,8 @@ from fastkd.data.views import Views
 from fastkd.feed import Loader, open_dataset, view_identity
 from fastkd.store.codec import make_codec
 from fastkd.store.filling import StoreFiller, create_store
-from fastkd.store.logit_store import LogitStore, read_tables
+from fastkd.store.logit_store import LogitStore
+from fastkd.store.tables import read_tables
 
 NUM_SEEDS = 4
 

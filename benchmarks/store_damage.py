@@ -26,7 +26,8 @@ from fastkd.errors import FastKDError
 from fastkd.prune.mask import save_mask
 from fastkd.store.codec import make_codec
 from fastkd.store.filling import StoreFiller, create_store
-from fastkd.store.logit_store import LogitStore, read_tables
+from fastkd.store.logit_store import LogitStore
+from fastkd.store.tables import read_tables
 from fastkd.store.verify import verify_store
 
 NUM_SEEDS, NUM_ROWS, NUM_CLASSES, BLOCK_ROWS = 3, 50, 70, 8

@@ -21,7 +21,8 @@ import torch
 from fastkd.store.codec import decode_rows, make_codec
 from fastkd.store.filling import StoreFiller, create_store
 from fastkd.store.gather import gather_rows
-from fastkd.store.logit_store import LogitStore, read_tables
+from fastkd.store.logit_store import LogitStore
+from fastkd.store.tables import read_tables
 
 NUM_CLASSES, BATCH, BATCHES_A_TURN = 1000, 1024, 8
 

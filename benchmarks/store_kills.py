@@ -26,7 +26,7 @@ from synthetic import build, coloured_noise, encoded, write_files
 from fastkd.data.views import Views
 from fastkd.errors import FastKDError
 from fastkd.feed import open_dataset
-from fastkd.store.logit_store import read_tables
+from fastkd.store.tables import read_tables
 from fastkd.train.teacher import load_teacher
 
 RANKS, NUM_SEEDS, BLOCK_ROWS = 3, 24, 4

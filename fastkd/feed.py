@@ -19,7 +19,8 @@ from fastkd.dist import World, read_world
 from fastkd.errors import MismatchError, OptionError
 from fastkd.hashing import crc32c, draw_below
 from fastkd.prune.mask import Mask
-from fastkd.store.logit_store import LogitStore, Output, StoreTables
+from fastkd.store.logit_store import LogitStore
+from fastkd.store.tables import Output, StoreTables
 
 NUM_PROBES = 256
 

@@ -12,7 +12,7 @@ from fastkd.feed import Dataset, choose_probes, probe_checksums, view_identity
 from fastkd.models.registry import create_model
 from fastkd.store.codec import make_codec
 from fastkd.store.filling import StoreFiller, create_store
-from fastkd.store.logit_store import read_tables
+from fastkd.store.tables import read_tables
 from fastkd.train.caching import StoreRecipe, fill_store
 from fastkd.train.checkpoint import save_weights
 from fastkd.train.teacher import Teacher

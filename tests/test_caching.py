@@ -19,8 +19,9 @@ from fastkd.prune.mask import Mask, save_mask
 from fastkd.store.codec import make_codec
 from fastkd.store.fidelity import through
 from fastkd.store.filling import fill_lock
-from fastkd.store.logit_store import LogitStore, read_tables
+from fastkd.store.logit_store import LogitStore
 from fastkd.store.merge import merge_stores
+from fastkd.store.tables import read_tables
 from fastkd.store.verify import verify_store
 from fastkd.train.recompute import recompute_rows
 from fastkd.train.teacher import Teacher, load_teacher

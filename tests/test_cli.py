@@ -11,7 +11,7 @@ from stores import make_store, random_logits, save_teacher
 from fastkd.feed import open_dataset
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask
-from fastkd.store.logit_store import read_tables
+from fastkd.store.tables import read_tables
 
 KEYS = {
     "build-beton": "kind path num_samples num_classes size_bytes fingerprint images_per_s",

@@ -17,8 +17,9 @@ from fastkd.data.views import Views
 from fastkd.errors import CorruptError, FormatError, MismatchError
 from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.prune.mask import Mask, save_mask
-from fastkd.store.logit_store import LogitStore, read_tables
+from fastkd.store.logit_store import LogitStore
 from fastkd.store.merge import merge_stores
+from fastkd.store.tables import read_tables
 from fastkd.store.verify import verify_store
 from fastkd.train.recompute import recompute_rows
 from fastkd.train.teacher import Teacher, embedding_of, load_teacher

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from stores import make_store, random_logits
 
-from fastkd.store.logit_store import LogitStore, read_tables
+from fastkd.store.logit_store import LogitStore
+from fastkd.store.tables import read_tables
 from fastkd.store.verify import verify_store
 
 HERE = Path(__file__).parent

@@ -28,7 +28,8 @@ from fastkd.prune.mask import save_mask
 from fastkd.store.codec import make_codec
 from fastkd.store.fidelity import through
 from fastkd.store.filling import create_store, fill_lock, store_bytes
-from fastkd.store.logit_store import LogitStore, read_tables
+from fastkd.store.logit_store import LogitStore
+from fastkd.store.tables import read_tables
 from fastkd.store.verify import verify_store
 
 LOGITS = random_logits(3, len(IDS), 10)

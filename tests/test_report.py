@@ -17,7 +17,7 @@ from fastkd.errors import FastKDError, FormatError, NotFoundError, OptionError
 from fastkd.models.registry import create_model
 from fastkd.report.compare import collect_runs, format_table, write_page
 from fastkd.report.describe import describe, kind_of, verify
-from fastkd.store.logit_store import read_tables
+from fastkd.store.tables import read_tables
 from fastkd.train.checkpoint import save_resume
 from fastkd.train.run_folder import claim_folder, write_json
 

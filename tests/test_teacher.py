@@ -24,7 +24,8 @@ from fastkd.errors import (
 from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask
-from fastkd.store.logit_store import LogitStore, read_tables
+from fastkd.store.logit_store import LogitStore
+from fastkd.store.tables import read_tables
 from fastkd.train.checkpoint import save_weights
 from fastkd.train.teacher import Teacher, load_teacher
 

@@ -86,7 +86,7 @@ def cache_logits(
     """
     from fastkd.feed import choose_views, open_dataset
     from fastkd.prune.mask import Mask
-    from fastkd.store.logit_store import read_tables
+    from fastkd.store.tables import read_tables
     from fastkd.train.caching import StoreRecipe, fill_store
     from fastkd.train.teacher import embedding_of
 

@@ -71,7 +71,7 @@ def _compute_again(
     num_workers: int,
 ) -> dict[str, Any]:
     from fastkd.feed import open_dataset
-    from fastkd.store.logit_store import read_tables
+    from fastkd.store.tables import read_tables
     from fastkd.train.recompute import recompute_rows
 
     problems, told = [], []

@@ -16,7 +16,7 @@ from fastkd.prune.mask import Mask
 from fastkd.prune.score_file import FEATURES_KIND, FEATURES_VERSION, load_scores
 from fastkd.prune.weights import describe_weights
 from fastkd.report.selection import summary
-from fastkd.store.logit_store import done_rows, read_tables
+from fastkd.store.tables import done_rows, read_tables
 from fastkd.store.verify import verify_store
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from fastkd.artefact import HDF5_VERSION, Header, atomic_path, write_header
 from fastkd.errors import BusyError, OptionError, SpaceError
 from fastkd.store.codec import Codec, encode_rows
-from fastkd.store.logit_store import (
+from fastkd.store.tables import (
     FORMAT_VERSION,
     KIND,
     StoreTables,

@@ -9,7 +9,7 @@ from fastkd.artefact import atomic_path
 from fastkd.errors import CorruptError, MismatchError, OptionError, UnfinishedError
 from fastkd.store.codec import decode_rows
 from fastkd.store.filling import StoreFiller, require_space
-from fastkd.store.logit_store import StoreTables, read_tables
+from fastkd.store.tables import StoreTables, read_tables
 
 
 def merge_stores(

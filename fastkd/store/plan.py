@@ -6,7 +6,7 @@ from typing import Any
 from fastkd.errors import OptionError
 from fastkd.store.codec import Codec
 from fastkd.store.filling import store_bytes
-from fastkd.store.logit_store import embedding_codec
+from fastkd.store.tables import embedding_codec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastkd.errors import CorruptError, MismatchError
 from fastkd.store.codec import Codec, decode_rows, encode_rows, seal_rows
-from fastkd.store.logit_store import StoreTables, read_tables
+from fastkd.store.tables import StoreTables, read_tables
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fastkd.store.codec import decode_rows
-from fastkd.store.logit_store import Output, StoreTables, read_tables, top1_checksum
+from fastkd.store.tables import Output, StoreTables, read_tables, top1_checksum
 
 _STEP_ROWS = 16_384
 

@@ -20,8 +20,8 @@ from fastkd.prune.mask import Mask
 from fastkd.store.codec import CODECS, Codec, check_encodable, encode_rows, make_codec
 from fastkd.store.fidelity import codec_kl
 from fastkd.store.filling import StoreFiller, create_store, fill_lock
-from fastkd.store.logit_store import StoreTables, embedding_codec, read_tables
 from fastkd.store.reuse import OldRows, open_old, take_over
+from fastkd.store.tables import StoreTables, embedding_codec, read_tables
 from fastkd.train.teacher import Embedding, LiveTeacher, Teacher
 
 

@@ -11,7 +11,7 @@ from fastkd.feed import Dataset, Loader, check_probes, view_identity, views_of
 from fastkd.hashing import draw_below
 from fastkd.store.codec import decode_rows
 from fastkd.store.fidelity import kl_rows, through
-from fastkd.store.logit_store import Output, StoreTables
+from fastkd.store.tables import Output, StoreTables
 from fastkd.train.teacher import LiveTeacher, Teacher, embedding_of
 
 MEAN_KL_LIMIT = {"fp32": 1e-5, "fp16": 1e-4, "bf16": 5e-3}

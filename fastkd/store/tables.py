@@ -1,0 +1,202 @@
+"""What a logit store's file says of itself: its header, tables and where its rows lie.
+
+Layout (README, "Logit store format"): `logits` (K, R, row_bytes) uint8, contiguous and aligned; `sample_ids` (R,) int64,
+the row order; `done` (K, num_blocks) uint8; `top1` (K, num_blocks, 2) uint32; `probes` (P, 2) int64 and `probe_crc32c`
+(P,) uint32; in some, `embeddings`, like the logits. HDF5 is used to find the datasets in the file; the rows are read from
+a mapping of it. `filling.py` makes stores, `verify.py` checks them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastkd.artefact import Header, content_fingerprint, open_artefact, read_dataset
+from fastkd.errors import CorruptError, FormatError, OptionError
+from fastkd.hashing import crc32c, crc32c_with
+from fastkd.store.codec import Codec, make_codec
+
+KIND, FORMAT_VERSION = "logit-store", 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """The rows of one of the teacher's outputs in a store.
+
+    name: of the dataset, `logits` or `embeddings`. offset: its first byte in the file. salt: what the checksums of its
+    records begin with, a uint64, see `encode_rows`.
+    """
+
+    name: str
+    codec: Codec
+    offset: int
+    salt: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StoreTables:
+    """What a store says of itself, and where its bytes lie.
+
+    outputs: the logits, and the embeddings where it has them. done_offset, top1_offset: bytes from the start of the file.
+    block_rows: rows of a block, the teacher's batch. done: 1 for each block that is filled. top1: of each block, how many
+    of its rows have their largest logit at their label, and a checksum of that.
+    """
+
+    path: Path
+    header: Header
+    outputs: tuple[Output, ...]
+    num_seeds: int
+    num_rows: int
+    block_rows: int
+    sample_ids: np.ndarray
+    done: np.ndarray
+    top1: np.ndarray
+    probes: np.ndarray
+    probe_crc32c: np.ndarray
+    done_offset: int
+    top1_offset: int
+
+    @property
+    def codec(self) -> Codec:
+        """Of the logits."""
+        return self.outputs[0].codec
+
+    @property
+    def logits_offset(self) -> int:
+        """The first byte of the logits, which end the file."""
+        return self.outputs[0].offset
+
+    @property
+    def embeddings(self) -> Output | None:
+        """The teacher's embeddings, where the store has them."""
+        return self.outputs[1] if len(self.outputs) > 1 else None
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of a plane; the last may be shorter."""
+        return -(-self.num_rows // self.block_rows)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the file: it ends with the logits."""
+        return self.logits_offset + self.num_seeds * self.num_rows * self.codec.row_bytes
+
+    @property
+    def salt(self) -> int:
+        """What makes the checksums of its logits its own: the first 64 bits of its fingerprint."""
+        return int(self.header.fingerprint[:16], 16)
+
+    def block_rows_of(self, block: int) -> slice:
+        """The rows of a block, 0 … R."""
+        return slice(block * self.block_rows, min((block + 1) * self.block_rows, self.num_rows))
+
+    def map_records(self, output: Output | None = None) -> np.ndarray:
+        """The records of an output, the logits by default, mapped for reading: uint8 (K, R, row_bytes); those of blocks
+        that are not done mean nothing."""
+        output = output or self.outputs[0]
+        shape = (self.num_seeds, self.num_rows, output.codec.row_bytes)
+        return np.memmap(self.path, np.uint8, "r", offset=output.offset, shape=shape)
+
+
+def store_fingerprint(
+    inputs: dict, params: dict, sample_ids: np.ndarray, probes: np.ndarray, probe_crc32c: np.ndarray
+) -> str:
+    """The fingerprint of a store: over what decides its logits, which do not exist yet when it is made."""
+    arrays = {"sample_ids": sample_ids, "probes": probes, "probe_crc32c": probe_crc32c}
+    return content_fingerprint(KIND, inputs, params, arrays)
+
+
+def embedding_codec(embedding: dict[str, Any]) -> Codec:
+    """The codec of a store's embeddings, whose params say `dim`: float16.
+
+    Raises:
+        OptionError: more values than a codec can number.
+    """
+    return make_codec("fp16", int(embedding["dim"]))
+
+
+def done_rows(tables: StoreTables) -> int:
+    """How many rows are filled."""
+    done = tables.done == 1
+    short = tables.num_blocks * tables.block_rows - tables.num_rows
+    return int(done.sum()) * tables.block_rows - short * int(done[:, -1].sum())
+
+
+def top1_checksum(num_correct: int, number: int, salt: int) -> int:
+    """The checksum beside the count of a block: CRC32C of the count (uint32) and of the block's number + salt (uint64)."""
+    crc = crc32c(np.array([num_correct], "<u4").view(np.uint8))
+    return int(crc32c_with(crc, np.uint64((number + salt) % 2**64)))
+
+
+def read_tables(path: str | Path) -> StoreTables:
+    """Reads everything of a store but the logits, and checks that it fits together.
+
+    Raises:
+        NotFoundError, FormatError: no file, another kind or version, cut, or tables that contradict each other.
+        CorruptError: the header or the row order does not match the fingerprint.
+    """
+    tables = _tables(Path(path))
+    header = tables.header
+    found = store_fingerprint(header.inputs, header.params, tables.sample_ids, tables.probes, tables.probe_crc32c)
+    if found != header.fingerprint:
+        raise CorruptError(
+            f"{path}: header, row order and probes have fingerprint {found[:12]}, the header says {header.fingerprint[:12]}"
+        )
+    return tables
+
+
+def _tables(path: Path) -> StoreTables:
+    with open_artefact(path, KIND, FORMAT_VERSION) as (file, header):
+        try:
+            params = header.params
+            codec = make_codec(str(params["codec"]), int(params["num_classes"]))
+            num_seeds, block_rows = int(params["num_seeds"]), int(params["block_rows"])
+            codecs = {"logits": codec}
+            if "embedding" in params:
+                codecs["embeddings"] = embedding_codec(params["embedding"])
+            offsets = {name: file[name].id.get_offset() for name in (*codecs, "done", "top1")}
+            shapes = {name: (file[name].shape, file[name].dtype) for name in codecs}
+        except (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError, OptionError) as error:
+            raise FormatError(f"{path}: damaged store ({error})") from None
+        sample_ids = read_dataset(file, "sample_ids", dtype="<i8", ndim=1, path=path)
+        done = read_dataset(file, "done", dtype="u1", ndim=2, path=path)
+        top1 = read_dataset(file, "top1", dtype="<u4", ndim=3, path=path)
+        probes = read_dataset(file, "probes", dtype="<i8", ndim=2, path=path)
+        probe_crc32c = read_dataset(file, "probe_crc32c", dtype="<u4", ndim=1, path=path)
+    num_rows = len(sample_ids)
+    blocks = (num_seeds, -(-num_rows // block_rows)) if block_rows > 0 else ()
+    for name, (shape, dtype) in shapes.items():
+        expected = (num_seeds, num_rows, codecs[name].row_bytes)
+        same = shape == expected and dtype == np.uint8 and done.shape == blocks and top1.shape == (*blocks, 2)
+        if not same or None in offsets.values() or not num_rows:
+            raise FormatError(
+                f"{path}: {name} of shape {shape} and flags of shape {done.shape}, expected {expected} and {blocks}"
+            )
+    known = np.isin(probes[:, :1], sample_ids).all() and ((probes[:, 1:2] >= 0) & (probes[:, 1:2] < num_seeds)).all()
+    if probes.shape == (len(probe_crc32c), 2) and not known:
+        raise FormatError(f"{path}: its probes name views that it does not hold")
+    if probes.shape != (len(probe_crc32c), 2):
+        raise FormatError(f"{path}: {probes.shape} probes with {len(probe_crc32c)} checksums")
+    for name, (shape, _) in shapes.items():
+        end, size = offsets[name] + int(np.prod(shape)), path.stat().st_size
+        if end > size:
+            raise FormatError(f"{path}: cut: {size:,} bytes, its {name} end at byte {end:,}")
+    first = int(header.fingerprint[:16], 16)
+    # Embeddings are numbered on behind the logits, so that one in the place of the other is noticed.
+    salts = {"logits": first, "embeddings": (first + num_seeds * num_rows) % 2**64}
+    return StoreTables(
+        path=path,
+        header=header,
+        outputs=tuple(Output(name=name, codec=codecs[name], offset=offsets[name], salt=salts[name]) for name in codecs),
+        num_seeds=num_seeds,
+        num_rows=num_rows,
+        block_rows=block_rows,
+        sample_ids=sample_ids,
+        done=done,
+        top1=top1,
+        probes=probes,
+        probe_crc32c=probe_crc32c,
+        done_offset=offsets["done"],
+        top1_offset=offsets["top1"],
+    )
