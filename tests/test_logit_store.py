@@ -318,6 +318,14 @@ def test_a_changed_header_is_refused(path, attribute, changes):
         LogitStore(path)
 
 
+@pytest.mark.parametrize("digit", ["g", "0", "-"])
+def test_a_changed_fingerprint_is_refused(path, digit):
+    with h5py.File(path, "r+") as file:
+        file.attrs["fingerprint"] = np.bytes_(digit.encode() + bytes(file.attrs["fingerprint"])[1:])
+    with pytest.raises((CorruptError, FormatError), match=r"l\.h5: "):
+        LogitStore(path)
+
+
 def test_an_exchanged_row_order_is_refused(path):
     with h5py.File(path, "r+") as file:
         file["sample_ids"][:2] = IDS[[1, 0]]

@@ -149,7 +149,7 @@ def read_tables(path: str | Path) -> StoreTables:
 def _tables(path: Path) -> StoreTables:
     with open_artefact(path, KIND, FORMAT_VERSION) as (file, header):
         try:
-            params = header.params
+            params, salt = header.params, int(header.fingerprint[:16], 16)
             codec = make_codec(str(params["codec"]), int(params["num_classes"]))
             num_seeds, block_rows = int(params["num_seeds"]), int(params["block_rows"])
             codecs = {"logits": codec}
@@ -182,9 +182,8 @@ def _tables(path: Path) -> StoreTables:
         end, size = offsets[name] + int(np.prod(shape)), path.stat().st_size
         if end > size:
             raise FormatError(f"{path}: cut: {size:,} bytes, its {name} end at byte {end:,}")
-    first = int(header.fingerprint[:16], 16)
     # Embeddings are numbered on behind the logits, so that one in the place of the other is noticed.
-    salts = {"logits": first, "embeddings": (first + num_seeds * num_rows) % 2**64}
+    salts = {"logits": salt, "embeddings": (salt + num_seeds * num_rows) % 2**64}
     return StoreTables(
         path=path,
         header=header,
