@@ -3,6 +3,7 @@ import struct
 
 import numpy as np
 import pytest
+from commands import fastkd
 from synthetic import stored
 
 from fastkd.data.beton import identify, manifest_path, open_beton, read_manifest
@@ -118,3 +119,45 @@ def test_sample_ids_outside_the_full_beton_are_refused(part, copy_of, value):
     manifest_path(path).write_text(manifest_text(manifest))
     with pytest.raises(FormatError, match="not distinct numbers below 600"):
         numbered_as_full(open_beton(path))
+
+
+# The command
+
+
+def test_the_command_copies_what_the_mask_keeps(raw_beton, raw_mask, part, tmp_path):
+    result = fastkd("build-beton", raw_beton, "--mask", raw_mask, "--out", tmp_path / "x.beton", "--json").result
+    assert (tmp_path / "x.beton").read_bytes() == part.read_bytes()
+    assert manifest_path(tmp_path / "x.beton").read_bytes() == manifest_path(part).read_bytes()
+    assert (result["num_samples"], result["num_classes"]) == (200, 10)
+    assert result["full"] == identify(open_beton(raw_beton))[0]
+    assert result["fingerprint"] == read_manifest(open_beton(part))["fingerprint"]
+    assert fastkd("verify", tmp_path / "x.beton").code == 0
+
+
+@pytest.mark.parametrize(
+    "option", ["--mode keep", "--root a", "--split test", "--max-size 9", "--skip-bad", "--check", "--jpeg-quality 5"]
+)
+def test_options_that_say_how_to_encode_do_not_go_with_a_mask(raw_beton, raw_mask, tmp_path, option):
+    outcome = fastkd("build-beton", raw_beton, "--mask", raw_mask, *option.split(), "--out", tmp_path / "x.beton")
+    assert outcome.code == 1
+    assert f"{option.split()[0]} does not go with --mask" in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_beton_is_not_written_over_itself(raw_beton, raw_mask, copy_of):
+    path = copy_of(raw_beton, manifest=True)
+    outcome = fastkd("build-beton", path, "--mask", raw_mask, "--out", path)
+    assert (outcome.code, "is SOURCE itself" in outcome.err) == (1, True)
+    assert path.read_bytes() == raw_beton.read_bytes()
+
+
+def test_the_command_refuses_a_mask_of_another_beton_and_writes_nothing(raw_beton, tmp_path):
+    save_mask(tmp_path / "m.h5", np.arange(3), num_samples=600, beton_fingerprint="0" * 32, params={})
+    outcome = fastkd("build-beton", raw_beton, "--mask", tmp_path / "m.h5", "--out", tmp_path / "x.beton")
+    assert (outcome.code, outcome.err.count("\n"), "another beton" in outcome.err) == (1, 1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.h5"]
+
+
+def test_check_is_of_keep(raw_folder, tmp_path):
+    outcome = fastkd("build-beton", raw_folder, "--mode", "raw", "--check", "--out", tmp_path / "x.beton")
+    assert (outcome.code, "--check goes with --mode keep" in outcome.err) == (1, True)
