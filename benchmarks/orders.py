@@ -21,8 +21,8 @@ RANKS, BATCH, PER_PAGE = 8, 128, 75  # a page of 8 MiB holds 75 photos of 110 kB
 
 def part_of(rank: int, order: np.ndarray) -> np.ndarray:
     """Everything that a rank sees of an epoch."""
-    batches = range(num_batches(len(order), batch_size=BATCH, drop_last=False, size=RANKS))
-    return np.concatenate([batch_ids(order, b, batch_size=BATCH, rank=rank, size=RANKS) for b in batches])
+    batches = range(num_batches(len(order), global_batch=BATCH * RANKS, drop_last=False))
+    return np.concatenate([batch_ids(order, b, global_batch=BATCH * RANKS, rank=rank, size=RANKS) for b in batches])
 
 
 def order_of(kind: str, ids: np.ndarray, epoch: int, pages: np.ndarray | None) -> np.ndarray:

@@ -218,7 +218,7 @@ class Loader(ViewLoader):
         mask: path of a mask, a `Mask`, or int64 sample_ids; None keeps all. Batches have its weights, where it has some.
         logits: path of a store or an open `LogitStore`; None for batches without logits. embeddings: whether batches have
             the store's embeddings, too.
-        batch_size, shuffle, seed, order, drop_last, num_workers, prefetch, device: as `ViewLoader`.
+        batch_size, global_batch, shuffle, seed, order, drop_last, num_workers, prefetch, device: as `ViewLoader`.
         world: this process among those that share an epoch; None for what torchrun says, a single process without it.
 
     Raises:
@@ -235,6 +235,7 @@ class Loader(ViewLoader):
         logits: str | Path | LogitStore | None = None,
         embeddings: bool = False,
         batch_size: int = 64,
+        global_batch: int | None = None,
         shuffle: bool = False,
         seed: int = 0,
         order: str = "shuffle",
@@ -272,6 +273,7 @@ class Loader(ViewLoader):
             column=column,
             embeddings=more,
             batch_size=batch_size,
+            global_batch=global_batch,
             shuffle=shuffle,
             seed=seed,
             order=order,

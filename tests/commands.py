@@ -54,13 +54,16 @@ def fastkd(*arguments: object) -> Outcome:
     return Outcome(code, *texts)
 
 
-def start(*arguments: object, ranks: int = 1) -> subprocess.Popen:
-    """Starts `fastkd ARGUMENTS` in other processes, each of one thread, so that its sums do not depend on the machine."""
+def start(*arguments: object, ranks: int = 1, env: dict[str, str] | None = None) -> subprocess.Popen:
+    """Starts `fastkd ARGUMENTS` in other processes, each of one thread, so that its sums do not depend on the machine.
+
+    ranks: processes under torchrun. env: variables besides those of this process.
+    """
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks > 1 else []
     return subprocess.Popen(
         [sys.executable, "-m", *torchrun, "fastkd", *map(str, arguments)],
         cwd=Path(__file__).parent,  # not the folder of the package: what is installed is tested
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -457,7 +457,7 @@ def test_an_option_outside_its_range_is_named(raw_beton, options):
 
 
 def test_fewer_samples_than_a_batch_that_has_to_be_full_are_refused(raw_beton):
-    with pytest.raises(OptionError, match="600 samples are fewer than one batch of 400 × 2 ranks"):
+    with pytest.raises(OptionError, match="600 samples are fewer than one batch of 800 on 2 ranks"):
         ViewLoader(
             open_beton(raw_beton), Views("crop-flip", 32), batch_size=400, drop_last=True, world=World(rank=1, size=2)
         )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from fastkd.data.order import _shuffle, batch_ids, epoch_order, num_batches
+from fastkd.data.order import _shuffle, batch_ids, epoch_order, num_batches, num_in_batch
 from fastkd.hashing import crc32c
 
 IDS = np.array([4, 90, 17, 3, 55, 21, 8, 70, 2, 61, 33, 12])
@@ -151,8 +151,8 @@ def cut(num_ids: int, batch_size: int, size: int, drop_last: bool) -> list[list[
     """The parts of every rank of every batch."""
     ids = np.arange(num_ids) * 3
     return [
-        [batch_ids(ids, batch, batch_size=batch_size, rank=rank, size=size) for rank in range(size)]
-        for batch in range(num_batches(num_ids, batch_size=batch_size, drop_last=drop_last, size=size))
+        [batch_ids(ids, batch, global_batch=batch_size * size, rank=rank, size=size) for rank in range(size)]
+        for batch in range(num_batches(num_ids, global_batch=batch_size * size, drop_last=drop_last))
     ]
 
 
@@ -184,6 +184,17 @@ def test_dropping_the_last_leaves_full_batches_and_less_than_one_out(num_ids, ba
     assert 0 <= num_ids - sum(map(len, parts)) < batch_size * size
 
 
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 6))
+def test_a_batch_is_the_same_samples_for_any_number_of_ranks(num_ids, global_batch, size):
+    ids = np.arange(num_ids) * 3
+    for batch in range(num_batches(num_ids, global_batch=global_batch, drop_last=False)):
+        parts = [batch_ids(ids, batch, global_batch=global_batch, rank=rank, size=size) for rank in range(size)]
+        whole = batch_ids(ids, batch, global_batch=global_batch)
+        assert np.concatenate(parts).tolist() == whole.tolist()
+        assert len(whole) == num_in_batch(num_ids, batch, global_batch=global_batch)
+        assert len(parts[0]) - len(parts[-1]) <= 1
+
+
 @pytest.mark.parametrize(("num_ids", "expected"), [(128, 2), (129, 3), (127, 2), (1, 1)])
 def test_a_batch_counts_even_where_it_is_not_full(num_ids, expected):
-    assert num_batches(num_ids, batch_size=64, drop_last=False) == expected
+    assert num_batches(num_ids, global_batch=64, drop_last=False) == expected

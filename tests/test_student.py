@@ -521,6 +521,6 @@ def test_two_ranks_train_one_network_and_measure_the_one_that_is_saved(dataset, 
     assert (result["kind"], result["epochs"]) == ("run", 2)
     assert len(records(out, "step")) == 2 * 10
     model, meta = load_model(out / "model.safetensors")
-    assert meta["params"]["ranks"] == 2
+    assert meta["params"]["global_batch"] == 4
     found = evaluate(model, Norm((0, 0, 0), (1, 1, 1)), validation(dataset).epoch(0), World())
     assert (found["top1"], found["top5"]) == (result["val_top1"], result["val_top5"])

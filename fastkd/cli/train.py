@@ -69,7 +69,11 @@ def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | Non
     help="Also within epochs.  [default: after each epoch]",
 )
 @click.option("--epochs", type=int, default=240, show_default=True, help="Passes over the kept samples.")
-@click.option("--batch-size", type=int, help="Samples a step on each process.  [default: 64; 128 with rrc]")
+@click.option(
+    "--batch-size",
+    type=int,
+    help="Samples a step on each process; a run that goes on with more or fewer processes shares out its first total.  [default: 64; 128 with rrc]",
+)
 @click.option("--lr", type=float, help="Learning rate.  [default: 0.05; 0.1 with rrc]")
 @click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD.")
 @click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="Of SGD.")
@@ -205,6 +209,7 @@ def train(
     from fastkd.train.inputs import open_inputs
     from fastkd.train.norm import parse_norm
     from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
+    from fastkd.train.run_folder import started_global_batch
     from fastkd.train.student import train as run
 
     recorded = _record(record, never_learned=never_learned, window=dual_window, el2n_epochs=el2n_epochs)
@@ -231,6 +236,7 @@ def train(
             num_workers=num_workers,
             device=device_name,
             world=world,
+            global_batch=started_global_batch(out),
             resident=resident,
         )
         say(_headline(recipe, inputs))
@@ -302,5 +308,5 @@ def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:
         loss = f"CE + {recipe.alpha:g}·KD + {recipe.beta:g}·{recipe.kd.upper()}; {loss}"
     return (
         f"train: {recipe.model} on {len(loader.ids):,} samples, {views.kind} {views.size}, K = {views.num_seeds}; {loss}; "
-        f"{recipe.epochs} epochs of {len(loader)} steps, lr {recipe.lr:g} ({recipe.schedule})"
+        f"{recipe.epochs} epochs of {len(loader)} steps of {loader.global_batch}, lr {recipe.lr:g} ({recipe.schedule})"
     )

@@ -45,7 +45,8 @@ class ViewLoader:
         views: which views; their `num_seeds` is the K of `aug_seed = epoch mod K`.
         ids: int64 (n,), distinct sample_ids in any order; None for all.
         column: rows that accompany the samples (their logits); embeddings: others of the same samples, in the same order.
-        batch_size: samples a batch on each rank.
+        batch_size: samples a batch on each rank. global_batch: on all ranks together, shared out evenly; None for
+            batch_size × ranks. The batches are the same samples for any number of ranks that share one global batch.
         shuffle, seed: the order of an epoch is a pure function of (seed, epoch), or `ids` as they are.
         order: how to shuffle: `shuffle`, uniformly, or `pages`, whole pages of the file in random order with the samples
             of some of them mixed (at least 16 global batches), for betons that are larger than memory.
@@ -70,6 +71,7 @@ class ViewLoader:
         column: Column | None = None,
         embeddings: Column | None = None,
         batch_size: int = 64,
+        global_batch: int | None = None,
         shuffle: bool = False,
         seed: int = 0,
         order: str = "shuffle",
@@ -81,6 +83,7 @@ class ViewLoader:
     ) -> None:
         for name, value, low in (
             ("batch_size", batch_size, 1),
+            ("global_batch", global_batch if global_batch is not None else 1, 1),
             ("num_workers", num_workers, 0),
             ("prefetch", prefetch, 1),
         ):
@@ -94,12 +97,13 @@ class ViewLoader:
         if beton.present is not None and not beton.present[self.ids].all():
             missing = self.ids[~beton.present[self.ids]]
             raise OptionError(f"{beton.path}: a part without {len(missing)} of the ids, sample {missing[0]} among them")
-        self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
+        self.global_batch = batch_size * world.size if global_batch is None else global_batch
+        self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
         self.num_workers = num_workers or default_num_workers()
         self.prefetch, self.device, self.world = prefetch, find_device(device), world
         if drop_last and not len(self):
             raise OptionError(
-                f"{len(self.ids)} samples are fewer than one batch of {batch_size} × {world.size} ranks; lower the batch size"
+                f"{len(self.ids)} samples are fewer than one batch of {self.global_batch} on {world.size} ranks; lower the batch size"
             )
         self._pages = None
         if shuffle and order == "pages":
@@ -125,13 +129,15 @@ class ViewLoader:
         is_pinned = self.device.type == "cuda"
         one = 3 * views.size**2
         self._most = 1 if is_pinned else min(_GROUP_BYTES // one, len(self.ids) // (_GROUPS * self.num_workers))
-        self._num_ahead = self.num_workers if self._most > batch_size else 0  # goes: one that is handed over lasts long
+        self._num_ahead = (
+            self.num_workers if self._most * world.size > self.global_batch else 0
+        )  # goes: one that is handed over lasts long
         self._memory = BatchMemory(layout, num_kept=max(prefetch, self._num_ahead) + 2, is_pinned=is_pinned)
         self._stage, self._node = _compile(beton, ViewDecoder(views, column, embeddings))
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return num_batches(len(self.ids), batch_size=self.batch_size, drop_last=self.drop_last, size=self.world.size)
+        return num_batches(len(self.ids), global_batch=self.global_batch, drop_last=self.drop_last)
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, with aug_seed = epoch mod num_seeds; from any batch on, for a run that resumes."""
@@ -139,10 +145,10 @@ class ViewLoader:
 
     def jobs(self, epoch: int, *, start_batch: int = 0) -> Iterator[tuple[np.ndarray, int]]:
         """What `run` is given for an epoch: sample_ids and aug_seed of each batch of this rank."""
-        group = PAGES_BATCHES * self.batch_size * self.world.size
+        group = PAGES_BATCHES * self.global_batch
         order = epoch_order(self.ids, epoch=epoch, shuffle=self.shuffle, seed=self.seed, pages=self._pages, group=group)
         parts = (
-            batch_ids(order, b, batch_size=self.batch_size, rank=self.world.rank, size=self.world.size)
+            batch_ids(order, b, global_batch=self.global_batch, rank=self.world.rank, size=self.world.size)
             for b in range(start_batch, len(self))
         )
         return ((part, epoch % self.views.num_seeds) for part in parts)

@@ -1,6 +1,6 @@
 """In which order an epoch visits the kept samples, and how that order is cut into batches and ranks.
 
-Everything here is a pure function of (ids, seed, epoch, batch size, world): nothing is remembered between epochs, so that
+Everything here is a pure function of (ids, seed, epoch, global batch, rank): nothing is remembered between epochs, so that
 any batch of any epoch can be named without going through the ones before it.
 """
 
@@ -150,20 +150,23 @@ def check_order(order: str) -> None:
         raise OptionError(f"order is {order!r}, expected one of {', '.join(ORDERS)}")
 
 
-def num_batches(num_ids: int, *, batch_size: int, drop_last: bool, size: int = 1) -> int:
-    """Batches an epoch, the same number on every rank."""
-    step = batch_size * size
-    return num_ids // step if drop_last else -(-num_ids // step)
+def num_batches(num_ids: int, *, global_batch: int, drop_last: bool) -> int:
+    """Batches an epoch, the same number on every rank and for any number of ranks."""
+    return num_ids // global_batch if drop_last else -(-num_ids // global_batch)
 
 
-def batch_ids(order: np.ndarray, batch: int, *, batch_size: int, rank: int = 0, size: int = 1) -> np.ndarray:
+def num_in_batch(num_ids: int, batch: int, *, global_batch: int) -> int:
+    """Samples of one batch over all ranks: `global_batch`, or what is left for the last one."""
+    return min(global_batch, num_ids - batch * global_batch)
+
+
+def batch_ids(order: np.ndarray, batch: int, *, global_batch: int, rank: int = 0, size: int = 1) -> np.ndarray:
     """Rank `rank`'s part of one batch.
 
-    The order is cut into global batches of `batch_size * size` samples, each of them into `size` contiguous parts. The
-    last one may be shorter: it is split evenly, so that ranks differ by at most one sample there (and one may be empty).
-    Every sample of the order is in exactly one part; nothing is padded or repeated.
+    The order is cut into batches of `global_batch` samples, the last of which may be shorter, and each of them into `size`
+    contiguous parts whose lengths differ by at most one (with more ranks than samples, some are empty). A batch is the
+    same samples for any number of ranks. Every sample of the order is in exactly one part; nothing is padded or repeated.
     """
-    step = batch_size * size
-    part = order[batch * step : (batch + 1) * step]
+    part = order[batch * global_batch : (batch + 1) * global_batch]
     start, end = even_split(len(part), rank, size)
     return part[start:end]

@@ -44,6 +44,7 @@ def open_inputs(
     num_workers: int,
     device: str,
     world: World,
+    global_batch: int | None = None,
     resident: str = "off",
 ) -> RunInputs:
     """Joins the inputs of a run.
@@ -51,6 +52,7 @@ def open_inputs(
     Args:
         store, teacher: where both are given, the teacher must be the store's, and the store is used.
         val: path of a beton to measure accuracy on.
+        global_batch: samples of a step on all ranks together; None for the recipe's batch size × ranks.
         resident: `auto`, `on` or `off`: see `make_resident`.
 
     Raises:
@@ -82,6 +84,7 @@ def open_inputs(
         logits=store if recipe.alpha > 0 or from_store else None,
         embeddings=from_store,
         batch_size=recipe.batch_size,
+        global_batch=global_batch,
         shuffle=True,
         seed=recipe.seed,
         order=recipe.order,

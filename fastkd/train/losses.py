@@ -74,7 +74,7 @@ def dkd_loss(
     is_label = F.one_hot(labels, student_BC.shape[1]).bool()
     target, rest = [], []
     for logits_BC in (student_BC.float() / tau, teacher_BC.float() / tau):
-        others = logits_BC[~is_label].view(len(labels), -1)
+        others = logits_BC[~is_label].view(len(labels), logits_BC.shape[1] - 1)
         log_p = torch.stack([logits_BC[is_label], others.logsumexp(1)], dim=1).log_softmax(1)
         target.append(log_p)
         rest.append(F.log_softmax(others, dim=1))

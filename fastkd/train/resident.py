@@ -39,6 +39,7 @@ class Resident:
         self.loader, self.dataset, self.beton = loader, loader.dataset, loader.beton
         self.ids, self.views, self.column, self.device = loader.ids, loader.views, loader.column, loader.device
         self.weights, self.embeddings = loader.weights, loader.embeddings
+        self.global_batch = loader.global_batch
         pad = PAD if loader.views.kind == "crop-flip" else 0
         self._pixels = F.pad(_decoded(loader), (0, 0, pad, pad, pad, pad)).to(self.device)
         self._labels = torch.from_numpy(loader.beton.labels[self.ids].astype(np.int64)).to(self.device)

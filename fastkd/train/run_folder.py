@@ -51,6 +51,17 @@ def claim_folder(out: Path, identity: dict[str, Any], world: World) -> None:
         )
 
 
+def started_global_batch(out: Path) -> int | None:
+    """The samples of a step over all ranks in the run that a folder holds; None where it holds none.
+
+    Raises:
+        FormatError: a damaged run.json.
+    """
+    params = (read_json(out / "run.json") or {}).get("params")
+    found = params.get("global_batch") if isinstance(params, dict) else None
+    return found if isinstance(found, int) and found >= 1 else None
+
+
 def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = sorted({*found, *wanted})

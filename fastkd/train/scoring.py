@@ -126,7 +126,7 @@ def _score_network(
         bias = with_head and _head(network, loader.dataset.num_classes).bias is not None
         found["grand"] = last_layer_grand(el2n, norms, bias) if options.grand_params == "last" else exact
         if options.compat == "deepcore":
-            found["grand"] = deepcore_grand(found["grand"], loader.batch_size * world.size)
+            found["grand"] = deepcore_grand(found["grand"], loader.global_batch)
     if features is not None:
         found["moderate"] = class_centre_distances(features, labels, options.centre)
     return {method: found[method] for method in methods}, features

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastkd.data.batch import Batch
+from fastkd.data.order import num_in_batch
 from fastkd.dist import World
 from fastkd.errors import CorruptError, OptionError, StoppedError
 from fastkd.feed import Loader
@@ -25,7 +26,7 @@ from fastkd.train.recipe import Recipe, input_size, learning_rate
 from fastkd.train.recording import Record, TrainingRecord
 from fastkd.train.resident import Resident
 from fastkd.train.run_folder import Checkpoints, claim_folder, read_json, write_json
-from fastkd.train.sharing import over_ranks, tail_share
+from fastkd.train.sharing import over_ranks
 from fastkd.train.stopping import StopFlag, stop_on_sigterm
 from fastkd.train.teacher import Teacher
 
@@ -50,7 +51,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains, or goes on from the last state that the folder holds, or gives the result of a finished run.
 
-    On the CPU a run that was stopped at any moment and resumed ends with the same bits as one that was not.
+    On the CPU a run that was stopped at any moment and resumed ends with the same bits as one that was not. With another
+    number of ranks, and a loader of the same global batch, it goes on with the same samples in each batch.
 
     Args:
         loader: batches with logits where the store is the teacher.
@@ -76,17 +78,19 @@ def train(
         StoppedError: SIGTERM; the state is written, and the same call goes on from it.
     """
     out = Path(out)
-    if len(loader.ids) < recipe.batch_size * world.size:
+    if len(loader.ids) < loader.global_batch:
         raise OptionError(
-            f"{len(loader.ids)} samples are fewer than one batch of {recipe.batch_size} × {world.size} ranks; lower --batch-size"
+            f"{len(loader.ids)} samples are fewer than one batch of {loader.global_batch} on {world.size} ranks; lower --batch-size"
         )
+    if loader.global_batch < world.size:
+        raise OptionError(f"batches of {loader.global_batch} samples cannot be shared by {world.size} ranks; use fewer")
     if recipe.alpha > 0 and loader.column is None and teacher is None:
         raise OptionError(f"--alpha {recipe.alpha} needs --logits or --teacher; --alpha 0 trains on labels alone")
     torch.manual_seed(recipe.seed)
     learner, live = make_learner(recipe, loader, teacher, world)
     identity = {
         "inputs": inputs,
-        "params": params | {"recipe": recipe.describe(), "norm": norm.describe(), "ranks": world.size},
+        "params": params | {"recipe": recipe.describe(), "norm": norm.describe(), "global_batch": loader.global_batch},
     }
     if record is not None:
         identity["params"]["record"] = record.describe()
@@ -217,12 +221,11 @@ def _train_epoch(run: _Run, epoch: int, first: int) -> None:
     run.watch.start()
     for step, batch in enumerate(run.loader.epoch(epoch, start_batch=first), first):
         run.watch.did("data_wait")
-        share = tail_share(len(run.loader.ids), step, len(batch), run.recipe.batch_size, run.world)
-        if share is None:
-            break
+        num_global = num_in_batch(len(run.loader.ids), step, global_batch=run.loader.global_batch)
+        share = len(batch) * run.world.size / num_global  # so that each sample counts the same in the mean of the ranks
         row = _step(run, batch, epoch * steps + step, share)
         pending.append(over_ranks(row * share, run.stop, run.world))
-        run.watch.num_images += len(batch)
+        run.watch.num_images += num_global
         run.progress(epoch * steps + step + 1, run.recipe.epochs * steps)
         # Ranks agree on stopping by what they exchanged a step ago, so that no GPU is waited for.
         asked = run.stop.asked if run.world.size == 1 else len(pending) > 1 and bool(pending[-2][4] > 0)
@@ -258,7 +261,8 @@ def _step(run: _Run, batch: Batch, number: int, share: float) -> Tensor:
     if run.average is not None:
         run.average.update_parameters(run.network)
     run.watch.did("update")
-    return torch.stack([loss, ce, kd, method]).detach()
+    row = torch.stack([loss, ce, kd, method]).detach()
+    return row if len(batch) else torch.zeros_like(row)  # means over no samples are NaN; their gradients are 0
 
 
 def _require_finite(rows: list[list[float]], epoch: int) -> None:
