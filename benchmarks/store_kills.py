@@ -3,6 +3,8 @@
 Three ranks (gloo, forked) fill a store with a small teacher's logits and are killed at a random moment, all at once or
 one after another; then the file is looked at, and the next three go on. After every kill: the file opens, and each block
 marked done has the bytes of an undisturbed store. A filling that ends has the undisturbed bytes; the next begins anew.
+The moment is uniform over a little more than three ranks take for a whole store, so that many a store is carried to its
+end, by one filling or by several.
 
     python benchmarks/store_kills.py --kills 200
 """
@@ -30,6 +32,7 @@ from fastkd.store.tables import read_tables
 from fastkd.train.teacher import load_teacher
 
 RANKS, NUM_SEEDS, BLOCK_ROWS = 3, 24, 4
+MOMENTS = 1.5  # times what a whole store takes
 
 
 def kill_many(folder: Path, kills: int, seed: int = 0) -> dict:
@@ -39,18 +42,21 @@ def kill_many(folder: Path, kills: int, seed: int = 0) -> dict:
     teacher = load_teacher(str(save_teacher(folder / "t.safetensors", num_classes=5)))
     recipe = {"dataset": dataset, "teacher": teacher, "views": Views("crop-flip", 32, NUM_SEEDS)}
     recipe |= {"block_rows": BLOCK_ROWS, "num_workers": 1}
-    begin = time.perf_counter()
     cache(folder / "undisturbed.h5", **recipe)  # compiles what the ranks inherit
     undisturbed = (folder / "undisturbed.h5").read_bytes()
     whole = read_tables(folder / "undisturbed.h5")
     path, rng = folder / "l.h5", np.random.default_rng(seed)
     found = {"kills": 0, "kills_while_running": 0, "kills_before_the_file": 0, "not_opened": 0, "blocks_done": 0}
     found |= {"blocks_wrong": 0, "stores_finished": 0, "stores_different": 0, "failed": 0}
-    longest_s = time.perf_counter() - begin
+    begin = time.perf_counter()
+    pids = start_ranks(RANKS, folder / "meet", lambda world: cache(path, **recipe, world=world))
+    found["failed"] += any(wait_for(pids)) or path.read_bytes() != undisturbed
+    path.unlink()
+    whole_s = time.perf_counter() - begin
     while found["kills"] < kills:
         begin = time.perf_counter()
         pids = start_ranks(RANKS, folder / f"meet{found['kills']}", lambda world: cache(path, **recipe, world=world))
-        deadline = begin + rng.uniform(0, longest_s)
+        deadline = begin + rng.uniform(0, MOMENTS * whole_s)
         ended: dict[int, int] = {}
         while len(ended) < RANKS and time.perf_counter() < deadline:
             for pid in set(pids) - set(ended):
@@ -67,7 +73,6 @@ def kill_many(folder: Path, kills: int, seed: int = 0) -> dict:
             killed = wait_for(sorted(set(pids) - set(ended)))
             found["kills_while_running"] += killed.count(-signal.SIGKILL) == RANKS
         else:
-            longest_s = max(longest_s / 2, time.perf_counter() - begin)
             found["failed"] += any(code != 0 for code in ended.values())
         if not path.exists():
             continue
