@@ -40,7 +40,7 @@ def fill_with_noise(path: Path, dataset, views: Views, codec_name: str) -> None:
         codec=codec,
         block_rows=4096,
         inputs={"beton": dataset.fingerprint},
-        params=view_identity(views),
+        params=view_identity(views, ids),
         probes=np.zeros((0, 2), np.int64),
         probe_crc32c=np.zeros(0, np.uint32),
     )

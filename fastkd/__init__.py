@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fastkd.data.mix import Mix
     from fastkd.data.views import Views
     from fastkd.errors import FastKDError
     from fastkd.feed import Loader
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
     from fastkd.store.logit_store import LogitStore
 
 __version__ = "0.1.0"
-__all__ = ["FastKDError", "Loader", "LogitStore", "Mask", "Views"]
+__all__ = ["FastKDError", "Loader", "LogitStore", "Mask", "Mix", "Views"]
 
 _HOME = {
     "FastKDError": "fastkd.errors",
     "Loader": "fastkd.feed",
     "LogitStore": "fastkd.store.logit_store",
     "Mask": "fastkd.prune.mask",
+    "Mix": "fastkd.data.mix",
     "Views": "fastkd.data.views",
 }
 

@@ -12,6 +12,7 @@ from fastkd.data.batch import Batch
 from fastkd.data.beton import Beton, identify, open_beton
 from fastkd.data.decode import Column
 from fastkd.data.loader import ViewLoader
+from fastkd.data.mix import Mix, kept_digest
 from fastkd.data.part import numbered_as_full
 from fastkd.data.pixels import PIXELS
 from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views
@@ -89,17 +90,28 @@ def choose_views(
     *,
     store: LogitStore | None = None,
     num_epochs: int = 50,
+    mix: str | None = None,
+    mix_alpha: float | None = None,
 ) -> Views:
     """The views asked for; what is left open is the store's, or what suits the images.
 
     Without a store: `crop-flip` with all 162 seeds for images of one size up to 64 pixels, else `rrc` of 224 pixels with
     a seed for each epoch.
 
+    Args:
+        mix: `cutmix` or `mixup`. mix_alpha: of it; 1 where it is left open.
+
     Raises:
-        OptionError: as `Views`.
+        OptionError: as `Views` and `Mix`; an alpha without a mix.
+        MismatchError: another mix than the store's.
     """
     if store is not None:
         own = views_of(store.tables)
+        if mix not in (None, own.mix and own.mix.kind) or mix_alpha not in (None, own.mix and own.mix.alpha):
+            found = f"mixed by {own.mix.kind}, alpha {own.mix.alpha:g}" if own.mix else "not mixed"
+            raise MismatchError(
+                f"{store.tables.path}: its views are {found}; leave --mix and --mix-alpha out, or make a store of those asked for"
+            )
         return replace(own, kind=kind or own.kind, size=size or own.size, num_seeds=num_seeds or own.num_seeds)
     ids = dataset.beton.sample_ids
     heights, widths = dataset.beton.heights[ids], dataset.beton.widths[ids]
@@ -108,19 +120,28 @@ def choose_views(
     kind = kind or ("crop-flip" if small else "rrc")
     size = size or (side if small or kind == "crop-flip" else 224)
     seeds = {"crop-flip": NUM_CROP_FLIP_VIEWS, "rrc": num_epochs, "center": 1}
-    return Views(kind, size, num_seeds or seeds.get(kind, 1))
+    if mix is None and mix_alpha is not None:
+        raise OptionError(f"--mix-alpha {mix_alpha:g} does nothing without --mix")
+    mixed = None if mix is None else Mix(mix, 1.0 if mix_alpha is None else mix_alpha)
+    return Views(kind, size, num_seeds or seeds.get(kind, 1), mix=mixed)
 
 
 def views_of(tables: StoreTables) -> Views:
     """The views that a store holds logits of, with its K."""
     spec = tables.header.params["views"]
     extra = {"crop_ratio": spec["crop_ratio"]} if "crop_ratio" in spec else {}
-    return Views(spec["kind"], spec["size"], tables.num_seeds, **extra)
+    mix = Mix(spec["mix"]["kind"], spec["mix"]["alpha"]) if "mix" in spec else None
+    return Views(spec["kind"], spec["size"], tables.num_seeds, mix=mix, **extra)
 
 
-def view_identity(views: Views) -> dict:
-    """What the pixels of a view follow from, besides the beton; part of a store's identity."""
-    return {"views": views.identity(), "pixels": PIXELS}
+def view_identity(views: Views, ids: np.ndarray) -> dict:
+    """What the pixels of a view follow from, besides the beton; part of a store's identity.
+
+    Args:
+        ids: int64 (n,), the kept samples, in any order: mixed views have their partners among them.
+    """
+    kept = {} if views.mix is None else {"kept": kept_digest(ids)}
+    return {"views": views.identity(), "pixels": PIXELS, **kept}
 
 
 def check_store(store: LogitStore, dataset: Dataset, views: Views) -> None:
@@ -132,7 +153,7 @@ def check_store(store: LogitStore, dataset: Dataset, views: Views) -> None:
     """
     path, header = store.tables.path, store.tables.header
     require_input(header, path, "beton", dataset.fingerprint, dataset.beton.path)
-    for name, wanted in view_identity(views).items():
+    for name, wanted in view_identity(views, store.sample_ids).items():
         if header.params.get(name) != wanted:
             raise MismatchError(f"{path}: made for {name} {header.params.get(name)}, asked for {wanted}")
     if views.num_seeds > store.num_seeds:
@@ -158,7 +179,7 @@ def check_probes(tables: StoreTables, dataset: Dataset) -> None:
                 f"{tables.path}: none of its {len(probes)} probe views is of a sample in {dataset.beton.path}; use the full beton"
             )
         probes, sums = probes[here], sums[here]
-    found = probe_checksums(dataset.beton, views_of(tables), probes)
+    found = probe_checksums(dataset.beton, views_of(tables), probes, tables.sample_ids)
     wrong = int(np.count_nonzero(found != sums))
     if wrong:
         raise MismatchError(
@@ -179,13 +200,21 @@ def choose_probes(sample_ids: np.ndarray, num_seeds: int) -> np.ndarray:
     return np.array(sorted(pairs, key=lambda pair: pair[::-1]), np.int64)
 
 
-def probe_checksums(beton: Beton, views: Views, probes: np.ndarray) -> np.ndarray:
+def probe_checksums(beton: Beton, views: Views, probes: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """CRC32C of the pixels (uint8, H×W×3) of each probe view: uint32 (P,).
+
+    Args:
+        ids: int64 (n,), the kept samples, which mixed views have their partners among.
 
     Raises:
         CorruptError: a probe's image does not decode.
+        OptionError: a part of a beton that lacks samples that views are mixed with.
     """
-    loader = ViewLoader(beton, views, ids=np.unique(probes[:, 0]) if len(probes) else None)
+    if views.mix is None:
+        ids = np.unique(probes[:, 0])
+    if not len(probes):
+        return np.zeros(0, np.uint32)
+    loader = ViewLoader(beton, views, ids=ids)
     batches = loader.run((probes[i : i + 1, 0], int(probes[i, 1])) for i in range(len(probes)))
     return np.array([crc32c(batch.images.permute(0, 2, 3, 1).reshape(-1).numpy()) for batch in batches], np.uint32)
 
@@ -196,10 +225,16 @@ def store_columns(
     """A store's logits as the loader takes them, and its embeddings where they are asked for.
 
     Raises:
-        MismatchError: samples among `ids` that the store does not hold, or embeddings that it does not.
+        MismatchError: samples among `ids` that the store does not hold, or embeddings that it does not; or that it has others
+            too, which its views are mixed with.
     """
     rows = np.full(num_samples, -1, np.int32)
     rows[ids] = store.rows_of(ids)
+    if views_of(store.tables).mix is not None and len(ids) != store.tables.num_rows:
+        raise MismatchError(
+            f"{store.tables.path}: its views are mixed among all {store.tables.num_rows:,} samples that it holds, {len(ids):,} are "
+            f"kept here; use the mask that it was made for, or make a store for this one"
+        )
 
     def column(output: Output, records: np.ndarray) -> Column:
         codec = output.codec

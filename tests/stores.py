@@ -49,12 +49,14 @@ def make_store(
     views had other pixels where it was filled. `params` stand for what today's views and pixels are called.
     `embeddings` (K, R, D) are stored beside the logits.
     """
-    params = params or view_identity(views)
+    params = params or view_identity(views, sample_ids)
     if embeddings is not None:
         params = params | {"embedding": {"layer": "fc:input", "dim": embeddings.shape[2]}}
     num_seeds, _, num_classes = logits.shape
     probes = choose_probes(sample_ids, num_seeds)[:20]
-    checksums = probe_checksums(dataset.beton, views, probes) if dataset else np.zeros(len(probes), np.uint32)
+    checksums = (
+        probe_checksums(dataset.beton, views, probes, sample_ids) if dataset else np.zeros(len(probes), np.uint32)
+    )
     checksums[:other_probes] ^= 1
     create_store(
         path,

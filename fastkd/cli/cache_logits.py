@@ -63,6 +63,8 @@ def cache_logits(
     size: int | None,
     num_seeds: int | None,
     outputs: str,
+    mix: str | None,
+    mix_alpha: float | None,
     codec: str,
     max_kl: float | None,
     tau: float,
@@ -96,7 +98,7 @@ def cache_logits(
         dataset = open_dataset(beton)
         kept = Mask.load(mask) if mask else None
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
-        chosen = choose_views(dataset, views, size, num_seeds)
+        chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)
         recipe = StoreRecipe(
             dataset=dataset,
             teacher=network,

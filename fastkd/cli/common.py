@@ -193,6 +193,12 @@ def view_options(function: Callable) -> Callable:
             type=click.IntRange(1),
             help="Views of a sample, K.  [default: 162 for crop-flip, 50 for rrc]",
         ),
+        click.option(
+            "--mix",
+            type=click.Choice(["cutmix", "mixup"]),
+            help="Mix each view with that of another kept sample; a store says it itself.",
+        ),
+        click.option("--mix-alpha", type=float, help="The own image's share is of Beta(alpha, alpha).  [default: 1]"),
     ]
     return functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
 

@@ -63,6 +63,8 @@ def plan(
     num_seeds: int | None,
     outputs: str,
     embedding_dim: int | None,
+    mix: str | None,
+    mix_alpha: float | None,
     codec: str,
     batch_size: int,
     epochs: int,
@@ -103,13 +105,17 @@ def plan(
     if beton is None:
         if num_samples is None or num_classes is None or num_seeds is None:
             raise click.UsageError("give BETON, or --num-samples, --num-classes and --num-seeds")
+        if mix is not None or mix_alpha is not None:
+            raise click.UsageError(
+                "--mix and --mix-alpha need BETON: the file has the same size, only --measure differs"
+            )
         num_rows = len(kept.sample_ids) if kept else num_samples
     else:
         from fastkd.feed import choose_views, kept_ids, open_dataset
 
         dataset = open_dataset(beton)
         num_classes, num_rows = dataset.num_classes, len(kept_ids(dataset, kept))
-        chosen = choose_views(dataset, views, size, num_seeds)
+        chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)
         num_seeds = chosen.num_seeds
         size = chosen.size
     num_rows = parse_keep(keep, num_rows) if keep else num_rows
@@ -137,16 +143,22 @@ def plan(
         say(f"plan: {network.name} on {network.device} for ten seconds")
         images_per_s = measure_fill_rate(recipe, num_workers=num_workers)
     result = made.describe() | {"read_s_per_epoch": made.epoch_bytes / (read_mb_per_s * 1e6)}
+    if beton is not None and chosen.mix is not None:
+        result["mix"] = chosen.mix.identity()
     if images_per_s is not None:
         result |= {"images_per_s": images_per_s, **made.hours(images_per_s)}
     return result, _table(result)
 
 
 def _table(result: dict[str, Any]) -> str:
+    mixed = f", {result['mix']['kind']} {result['mix']['alpha']:g}" if "mix" in result else ""
     dim = result["embedding_dim"]
     more = f"; {result['embedding_row_bytes']:,} bytes, an embedding of {dim:,} in fp16" if dim else ""
     lines = [
-        ("rows", f"{result['num_seeds']:,} views of {result['num_rows']:,} samples, {result['num_classes']:,} classes"),
+        (
+            "rows",
+            f"{result['num_seeds']:,} views of {result['num_rows']:,} samples, {result['num_classes']:,} classes{mixed}",
+        ),
         ("record", f"{result['row_bytes']:,} bytes, {result['codec']}{more}"),
         ("file", f"{result['size_bytes']:,} bytes"),
         ("read an epoch", f"{result['epoch_bytes']:,} bytes, {result['read_s_per_epoch']:,.1f} s from a cold disk"),

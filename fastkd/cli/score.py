@@ -229,6 +229,7 @@ def _by_networks(
 def _by_store(
     dataset: "Dataset", logits: Path, methods: tuple[str, ...]
 ) -> "tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]":
+    from fastkd.errors import OptionError
     from fastkd.feed import check_store, views_of
     from fastkd.store.logit_store import LogitStore
     from fastkd.train.scoring import DIRECTIONS, score_store
@@ -236,6 +237,10 @@ def _by_store(
     store = LogitStore(logits)
     views = views_of(store.tables)
     check_store(store, dataset, views)
+    if views.mix is not None:
+        raise OptionError(
+            f"{logits}: its views are mixed ({views.mix.kind}) and have two labels; score a store without --mix"
+        )
     policies = {"num_views": store.num_seeds, "views": views.identity()}
     described = {method: {"direction": DIRECTIONS[method], "policies": policies} for method in methods}
     values = score_store(store, dataset.beton.labels, methods)

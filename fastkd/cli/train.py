@@ -187,6 +187,8 @@ def train(
     views: str | None,
     size: int | None,
     num_seeds: int | None,
+    mix: str | None,
+    mix_alpha: float | None,
     device: str,
     num_workers: int,
     resident: str,
@@ -221,7 +223,9 @@ def train(
         has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
         weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
         epochs = max(1, options["epochs"])  # less is refused by the recipe, which needs the views first
-        chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs)
+        chosen = choose_views(
+            dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha
+        )
         options |= {"alpha": weight, "layers": _names(layers), "teacher_layers": _names(teacher_layers)}
         recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name) if teacher else None
@@ -298,6 +302,7 @@ def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:
     from fastkd.train.methods import METHODS
 
     loader, views = inputs.loader, inputs.loader.views
+    mixed = "" if views.mix is None else f" with {views.mix.kind} {views.mix.alpha:g}"
     loss = "labels alone"
     if recipe.alpha > 0:
         both = "the store, embeddings too" if loader.embeddings is not None else "the store"
@@ -307,6 +312,6 @@ def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:
     if recipe.kd in METHODS:
         loss = f"CE + {recipe.alpha:g}·KD + {recipe.beta:g}·{recipe.kd.upper()}; {loss}"
     return (
-        f"train: {recipe.model} on {len(loader.ids):,} samples, {views.kind} {views.size}, K = {views.num_seeds}; {loss}; "
+        f"train: {recipe.model} on {len(loader.ids):,} samples, {views.kind} {views.size}{mixed}, K = {views.num_seeds}; {loss}; "
         f"{recipe.epochs} epochs of {len(loader)} steps of {loader.global_batch}, lr {recipe.lr:g} ({recipe.schedule})"
     )

@@ -11,7 +11,9 @@ class Batch:
     """What the training loop gets; its memory is its own.
 
     images: uint8 (B, 3, H, W), channels_last. labels, sample_ids: int64 (B,). logits: float32 (B, C), or None.
-    embeddings: float32 (B, D), the teacher's, or None. aug_seed: the seed of the views. weights: float32 (B,), of the samples in the loss, or None where all weigh the same.
+    embeddings: float32 (B, D), the teacher's, or None. aug_seed: the seed of the views. weights: float32 (B,), of the samples
+    in the loss, or None where all weigh the same. Of mixed views, else None: partner_labels: int64 (B,); lam: float32 (B,),
+    the share of the own label and image.
     """
 
     images: torch.Tensor
@@ -21,19 +23,26 @@ class Batch:
     aug_seed: int
     weights: torch.Tensor | None = None
     embeddings: torch.Tensor | None = None
+    partner_labels: torch.Tensor | None = None
+    lam: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        def optional(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else function(tensor)
+
         return Batch(
             images=function(self.images),
             labels=function(self.labels),
             sample_ids=function(self.sample_ids),
-            logits=None if self.logits is None else function(self.logits),
+            logits=optional(self.logits),
             aug_seed=self.aug_seed,
-            weights=None if self.weights is None else function(self.weights),
-            embeddings=None if self.embeddings is None else function(self.embeddings),
+            weights=optional(self.weights),
+            embeddings=optional(self.embeddings),
+            partner_labels=optional(self.partner_labels),
+            lam=optional(self.lam),
         )
 
     def to(self, device: torch.device | str) -> "Batch":

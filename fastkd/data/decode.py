@@ -13,6 +13,7 @@ import torch
 from numba import njit
 
 from fastkd.data import pixels
+from fastkd.data.mix import blend
 from fastkd.data.pixels import OK, check_image, cut_padded_view, cut_view
 from fastkd.data.views import CENTER, CROP_FLIP, PAD, Views, center_view, crop_flip_view, rrc_view
 from fastkd.intrinsics import prefetch
@@ -41,6 +42,8 @@ def _compile_reader(_: OSCacheManager) -> Callable:
 OSCacheManager.compile_reader = _compile_reader
 
 NO_ROW, BAD_ROW = 101, 102
+OF_PARTNER = 1000
+"""What a status is greater by where not the sample but the one that it is mixed with failed."""
 REASONS = pixels.REASONS | {
     NO_ROW: "it has no row in the store",
     BAD_ROW: "its row in the store does not match its checksum",
@@ -75,8 +78,36 @@ def check_images(
 
 
 @njit(cache=True, nogil=True)
-def decode_views(
+def _decode_view(
     code: int,
+    size: int,
+    crop_ratio: float,
+    sample_id: int,
+    aug_seed: int,
+    images: np.ndarray,
+    data: np.ndarray,
+    sizes: np.ndarray,
+    out: np.ndarray,
+) -> int:
+    """Cuts one view of a sample into `out`, uint8 (size, size, 3); returns OK, or what it fails of."""
+    image = images[sample_id]
+    height, width = np.int64(image["height"]), np.int64(image["width"])
+    start = np.int64(image["data_ptr"])
+    payload = data[start : start + sizes[sample_id]]
+    if code == CROP_FLIP:
+        top, left, flip = crop_flip_view(sample_id, aug_seed)
+        return cut_padded_view(payload, image["mode"], height, width, top - PAD, left - PAD, flip, out)
+    if code == CENTER:
+        top, left, h, w = center_view(height, width, size, crop_ratio)
+        return cut_view(payload, image["mode"], height, width, top, left, h, w, 0, out)
+    top, left, h, w, flip = rrc_view(sample_id, aug_seed, height, width)
+    return cut_view(payload, image["mode"], height, width, top, left, h, w, flip, out)
+
+
+@njit(cache=True, nogil=True)
+def _decode_views(
+    code: int,
+    mix: int,
     size: int,
     crop_ratio: float,
     ids: np.ndarray,
@@ -85,25 +116,43 @@ def decode_views(
     data: np.ndarray,
     sizes: np.ndarray,
     status: np.ndarray,
+    mixing: None,
     out: np.ndarray,
 ) -> None:
     """Cuts one view of each sample into `out`, uint8 (B, size, size, 3); what fails is noted in `status`, int32 (B,)."""
     for b in range(len(ids)):
-        sample_id = ids[b]
-        image = images[sample_id]
-        height, width = np.int64(image["height"]), np.int64(image["width"])
-        start = np.int64(image["data_ptr"])
-        payload = data[start : start + sizes[sample_id]]
-        if code == CROP_FLIP:
-            top, left, flip = crop_flip_view(sample_id, aug_seed)
-            found = cut_padded_view(payload, image["mode"], height, width, top - PAD, left - PAD, flip, out[b])
-        elif code == CENTER:
-            top, left, h, w = center_view(height, width, size, crop_ratio)
-            found = cut_view(payload, image["mode"], height, width, top, left, h, w, 0, out[b])
-        else:
-            top, left, h, w, flip = rrc_view(sample_id, aug_seed, height, width)
-            found = cut_view(payload, image["mode"], height, width, top, left, h, w, flip, out[b])
+        found = _decode_view(code, size, crop_ratio, ids[b], aug_seed, images, data, sizes, out[b])
         if found != OK:
+            status[b] = found
+
+
+@njit(cache=True, nogil=True)
+def _decode_mixed_views(
+    code: int,
+    mix: int,
+    size: int,
+    crop_ratio: float,
+    ids: np.ndarray,
+    aug_seed: int,
+    images: np.ndarray,
+    data: np.ndarray,
+    sizes: np.ndarray,
+    status: np.ndarray,
+    mixing: tuple[np.ndarray, np.ndarray],
+    out: np.ndarray,
+) -> None:
+    """The same, each mixed with the view of its partner; mixing: partners and regions, see `Mixes`."""
+    partners, regions = mixing
+    other = np.empty((size, size, 3), np.uint8)
+    for b in range(len(ids)):
+        found = _decode_view(code, size, crop_ratio, ids[b], aug_seed, images, data, sizes, out[b])
+        if found == OK:
+            found = _decode_view(code, size, crop_ratio, partners[b], aug_seed, images, data, sizes, other)
+            if found != OK:
+                found += OF_PARTNER
+        if found == OK:
+            blend(mix, regions[b], out[b], other)
+        else:
             status[b] = found
 
 
@@ -126,7 +175,7 @@ class Column:
 class ViewDecoder(Operation):
     """Decoder of an RGB image field: one seeded view of each sample of the batch, and its row of the column.
 
-    `storage_state` is what the loader passes for each batch: (file, sizes, aug_seed, status, column). Views and
+    `storage_state` is what the loader passes for each batch: (file, sizes, aug_seed, status, column, mixing). Views and
     rows come out of one operation, since calling a compiled one takes as long as decoding the rows of a whole batch.
     """
 
@@ -148,10 +197,13 @@ class ViewDecoder(Operation):
 
     def generate_code(self) -> Callable:
         code, size, crop_ratio = self.views.code, self.views.size, self.views.crop_ratio
+        decode_views, mix = _decode_views, 0
+        if self.views.mix is not None:
+            decode_views, mix = _decode_mixed_views, self.views.mix.code
 
         def decode(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, _ = state
-            decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, status, out)
+            data, sizes, aug_seed, status, _, mixing = state
+            decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, status, mixing, out)
             return out
 
         if self.column is None:
@@ -160,13 +212,13 @@ class ViewDecoder(Operation):
         _, num_rows, row_bytes = self.column.records.shape
 
         def decode_with_rows(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, (records, rows) = state
+            data, sizes, aug_seed, status, (records, rows), mixing = state
             pixels, values = out
             numbers = _find_rows(ids, aug_seed * num_rows, rows, records, row_bytes, status)
             good = np.empty(len(ids), np.bool_)
             unpack(records, numbers, salt, values, good)
             _note_bad(good, status)
-            decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, status, pixels)
+            decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, status, mixing, pixels)
             return out
 
         if self.embeddings is None:
@@ -174,7 +226,7 @@ class ViewDecoder(Operation):
         unpack_more, more_salt = self.embeddings.unpack, np.uint64(self.embeddings.salt)
 
         def decode_with_embeddings(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, (records, rows, more_records) = state
+            data, sizes, aug_seed, status, (records, rows, more_records), mixing = state
             pixels, values, more_values = out
             numbers = _find_rows(ids, aug_seed * num_rows, rows, records, row_bytes, status)
             good = np.empty(len(ids), np.bool_)
@@ -182,7 +234,7 @@ class ViewDecoder(Operation):
             _note_bad(good, status)
             unpack_more(more_records, numbers, more_salt, more_values, good)
             _note_bad(good, status)
-            decode_views(code, size, crop_ratio, ids, aug_seed, images, data, sizes, status, pixels)
+            decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, status, mixing, pixels)
             return out
 
         return decode_with_embeddings

@@ -9,14 +9,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NoReturn
 
 import numpy as np
 import torch
 
 from fastkd.data.batch import Batch
 from fastkd.data.beton import Beton
-from fastkd.data.decode import REASONS, Column, ViewDecoder, first_outside
+from fastkd.data.decode import OF_PARTNER, REASONS, Column, ViewDecoder, first_outside
 from fastkd.data.memory import BatchMemory
+from fastkd.data.mix import KeptSet, Mixes
 from fastkd.data.order import PAGES_BATCHES, batch_ids, check_ids, check_order, epoch_order, num_batches
 from fastkd.data.reading import is_cold, reading_ahead
 from fastkd.data.views import Views, check_sizes
@@ -42,7 +44,7 @@ class ViewLoader:
 
     Args:
         beton: an opened beton.
-        views: which views; their `num_seeds` is the K of `aug_seed = epoch mod K`.
+        views: which views; their `num_seeds` is the K of `aug_seed = epoch mod K`. Mixed ones have partners among `ids`.
         ids: int64 (n,), distinct sample_ids in any order; None for all.
         column: rows that accompany the samples (their logits); embeddings: others of the same samples, in the same order.
         batch_size: samples a batch on each rank. global_batch: on all ranks together, shared out evenly; None for
@@ -125,6 +127,10 @@ class ViewLoader:
             if embeddings is not None:
                 self._rows = (*self._rows, embeddings.records.reshape(-1))
                 layout["embeddings"] = ((embeddings.width,), np.dtype("f4"))
+        self._kept = None
+        if views.mix is not None:
+            self._kept = KeptSet(self.ids, beton.num_samples)
+            layout |= {"partner_labels": ((), np.dtype("i8")), "lam": ((), np.dtype("f4"))}
         # torch knows pinned memory by where a block begins, and waits for copies to the GPU only there: a batch, a block.
         is_pinned = self.device.type == "cuda"
         one = 3 * views.size**2
@@ -167,7 +173,7 @@ class ViewLoader:
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="fastkd-loader")
         jobs = self._checked(jobs)
         if is_cold(self.beton, self.ids):
-            jobs = reading_ahead(self.beton, jobs, _READ_AHEAD)
+            jobs = reading_ahead(self.beton, jobs, _READ_AHEAD, self._decoded)
         try:
             for parts, aug_seed in self._grouped(jobs):
                 waiting.append((pool.submit(self._make, parts, aug_seed), [len(part) for part in parts], aug_seed))
@@ -179,6 +185,17 @@ class ViewLoader:
                 yield from self._hand_over(*waiting.popleft(), process)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def mixes(self, ids: np.ndarray, aug_seed: int) -> Mixes | None:
+        """What the views of some of the loader's samples are mixed with, int64 (B,); None where they are not."""
+        if self.views.mix is None or self._kept is None:
+            return None
+        return self._kept.draw(self.views.mix, self.views.size, ids, aug_seed)
+
+    def _decoded(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
+        """All samples that go into the views of some."""
+        mixes = self.mixes(ids, aug_seed)
+        return ids if mixes is None else np.concatenate([ids, mixes.partners])
 
     def _checked(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
         for ids, aug_seed in jobs:
@@ -218,19 +235,28 @@ class ViewLoader:
             made = {name: array[start : start + size] for name, array in arrays.items()}
             if status is not None and status[start : start + size].any():
                 bad = int(np.flatnonzero(status[start : start + size])[0])
-                raise CorruptError(
-                    f"{self.beton.path}: sample {made['sample_ids'][bad]}: {REASONS[int(status[start + bad])]}; `fastkd verify` lists all that is damaged"
-                )
+                self._fail(int(made["sample_ids"][bad]), int(status[start + bad]), aug_seed)
             start += size
+            tensors = {name: torch.from_numpy(array) for name, array in made.items()}
             batch = Batch(
-                images=torch.from_numpy(made["images"]).permute(0, 3, 1, 2),
-                labels=torch.from_numpy(made["labels"]),
-                sample_ids=torch.from_numpy(made["sample_ids"]),
-                logits=torch.from_numpy(made["logits"]) if self._rows else None,
+                images=tensors["images"].permute(0, 3, 1, 2),
+                labels=tensors["labels"],
+                sample_ids=tensors["sample_ids"],
+                logits=tensors.get("logits"),
                 aug_seed=aug_seed,
-                embeddings=torch.from_numpy(made["embeddings"]) if "embeddings" in made else None,
+                embeddings=tensors.get("embeddings"),
+                partner_labels=tensors.get("partner_labels"),
+                lam=tensors.get("lam"),
             )
             yield batch if self.device.type == "cpu" else batch.to(self.device)
+
+    def _fail(self, sample_id: int, status: int, aug_seed: int) -> NoReturn:
+        mixes = self.mixes(np.array([sample_id]), aug_seed)
+        if mixes is not None and status not in REASONS:
+            sample_id, status = int(mixes.partners[0]), status - OF_PARTNER
+        raise CorruptError(
+            f"{self.beton.path}: sample {sample_id}: {REASONS[status]}; `fastkd verify` lists all that is damaged"
+        )
 
     def _make(self, parts: list[np.ndarray], aug_seed: int) -> _Made:
         """Runs the compiled pipeline for some batches, in memory of their own; their arrays by name, one batch after the
@@ -241,10 +267,21 @@ class ViewLoader:
         np.take(self.beton.labels, ids, out=arrays["labels"])
         arrays["sample_ids"][:] = ids
         outputs = [arrays[name] for name in ("images", "logits", "embeddings") if name in arrays]
+        mixes = self.mixes(ids, aug_seed)
+        if mixes is not None:
+            np.take(self.beton.labels, mixes.partners, out=arrays["partner_labels"])
+            arrays["lam"][:] = mixes.lam
         self._stage(
             batch_indices=ids,
             metadata=self.beton.metadata,
-            storage_state=(self._data, self.beton.sizes, aug_seed, status, self._rows),
+            storage_state=(
+                self._data,
+                self.beton.sizes,
+                aug_seed,
+                status,
+                self._rows,
+                None if mixes is None else (mixes.partners, mixes.regions),
+            ),
             **{
                 f"memory_{self._node}": tuple(outputs) if self._rows else arrays["images"],
                 f"shared_memory_{self._node}": None,

@@ -8,7 +8,7 @@ of each sample, some batches ahead. On a warm one the asking would cost more tha
 import mmap
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -50,12 +50,15 @@ def ask_for(beton: Beton, ids: np.ndarray) -> None:
 
 
 def reading_ahead(
-    beton: Beton, jobs: Iterable[tuple[np.ndarray, int]], num_ahead: int
+    beton: Beton,
+    jobs: Iterable[tuple[np.ndarray, int]],
+    num_ahead: int,
+    needed: Callable[[np.ndarray, int], np.ndarray] = lambda ids, aug_seed: ids,
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """The same jobs, each asked for `num_ahead` jobs before it comes."""
+    """The same jobs, each asked for `num_ahead` jobs before it comes; needed: the samples whose bytes a job takes."""
     waiting: deque[tuple[np.ndarray, int]] = deque()
     for ids, aug_seed in jobs:
-        ask_for(beton, ids)
+        ask_for(beton, needed(ids, aug_seed))
         waiting.append((ids, aug_seed))
         if len(waiting) > num_ahead:
             yield waiting.popleft()

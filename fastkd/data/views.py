@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from fastkd.data.mix import Mix
 from fastkd.errors import OptionError
 from fastkd.hashing import draw_below, draw_unit
 
@@ -41,12 +42,14 @@ class Views:
     num_seeds: K, the number of views of a sample; aug_seed runs over 0 … K-1.
     crop_ratio: `center` only: side of the crop over the image's shorter side. An image that already has the output
         size is taken whole.
+    mix: mixes each view with that of another kept sample; None for views as they are.
     """
 
     kind: str
     size: int
     num_seeds: int = 1
     crop_ratio: float = 0.875
+    mix: Mix | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -67,12 +70,14 @@ class Views:
         return KINDS[self.kind]
 
     def identity(self) -> dict[str, Any]:
-        """What decides the geometry of a view, num_seeds aside; part of a store's identity."""
+        """What decides a view, num_seeds and the set of kept samples aside; part of a store's identity."""
         own: dict[str, dict[str, Any]] = {
             "crop-flip": {"pad": PAD},
             "rrc": {"scale": [0.08, 1.0], "ratio": "3/4 to 4/3"},
         }
         extra = own.get(self.kind, {"crop_ratio": self.crop_ratio})
+        if self.mix is not None:
+            extra = extra | {"mix": self.mix.identity()}
         return {"kind": self.kind, "size": self.size, "version": VIEW_VERSION, **extra}
 
 

@@ -55,9 +55,14 @@ def open_old(path: str | Path, codec: Codec, *, inputs: dict[str, str], params: 
         wanted_params.pop("embedding")
     for found, wanted, names in (
         (tables.header.inputs, inputs, ("beton", "teacher")),
-        (tables.header.params, wanted_params, sorted(wanted_params)),
+        (tables.header.params, wanted_params, sorted(wanted_params, key=lambda name: (name == "kept", name))),
     ):
         for name in names:
+            if found.get(name) != wanted.get(name) and name == "kept":
+                raise MismatchError(
+                    f"--reuse {path}: its views are mixed among other kept samples than the new store's, so that none of its "
+                    f"rows fits; leave it out"
+                )
             if found.get(name) != wanted.get(name):
                 raise MismatchError(
                     f"--reuse {path}: its rows are of {name} {_short(found.get(name))}, the new store's of {_short(wanted.get(name))}"

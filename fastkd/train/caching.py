@@ -64,6 +64,11 @@ class StoreRecipe:
         return self.row_codec.row_bytes + more
 
     @property
+    def ids(self) -> np.ndarray:
+        """int64 (R,), the kept samples in the order of the rows."""
+        return kept_ids(self.dataset, self.mask)
+
+    @property
     def inputs(self) -> dict[str, str]:
         """Fingerprints of what the store is made from."""
         found = {"beton": self.dataset.fingerprint, "teacher": self.teacher.fingerprint}
@@ -72,7 +77,7 @@ class StoreRecipe:
     @property
     def params(self) -> dict[str, Any]:
         """What the logits follow from, besides the inputs."""
-        found = {**view_identity(self.views), "teacher": self.teacher.identity()}
+        found = {**view_identity(self.views, self.ids), "teacher": self.teacher.identity()}
         return found if self.embedding is None else found | {"embedding": self.embedding.describe()}
 
 
@@ -177,7 +182,7 @@ def _prepare(path: Path, recipe: StoreRecipe, num_shards: int, num_workers: int)
     """Makes the empty store, or checks that the one there is this one."""
     codec, views = recipe.row_codec, recipe.views
     if not path.exists():
-        ids = kept_ids(recipe.dataset, recipe.mask)
+        ids = recipe.ids
         probes = choose_probes(ids, views.num_seeds)
         if recipe.max_kl is not None:
             check_codec(recipe, probes, num_workers)
@@ -190,7 +195,7 @@ def _prepare(path: Path, recipe: StoreRecipe, num_shards: int, num_workers: int)
             inputs=recipe.inputs,
             params=recipe.params,
             probes=probes,
-            probe_crc32c=probe_checksums(recipe.dataset.beton, views, probes),
+            probe_crc32c=probe_checksums(recipe.dataset.beton, views, probes, ids),
             num_shards=num_shards,
         )
         return
@@ -221,7 +226,9 @@ def check_codec(recipe: StoreRecipe, probes: np.ndarray, num_workers: int = 0) -
     Raises:
         OptionError: KL(teacher ‖ stored) at temperature `tau`, the mean over these rows, is above `max_kl`.
     """
-    loader = Loader(recipe.dataset, recipe.views, num_workers=num_workers, device=recipe.teacher.device)
+    loader = Loader(
+        recipe.dataset, recipe.views, mask=recipe.ids, num_workers=num_workers, device=recipe.teacher.device
+    )
     jobs = [(probes[probes[:, 1] == seed, 0], int(seed)) for seed in np.unique(probes[:, 1])]
     logits = np.concatenate(
         [_compute(recipe, batch.images, batch.sample_ids, batch.aug_seed)[0] for batch in loader.run(jobs)]

@@ -71,6 +71,10 @@ def make_learner(
         ModelError: a network that cannot be made or has nothing to look at.
     """
     num_classes = loader.dataset.num_classes
+    if loader.views.mix is not None and recipe.kd in ("dkd", "crd"):
+        raise OptionError(
+            f"--kd {recipe.kd} goes by one label a sample, mixed images have two: leave --mix out, or use another"
+        )
     model = create_model(recipe.model, num_classes).to(loader.device).to(memory_format=torch.channels_last)
     is_global = recipe.sync_bn and world.size > 1
     if is_global:

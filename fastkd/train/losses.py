@@ -15,10 +15,22 @@ def batch_mean(loss_B: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def ce_loss(
-    student_BC: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weights: Tensor | None = None
+    student_BC: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+    partner_labels: Tensor | None = None,
+    lam: Tensor | None = None,
 ) -> Tensor:
-    """Cross entropy with the labels, int64 (B,), of which `label_smoothing` is spread over all classes."""
+    """Cross entropy with the labels, int64 (B,), of which `label_smoothing` is spread over all classes.
+
+    Of mixed images lam·CE(labels) + (1 - lam)·CE(partner_labels), each sample with its own lam: float32 (B,).
+    """
     loss_B = F.cross_entropy(student_BC, labels, label_smoothing=label_smoothing, reduction="none")
+    if partner_labels is not None and lam is not None:
+        other_B = F.cross_entropy(student_BC, partner_labels, label_smoothing=label_smoothing, reduction="none")
+        loss_B = lam * loss_B + (1 - lam) * other_B
     return batch_mean(loss_B, weights)
 
 

@@ -15,6 +15,9 @@ def objective(
     labels: Tensor,
     method_term: Tensor,
     weights: Tensor | None = None,
+    *,
+    partner_labels: Tensor | None = None,
+    lam: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, and of its terms CE and KD (0 where alpha is).
 
@@ -24,8 +27,16 @@ def objective(
         student_BC, teacher_BC: float32 (B, C), raw logits; no teacher where alpha is 0.
         labels: int64 (B,).
         method_term: R. weights: float32 (B,), of the samples in CE and KD; R, which also relates samples, has none.
+        partner_labels, lam: of mixed images, see `ce_loss`.
     """
-    ce = ce_loss(student_BC, labels, label_smoothing=recipe.label_smoothing, weights=weights)
+    ce = ce_loss(
+        student_BC,
+        labels,
+        label_smoothing=recipe.label_smoothing,
+        weights=weights,
+        partner_labels=partner_labels,
+        lam=lam,
+    )
     kd = torch.zeros_like(ce)
     if recipe.alpha > 0:
         assert teacher_BC is not None

@@ -61,7 +61,7 @@ def recompute_rows(
     require_input(header, tables.path, "beton", dataset.fingerprint, dataset.beton.path)
     require_input(header, tables.path, "teacher", teacher.fingerprint, teacher.name)
     views = views_of(tables)
-    expected_params = {**view_identity(views), "teacher": teacher.identity()}
+    expected_params = {**view_identity(views, tables.sample_ids), "teacher": teacher.identity()}
     embedding = embedding_of(teacher, views.size) if tables.embeddings is not None else None
     if embedding is not None:
         expected_params["embedding"] = embedding.describe()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from fastkd.data.batch import Batch
 from fastkd.data.loader import ViewLoader
+from fastkd.data.mix import MIXUP
 from fastkd.data.views import PAD, Views, boxes
 from fastkd.errors import OptionError
 from fastkd.feed import Loader
@@ -55,6 +56,7 @@ class Resident:
             self._embeddings = torch.stack([plane.half().to(self.device) for plane in more])
         self._rows = np.full(loader.beton.num_samples, -1, np.int64)
         self._rows[self.ids] = np.arange(len(self.ids))
+        self._mixes = None if loader.views.mix is None else self._all_mixes()
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -68,8 +70,15 @@ class Resident:
         aug_seed = jobs[0][1]
         rows = torch.from_numpy(self._rows[np.concatenate([ids for ids, _ in jobs])]).to(self.device)
         for part in rows.split([len(ids) for ids, _ in jobs]):
+            images, partner_labels, lam = self._cut(part, aug_seed), None, None
+            if self._mixes is not None:
+                partners, regions, lam = (table[aug_seed, part] for table in self._mixes)
+                partner_labels = self._labels[partners]
+                images = self._blend(images, self._cut(partners, aug_seed), regions)
             yield Batch(
-                images=self._cut(part, aug_seed),
+                images=images,
+                partner_labels=partner_labels,
+                lam=lam,
                 labels=self._labels[part],
                 sample_ids=self._sample_ids[part],
                 logits=None if self._logits is None else self._logits[aug_seed, part],
@@ -85,6 +94,27 @@ class Resident:
         y = top[:, None] + step
         x = left[:, None] + torch.where(flip[:, None] > 0, self.views.size - 1 - step, step)
         return self._pixels[rows[:, None, None], y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+
+    def _all_mixes(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What every view is mixed with: rows of partners int32 (K, n), regions int16 (K, n, 4), lam float32 (K, n)."""
+        planes = [mixes for seed in range(self.views.num_seeds) if (mixes := self.loader.mixes(self.ids, seed))]
+        rows = np.stack([self._rows[plane.partners] for plane in planes]).astype(np.int32)
+        regions = np.stack([plane.regions for plane in planes]).astype(np.int16)
+        lam = np.stack([plane.lam for plane in planes])
+        rows_KN, regions_KN, lam_KN = (torch.from_numpy(table).to(self.device) for table in (rows, regions, lam))
+        return rows_KN, regions_KN, lam_KN
+
+    def _blend(self, own: torch.Tensor, other: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        """`mix.blend` of a batch, uint8 (B, 3, H, W)."""
+        assert self.views.mix is not None
+        if self.views.mix.code == MIXUP:
+            w = regions[:, :1, None, None].int()
+            mixed = w * own + (256 - w) * other + 128 >> 8
+            return mixed.to(torch.uint8)
+        top, left, bottom, right = regions[:, :, None].unbind(1)
+        step = torch.arange(self.views.size, device=self.device)
+        rows, columns = (step >= top) & (step < bottom), (step >= left) & (step < right)
+        return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], other, own)
 
 
 def why_not(loader: Loader) -> str | None:
@@ -111,7 +141,7 @@ def make_resident(loader: Loader, store: LogitStore | None, choice: str) -> "Loa
     if choice == "off" or loader.device.type != "cuda" or why_not(loader):
         return loader
     side = loader.views.size + 2 * PAD
-    row_bytes = 3 + 4 * (loader.column.width if loader.column is not None else 0)
+    row_bytes = (3 if loader.views.mix is None else 19) + 4 * (loader.column.width if loader.column is not None else 0)
     row_bytes += 2 * (loader.embeddings.width if loader.embeddings is not None else 0)
     needed = len(loader.ids) * (3 * side * side + loader.views.num_seeds * row_bytes)
     free, _ = torch.cuda.mem_get_info(loader.device)

@@ -72,7 +72,8 @@ def train(
         the weights).
 
     Raises:
-        OptionError: fewer samples than a batch; distillation without a teacher or a store; unknown layers.
+        OptionError: fewer samples than a batch; distillation without a teacher or a store; unknown layers; a recording, or
+            a method that goes by labels, of mixed views.
         MismatchError: the folder holds another run; says in what it differs.
         CorruptError: the loss is not finite.
         StoppedError: SIGTERM; the state is written, and the same call goes on from it.
@@ -86,6 +87,10 @@ def train(
         raise OptionError(f"batches of {loader.global_batch} samples cannot be shared by {world.size} ranks; use fewer")
     if recipe.alpha > 0 and loader.column is None and teacher is None:
         raise OptionError(f"--alpha {recipe.alpha} needs --logits or --teacher; --alpha 0 trains on labels alone")
+    if record is not None and loader.views.mix is not None:
+        raise OptionError(
+            f"--record scores samples, and images mixed by {loader.views.mix.kind} are of two: leave --mix out"
+        )
     torch.manual_seed(recipe.seed)
     learner, live = make_learner(recipe, loader, teacher, world)
     identity = {
@@ -251,7 +256,16 @@ def _step(run: _Run, batch: Batch, number: int, share: float) -> Tensor:
     student_BC, method, parts = run.learner(run.norm(batch.images), batch, teacher_layers, number)
     if run.recording is not None:
         run.recording.observe(student_BC, batch)
-    loss, ce, kd = objective(run.recipe, student_BC, teacher_BC, batch.labels, method, batch.weights)
+    loss, ce, kd = objective(
+        run.recipe,
+        student_BC,
+        teacher_BC,
+        batch.labels,
+        method,
+        batch.weights,
+        partner_labels=batch.partner_labels,
+        lam=batch.lam,
+    )
     run.watch.did("forward")
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale((loss + parts) * share).backward()
