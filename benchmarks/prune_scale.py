@@ -2,9 +2,9 @@
 
 Synthetic scores and labels; each job against the plain numpy way of doing it, interleaved, and as a multiple of one
 `np.copy` of the scores, the ceiling. Most of `algebra` is reading and writing the sample_ids themselves, 8 bytes each, which
-numpy has to do as well; its row has the bytes a second beside np.copy's, and what that leaves to gain. Asserted in the same run: both ways keep the same samples. The peak of memory beyond scores and labels
-is measured in a process of its own. With --imagenet each job runs in a fresh process at N = 1,281,167,
-imports included.
+numpy has to do as well; its row has the bytes a second beside np.copy's, and what that leaves to gain. Asserted in the same
+run: both ways keep the same samples. The peak of memory beyond scores and labels is measured in a process of its own. Each
+job also runs in a fresh process at ImageNet's N = 1,281,167, imports included.
 
     python benchmarks/prune_scale.py --samples 100000000
 """
