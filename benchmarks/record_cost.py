@@ -27,21 +27,21 @@ from fastkd.feed import Loader, open_dataset
 from fastkd.prune.mask import random_order
 from fastkd.prune.scores import RECORDABLE
 from fastkd.train.learner import make_learner
+from fastkd.train.loop import Run, one_step
 from fastkd.train.metrics import Stopwatch
 from fastkd.train.norm import parse_norm
 from fastkd.train.recipe import Recipe
 from fastkd.train.recording import Record, TrainingRecord
 from fastkd.train.run_folder import Checkpoints
-from fastkd.train.student import _Run, _step
 
 
-def start(recipe: Recipe, loader: Loader, record: Record | None) -> _Run:
+def start(recipe: Recipe, loader: Loader, record: Record | None) -> Run:
     """A run as `train` starts it."""
     torch.manual_seed(recipe.seed)
     learner, _ = make_learner(recipe, loader, None)
     optimizer = torch.optim.SGD(learner.parameters(), lr=recipe.lr, momentum=recipe.momentum)
     num_samples = loader.dataset.beton.num_samples
-    return _Run(
+    return Run(
         recipe=recipe,
         learner=learner.train(),
         network=learner.model,
@@ -64,7 +64,7 @@ def start(recipe: Recipe, loader: Loader, record: Record | None) -> _Run:
     )
 
 
-def one_round(runs: dict[str, _Run], epoch: int, turn_steps: int) -> dict[str, tuple[float, float]]:
+def one_round(runs: dict[str, Run], epoch: int, turn_steps: int) -> dict[str, tuple[float, float]]:
     """Seconds by the clock and of the CPU that each run takes for an epoch; which goes first alternates."""
     batches = list(next(iter(runs.values())).loader.epoch(epoch))
     sums = dict.fromkeys(runs, (0.0, 0.0))
@@ -75,7 +75,7 @@ def one_round(runs: dict[str, _Run], epoch: int, turn_steps: int) -> dict[str, t
             run, begin, busy = runs[name], time.perf_counter(), time.process_time()
             run.watch.start()
             for batch in turn:
-                _step(run, batch, 0, 1.0)
+                one_step(run, batch, 0, 1.0)
             if number == len(turns) - 1 and run.recording is not None:
                 run.recording.end_epoch()
             run.watch.stop()

@@ -1,33 +1,28 @@
 """Training a network on the kept samples: with stored logits, with a live teacher, or with labels alone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fastkd.data.batch import Batch
-from fastkd.data.order import num_in_batch
 from fastkd.dist import World
-from fastkd.errors import CorruptError, OptionError, StoppedError
+from fastkd.errors import OptionError
 from fastkd.feed import Loader
 from fastkd.train.checkpoint import save_weights
-from fastkd.train.learner import LiveTeacher, make_learner
-from fastkd.train.methods import METHODS
+from fastkd.train.learner import make_learner
+from fastkd.train.loop import Run, end_epoch, train_epoch
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate
 from fastkd.train.norm import Norm
-from fastkd.train.objective import objective
 from fastkd.train.recipe import Recipe, input_size, learning_rate
 from fastkd.train.recording import Record, TrainingRecord
 from fastkd.train.resident import Resident
 from fastkd.train.run_folder import Checkpoints, claim_folder, read_json, write_json
-from fastkd.train.sharing import over_ranks
-from fastkd.train.stopping import StopFlag, stop_on_sigterm
+from fastkd.train.stopping import stop_on_sigterm
 from fastkd.train.teacher import Teacher
 
 
@@ -128,7 +123,7 @@ def train(
         recording = TrainingRecord(record, loader.dataset.beton.num_samples, world, loader.device)
         if place["epoch"]:
             recording.load_state_dict(place.get("record", {}), checkpoints.last)
-    run = _Run(
+    run = Run(
         recipe=recipe,
         learner=DistributedDataParallel(learner) if world.size > 1 else learner,
         network=learner.model,
@@ -155,14 +150,14 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch)
             run.norm = replace(norm, size=input_size(recipe, epoch, loader.views.size) or norm.size)
-            _train_epoch(run, epoch, place["step"] if epoch == place["epoch"] else 0)
+            train_epoch(run, epoch, place["step"] if epoch == place["epoch"] else 0)
             if world.size > 1:  # each rank has batch statistics of its own: the network that is saved is rank 0's
                 for buffer in [*learner.buffers(), *(average.buffers() if average is not None else [])]:
                     dist.broadcast(buffer, 0)
             measured = {}
             if val is not None and ((epoch + 1) % val_every == 0 or epoch + 1 == recipe.epochs):
                 run.accuracy = measured = evaluate(final, norm, val.epoch(0), world)
-            _end_epoch(run, epoch, measured)
+            end_epoch(run, epoch, measured)
     result = {
         "epochs": recipe.epochs,
         "val_top1": run.accuracy.get("top1"),
@@ -182,147 +177,3 @@ def train(
             result["scores_fingerprint"] = saved.header.fingerprint
         write_json(out / "result.json", result)
     return result
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Run:
-    """A run on its way. rows: loss, CE, KD and R of the epoch's steps so far that no line of metrics.jsonl has yet."""
-
-    recipe: Recipe
-    learner: nn.Module
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    average: AveragedModel | None
-    loader: Loader | Resident
-    norm: Norm
-    live: LiveTeacher | None
-    world: World
-    watch: Stopwatch
-    progress: Callable[[int, int], None]
-    checkpoints: Checkpoints
-    checkpoint_every: int | None
-    recording: TrainingRecord | None
-    rows: list[list[float]]
-    accuracy: dict[str, Any]
-    lines: JsonLines | None
-    table: CsvLines | None
-    stop: StopFlag = field(default_factory=StopFlag)
-
-
-def _train_epoch(run: _Run, epoch: int, first: int) -> None:
-    """One pass over the kept samples, from step `first` on; `run.rows` gets loss, CE, KD and R of every step."""
-    run.learner.train()
-    steps = len(run.loader)
-    pending: list[Tensor] = []  # rows that are still on the device
-
-    def checkpoint(step: int) -> None:
-        run.rows += torch.stack(pending)[:, :4].tolist() if pending else []
-        pending.clear()
-        _require_finite(run.rows, epoch)
-        if run.world.is_main and run.recording is None:
-            _save(run, epoch, step)
-
-    run.watch.start()
-    for step, batch in enumerate(run.loader.epoch(epoch, start_batch=first), first):
-        run.watch.did("data_wait")
-        num_global = num_in_batch(len(run.loader.ids), step, global_batch=run.loader.global_batch)
-        share = len(batch) * run.world.size / num_global  # so that each sample counts the same in the mean of the ranks
-        row = _step(run, batch, epoch * steps + step, share)
-        pending.append(over_ranks(row * share, run.stop, run.world))
-        run.watch.num_images += num_global
-        run.progress(epoch * steps + step + 1, run.recipe.epochs * steps)
-        # Ranks agree on stopping by what they exchanged a step ago, so that no GPU is waited for.
-        asked = run.stop.asked if run.world.size == 1 else len(pending) > 1 and bool(pending[-2][4] > 0)
-        if asked:
-            checkpoint(step + 1)
-            raise StoppedError(f"stopped by SIGTERM after epoch {epoch}, step {step + 1}; the same command goes on")
-        if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and step + 1 < steps:
-            checkpoint(step + 1)
-    run.rows += torch.stack(pending)[:, :4].tolist() if pending else []
-    if run.recording is not None:
-        run.recording.end_epoch()
-    run.watch.stop()
-    _require_finite(run.rows, epoch)
-
-
-def _step(run: _Run, batch: Batch, number: int, share: float) -> Tensor:
-    """Forward, backward, update; returns loss, CE, KD and R of this rank's samples: float32 (4,), on the device."""
-    teacher_BC: Tensor | None = batch.logits
-    teacher_layers: list[Tensor] = [] if batch.embeddings is None else [batch.embeddings]
-    if run.live is not None:
-        teacher_BC, teacher_layers = run.live(batch.images)
-        run.watch.did("teacher")
-    student_BC, method, parts = run.learner(run.norm(batch.images), batch, teacher_layers, number)
-    if run.recording is not None:
-        run.recording.observe(student_BC, batch)
-    loss, ce, kd = objective(
-        run.recipe,
-        student_BC,
-        teacher_BC,
-        batch.labels,
-        method,
-        batch.weights,
-        partner_labels=batch.partner_labels,
-        lam=batch.lam,
-    )
-    run.watch.did("forward")
-    run.optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale((loss + parts) * share).backward()
-    run.watch.did("backward")
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    if run.average is not None:
-        run.average.update_parameters(run.network)
-    run.watch.did("update")
-    row = torch.stack([loss, ce, kd, method]).detach()
-    return row if len(batch) else torch.zeros_like(row)  # means over no samples are NaN; their gradients are 0
-
-
-def _require_finite(rows: list[list[float]], epoch: int) -> None:
-    table = torch.tensor(rows)
-    if not torch.isfinite(table).all():
-        step = int((~torch.isfinite(table).all(dim=1)).nonzero()[0])
-        raise CorruptError(f"the loss of epoch {epoch}, step {step} is {rows[step][0]}: training diverged; lower --lr")
-
-
-def _save(run: _Run, epoch: int, step: int) -> None:
-    """Writes the state in which `step` steps of the epoch are done."""
-    assert run.lines is not None
-    assert run.table is not None
-    run.checkpoints.save(
-        {
-            "epoch": epoch,
-            "step": step,
-            "rows": run.rows,
-            "jsonl": run.lines.write([]),
-            "csv": run.table.write([]),
-            "accuracy": run.accuracy,
-            **({"record": run.recording.state_dict()} if run.recording is not None else {}),
-        }
-    )
-
-
-def _end_epoch(run: _Run, epoch: int, measured: dict[str, Any]) -> None:
-    """Writes the epoch's lines (one a step, then one for the epoch) and the state after it."""
-    rows, run.rows = run.rows, []
-    if run.lines is None or run.table is None:
-        return
-    lr = learning_rate(run.recipe, epoch)
-    names = ["loss", "ce", "kd", *([run.recipe.kd] if run.recipe.kd in METHODS else [])]
-    steps = [
-        {
-            "kind": "step",
-            "epoch": epoch,
-            "step": epoch * len(run.loader) + i,
-            "lr": lr,
-            **dict(zip(names, row, strict=False)),
-        }
-        for i, row in enumerate(rows)
-    ]
-    val = {f"val_{name}": measured[name] for name in ("top1", "top5") if name in measured}
-    mean = sum(row[0] for row in rows) / len(rows)
-    whole = {"kind": "epoch", "epoch": epoch, "lr": lr, "loss": mean, **val, **run.watch.rates()}
-    run.lines.write([*steps, whole])
-    run.table.write([whole])
-    _save(run, epoch + 1, 0)
