@@ -9,12 +9,12 @@ from torch import nn
 
 from fastkd.errors import MissingDependencyError, ModelError, OptionError
 from fastkd.models.cifar import CifarResNet, SubsamplePad, WideResNet
+from fastkd.models.published import pretrained
 from fastkd.models.registry import (
     canonical_name,
     create_model,
     is_cifar_model,
     load_weights,
-    pretrained,
     state_fingerprint,
     weights_fingerprint,
 )

@@ -5,12 +5,9 @@ or `timm:NAME`. torchvision and timm are imported only where one of their names,
 """
 
 import difflib
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from http.client import HTTPException
-from pickle import UnpicklingError
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import ModuleType
 
 import torch
@@ -25,7 +22,6 @@ CIFAR_MODELS = (*CIFAR_RESNET_DEPTHS, "wrn_40_2")
 
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # these return tuples of logits while they train
 _PROBE_CLASSES = 1013  # a size that no other dimension of a network has: it marks the head
-_DOWNLOAD_ERRORS = (OSError, RuntimeError, HTTPException, EOFError, UnpicklingError)
 
 
 def canonical_name(name: str) -> str:
@@ -68,10 +64,10 @@ def create_model(name: str, num_classes: int, *, shortcut: str = "B") -> nn.Modu
     if name == "wrn_40_2":
         return WideResNet(40, 2, num_classes)
     if name.startswith("timm:"):
-        return _timm_for(name).create_model(name.removeprefix("timm:"), pretrained=False, num_classes=num_classes)
+        return timm_for(name).create_model(name.removeprefix("timm:"), pretrained=False, num_classes=num_classes)
     if name in _AUXILIARY_HEADS:
         raise ModelError(f"{name}: has auxiliary heads, expected a network with one output; choose another")
-    return _torchvision_for(name).get_model(name, weights=None, num_classes=num_classes)
+    return torchvision_for(name).get_model(name, weights=None, num_classes=num_classes)
 
 
 def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes: int | None = None) -> nn.Module:
@@ -111,34 +107,6 @@ def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes:
     complete.update(found)
     model.load_state_dict(complete)
     return model
-
-
-def pretrained(name: str) -> tuple[nn.Module, dict]:
-    """Loads a published network, over the network where it is not in torch's (or timm's) cache.
-
-    Args:
-        name: a torchvision classification name, for its DEFAULT weights, or `timm:NAME`.
-
-    Returns:
-        The network in evaluation mode, and what its weights expect: `model`, `weights` (their name), `num_classes`,
-        `mean` and `std` (of pixels in 0-1, a float a channel), `resize_size` (shorter side) and `crop_size`, in pixels.
-
-    Raises:
-        ModelError: an unknown name, or one without published weights.
-        MissingDependencyError: timm is missing, or the weights cannot be fetched.
-    """
-    name = canonical_name(name)
-    if name in CIFAR_MODELS:
-        raise ModelError(f"{name}: has no published weights that fastkd knows; give the path of a checkpoint")
-    load = _timm_pretrained if name.startswith("timm:") else _torchvision_pretrained
-    try:
-        with _safe_unpickling():
-            model, spec = load(name)
-    except _DOWNLOAD_ERRORS as error:
-        reason = str(error).strip().split("\n")[0]
-        message = f"{name}: its published weights cannot be fetched ({reason}); give the path of a checkpoint instead"
-        raise MissingDependencyError(message) from None
-    return model.eval(), {"model": name, **spec}
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -230,7 +198,7 @@ def _torchvision_names() -> list[str]:
     return [name for name in names if name not in _AUXILIARY_HEADS]
 
 
-def _torchvision_for(name: str) -> ModuleType:
+def torchvision_for(name: str) -> ModuleType:
     """torchvision.models, if it has the classification network."""
     import torchvision.models
 
@@ -239,7 +207,7 @@ def _torchvision_for(name: str) -> ModuleType:
     return torchvision.models
 
 
-def _timm_for(name: str) -> ModuleType:
+def timm_for(name: str) -> ModuleType:
     """timm, if it is installed and has the network."""
     try:
         import timm
@@ -260,48 +228,3 @@ def _unknown(name: str, known: Iterable[str]) -> str:
         else "expected e.g. resnet32, a torchvision classification name or timm:NAME"
     )
     return f"unknown model {name!r}: {hint}"
-
-
-def _torchvision_pretrained(name: str) -> tuple[nn.Module, dict]:
-    models = _torchvision_for(name)
-    weights = models.get_model_weights(name).DEFAULT
-    expects = weights.transforms()
-    spec = {
-        "weights": weights.name,
-        "num_classes": len(weights.meta["categories"]),
-        "mean": tuple(expects.mean),
-        "std": tuple(expects.std),
-        "resize_size": expects.resize_size[0],
-        "crop_size": expects.crop_size[0],
-    }
-    return models.get_model(name, weights=weights, progress=False), spec
-
-
-def _timm_pretrained(name: str) -> tuple[nn.Module, dict]:
-    timm = _timm_for(name)
-    model = timm.create_model(name.removeprefix("timm:"), pretrained=True)
-    expects = timm.data.resolve_model_data_config(model, use_test_size=True)
-    spec = {
-        "weights": str(model.pretrained_cfg.get("tag", "")),
-        "num_classes": model.num_classes,
-        "mean": tuple(expects["mean"]),
-        "std": tuple(expects["std"]),
-        "resize_size": int(expects["input_size"][-1] / expects["crop_pct"]),
-        "crop_size": expects["input_size"][-1],
-    }
-    return model, spec
-
-
-@contextmanager
-def _safe_unpickling() -> Iterator[None]:
-    """torch.hub unpickles whatever it finds; inside the block torch's own switch makes every load weights-only."""
-    switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(switch)
-    os.environ[switch] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[switch]
-        else:
-            os.environ[switch] = before

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.errors import MismatchError, ModelError, OptionError
-from fastkd.models.registry import canonical_name, pretrained, weights_fingerprint
+from fastkd.models.published import pretrained
+from fastkd.models.registry import canonical_name, weights_fingerprint
 from fastkd.train.checkpoint import load_model
 from fastkd.train.hooks import Taps, embedding_name
 from fastkd.train.norm import Norm, norm_of, parse_norm
