@@ -56,6 +56,38 @@ def test_wrn_40_2_has_its_parameters():
     assert count_parameters(WideResNet(40, 2, 100)) == 2_255_156
 
 
+# ImageNet's count at C classes from He et al.'s table 1, with a stem of 3x3 instead of 7x7 pixels.
+@pytest.mark.parametrize(
+    ("name", "num_classes", "num_parameters"),
+    [("CIFAR-ResNet18", 10, 11_173_962), ("cifar_resnet34", 10, 21_282_122), ("cifar-resnet50", 100, 23_705_252)],
+)
+def test_resnets_with_a_small_stem_have_their_parameters(name, num_classes, num_parameters):
+    assert is_cifar_model(name)
+    model = create_model(name, num_classes)
+    assert count_parameters(model) == num_parameters
+    with torch.device("meta"):
+        original = create_model(canonical_name(name).removeprefix("cifar_"), num_classes)
+    assert count_parameters(original) - num_parameters == 64 * 3 * (7 * 7 - 3 * 3)
+
+
+@pytest.mark.parametrize(("name", "width"), [("cifar_resnet34", 512), ("cifar_resnet50", 2048)])
+def test_a_small_stem_keeps_the_size_of_the_image(name, width):
+    model = create_model(name, 7).eval()
+    shapes = {}
+    for part in ("conv1", "layer1", "layer4"):
+        model.get_submodule(part).register_forward_hook(
+            lambda _module, _inputs, out, part=part: shapes.update({part: tuple(out.shape[1:])})
+        )
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+    assert shapes == {"conv1": (64, 32, 32), "layer1": (width // 8, 32, 32), "layer4": (width, 4, 4)}
+
+
+def test_repdistillers_resnetv2_loads():
+    model = create_model("cifar_resnet50", 100)
+    state = {k.replace("fc.", "linear.").replace("downsample", "shortcut"): v for k, v in model.state_dict().items()}
+    assert_same_state(model, load_weights("cifar_resnet50", state, 100))
+
+
 @pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet20", "wrn_40_2"])
 @pytest.mark.parametrize("size", [8, 28, 32, 33])
 def test_any_size_from_8_on_gives_logits(name, size):
@@ -184,7 +216,14 @@ def test_unexpected_keys_and_other_shapes_are_refused():
 
 @pytest.mark.parametrize(
     ("asked", "found"),
-    [("resnet56", "resnet20"), ("wrn_40_2", "resnet8"), ("resnet50", "resnet34"), ("resnet18", "resnet8")],
+    [
+        ("resnet56", "resnet20"),
+        ("wrn_40_2", "resnet8"),
+        ("resnet50", "resnet34"),
+        ("resnet18", "resnet8"),
+        ("resnet50", "cifar_resnet34"),
+        ("cifar_resnet34", "resnet34"),
+    ],
 )
 def test_the_error_says_what_the_keys_look_like(asked, found):
     state = create_model(found, 10).state_dict()

@@ -49,7 +49,7 @@ def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | Non
     "--model",
     required=True,
     metavar="NAME",
-    help="The student: resnet8 … resnet110, wrn_40_2, a torchvision or timm: name.",
+    help="The student: resnet8 … resnet110, wrn_40_2, cifar_resnet18/34/50, a torchvision or timm: name.",
 )
 @click.option("--val", type=click.Path(path_type=Path), help="Beton to measure accuracy on.")
 @click.option(

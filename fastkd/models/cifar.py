@@ -161,6 +161,18 @@ class WideResNet(nn.Module):
         return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
 
 
+def small_stem(model: nn.Module) -> nn.Module:
+    """Gives torchvision's ResNet the stem for small images: a 3x3 convolution of stride 1, no pooling.
+
+    An image of 32 pixels then ends in maps of 4, where the stem for 224 pixels leaves a single one. RepDistiller's
+    `resnetv2` and kuangliu's networks are built so.
+    """
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    _init_convs(model.conv1)
+    return model
+
+
 def _init_convs(model: nn.Module) -> None:
     """He et al.'s initialisation by fan-out, as RepDistiller's; batch norms already start at 1 and 0."""
     for module in model.modules():

@@ -1,6 +1,6 @@
 """Networks by name, and weights into networks.
 
-A name is one of the CIFAR networks (`resnet20`, `wrn_40_2`), one of torchvision's classification networks (`resnet50`)
+A name is one of the CIFAR networks (`resnet20`, `wrn_40_2`, `cifar_resnet50` for the ResNet-50 of ImageNet's widths), one of torchvision's classification networks (`resnet50`)
 or `timm:NAME`. torchvision and timm are imported only where one of their names, or an error's suggestions, need them.
 """
 
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from fastkd.errors import MissingDependencyError, ModelError, OptionError
 from fastkd.hashing import fingerprint
-from fastkd.models.cifar import CifarResNet, WideResNet
+from fastkd.models.cifar import CifarResNet, WideResNet, small_stem
 
 CIFAR_RESNET_DEPTHS = {f"resnet{depth}": depth for depth in (8, 14, 20, 32, 44, 56, 110)}
-CIFAR_MODELS = (*CIFAR_RESNET_DEPTHS, "wrn_40_2")
+WIDE_CIFAR_RESNETS = {f"cifar_resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50)}
+"""Networks of torchvision's with the stem for small images, by the names of the originals."""
+CIFAR_MODELS = (*CIFAR_RESNET_DEPTHS, "wrn_40_2", *WIDE_CIFAR_RESNETS)
 
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # these return tuples of logits while they train
 _PROBE_CLASSES = 1013  # a size that no other dimension of a network has: it marks the head
@@ -63,6 +65,9 @@ def create_model(name: str, num_classes: int, *, shortcut: str = "B") -> nn.Modu
         )
     if name == "wrn_40_2":
         return WideResNet(40, 2, num_classes)
+    if name in WIDE_CIFAR_RESNETS:
+        original = WIDE_CIFAR_RESNETS[name]
+        return small_stem(torchvision_for(original).get_model(original, weights=None, num_classes=num_classes))
     if name.startswith("timm:"):
         return timm_for(name).create_model(name.removeprefix("timm:"), pretrained=False, num_classes=num_classes)
     if name in _AUXILIARY_HEADS:
@@ -73,7 +78,8 @@ def create_model(name: str, num_classes: int, *, shortcut: str = "B") -> nn.Modu
 def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes: int | None = None) -> nn.Module:
     """Makes the network that the keys describe and loads all of them, and nothing else, into it.
 
-    `module.` and `_orig_mod.` prefixes are taken off; akamaster's names become ours; the shortcut option and the number
+    `module.` and `_orig_mod.` prefixes are taken off; akamaster's and
+    RepDistiller's `resnetv2` names become ours; the shortcut option and the number
     of classes are read off the keys and the head; missing `num_batches_tracked` (torch before 0.4.1) are taken as 0.
 
     Args:
@@ -154,8 +160,8 @@ def _match(
 
 
 def _rename(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """akamaster's names as ours: head `linear`, option B under `shortcut`."""
-    if name not in CIFAR_RESNET_DEPTHS:
+    """The names of akamaster and of RepDistiller's resnetv2 as ours: head `linear`, option B under `shortcut`."""
+    if name not in CIFAR_RESNET_DEPTHS and name not in WIDE_CIFAR_RESNETS:
         return dict(state)
     return {
         re.sub(r"^linear\.", "fc.", key.replace(".shortcut.", ".downsample.")): value for key, value in state.items()
@@ -180,7 +186,7 @@ def _shapes(name: str, shortcut: str, device: str = "meta") -> dict[str, tuple[i
 
 def _lookalike(name: str, state: Mapping[str, Tensor]) -> str | None:
     """The CIFAR network, or the network of torchvision's same family, that the state dict fits."""
-    family = re.match("[a-z]*", name.removeprefix("timm:"))
+    family = re.match("[a-z]*", name.removeprefix("timm:").removeprefix("cifar_"))
     prefix = family.group() if family else ""
     relatives = [other for other in _torchvision_names() if prefix and other.startswith(prefix)]
     for candidate in (*CIFAR_MODELS, *relatives):
