@@ -29,10 +29,10 @@ from fastkd.store.tables import read_tables
 NUM_SEEDS = 4
 
 
-def fill_with_noise(path: Path, dataset, views: Views, codec_name: str) -> None:
-    """A store over all samples whose logits are random: for reading speed the numbers do not matter."""
+def fill_with_noise(path: Path, dataset, views: Views, codec_name: str, ids: np.ndarray | None = None) -> None:
+    """A store over some samples, or all, whose logits are random: for speed the numbers do not matter."""
     codec = make_codec(codec_name, dataset.num_classes)
-    ids = np.random.default_rng(0).permutation(dataset.beton.num_samples)
+    ids = np.random.default_rng(0).permutation(dataset.beton.num_samples) if ids is None else ids
     create_store(
         path,
         sample_ids=ids,
