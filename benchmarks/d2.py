@@ -12,7 +12,8 @@ import argparse
 import measure
 import numpy as np
 
-from fastkd.prune.graph import d2_orders, nearest_neighbours, pass_forward, symmetric_edges
+from fastkd.prune.graph import d2_orders, pass_forward, symmetric_edges
+from fastkd.prune.neighbours import nearest_neighbours
 
 
 def dense_reference(features: np.ndarray, scores: np.ndarray, num_kept: int, k: int, gamma: float) -> list[int]:

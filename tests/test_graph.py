@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from fastkd.errors import MissingDependencyError, OptionError
-from fastkd.prune.graph import d2_orders, nearest_neighbours, pass_forward, pick_in_turn, symmetric_edges
+from fastkd.prune.graph import d2_orders, pass_forward, pick_in_turn, symmetric_edges
+from fastkd.prune.neighbours import nearest_neighbours
 
 X = np.array([[0], [1], [3]], np.float32)
 S = np.array([1.0, 2, 3])
