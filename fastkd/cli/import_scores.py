@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     from fastkd.feed import Dataset
-    from fastkd.prune.imports import Published
+    from fastkd.prune.published import Published
 
 
 @command("import-scores")
@@ -68,7 +68,8 @@ def read_joined(
     import hashlib
 
     from fastkd.data.beton import read_manifest
-    from fastkd.prune.imports import join_samples, read_published
+    from fastkd.prune.imports import join_samples
+    from fastkd.prune.published import read_published
 
     names = (read_manifest(dataset.beton, columns=True) or {}).get("names")
     found = read_published(file, array=array, trust_pickle=trust_pickle)

@@ -1,0 +1,230 @@
+"""Published scores: reading the files that others wrote.
+
+Read are CSV and other delimited text (Sorscher et al.'s metric scores among it), NumPy's npy and npz (Feldman & Zhang's
+memorization, Jiang et al.'s C-scores), torch files of tensors, and, only where that is asked for, pickles.
+"""
+
+import csv
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastkd.errors import FormatError, NotFoundError, OptionError
+
+_SCORE_NAMES = ("tr_mem", "scores", "score", "metric", "value", "el2n", "forgetting", "accumulated_margin")
+_FILE_NAMES = ("tr_filenames", "filenames", "filename", "file", "path", "image", "name")
+_LABEL_NAMES = ("tr_labels", "labels", "label", "targets", "target", "class", "wnid")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Published:
+    """What a file of scores holds.
+
+    values: float64 (n,), as they are there. names: n file names, or None. labels: n numbers or class names, or None.
+    array: what the scores are called there.
+    """
+
+    values: np.ndarray
+    names: list[str] | None
+    labels: list[int] | list[str] | None
+    array: str
+
+
+def read_published(path: str | Path, *, array: str | None = None, trust_pickle: bool = False) -> Published:
+    """Reads a file of scores, told apart by its content.
+
+    Args:
+        array: the column of a CSV, or the array of an npz or torch file, that holds the scores; None for one with a
+            usual name, or the only one that can be.
+        trust_pickle: run the code that a pickle is.
+
+    Raises:
+        NotFoundError: no such file.
+        FormatError: another kind of file, cut or malformed; no scores in it, or NaN among them; a pickle.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file, expected published scores")
+    content = path.read_bytes()
+    if content.startswith(b"\x93NUMPY"):
+        return _published(path, {"scores of the file": _load_numpy(path, content, trust_pickle)}, array)
+    if content.startswith(b"PK\x03\x04"):
+        arrays = _load_zip(path, content, trust_pickle)
+    elif content.startswith(b"\x80"):
+        arrays = _load_pickle(path, content, trust_pickle)
+    else:
+        arrays = _load_text(path, content)
+    return _published(path, arrays, array)
+
+
+def _load_numpy(path: Path, content: bytes, trust_pickle: bool) -> Any:
+    try:
+        return np.load(io.BytesIO(content), allow_pickle=trust_pickle)
+    except Exception as error:  # a malformed file raises anything
+        if "allow_pickle" in str(error):
+            raise FormatError(f"{path}: {_PICKLE}") from None
+        raise FormatError(f"{path}: a NumPy file, but cut or malformed ({str(error)[:100]})") from None
+
+
+_PICKLE = "holds pickled objects, which run code when they are read; --trust-pickle does that"
+
+
+def _load_zip(path: Path, content: bytes, trust_pickle: bool) -> dict[str, Any]:
+    try:
+        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise FormatError(f"{path}: a zip or npz, but cut or malformed ({error})") from None
+    if any(name.endswith("data.pkl") for name in names):
+        return _load_torch(path, content, trust_pickle)
+    found = _load_numpy(path, content, trust_pickle)
+    arrays = {}
+    try:
+        for name in found.files:
+            if name in (*_SCORE_NAMES, *_FILE_NAMES, *_LABEL_NAMES) or len(found.files) == 1:
+                arrays[name] = found[name]
+        rest = [name for name in found.files if name not in arrays]
+        if not any(name in _SCORE_NAMES for name in arrays):
+            arrays |= {name: found[name] for name in rest}
+    except Exception as error:
+        message = _PICKLE if "allow_pickle" in str(error) else f"an npz, but cut or malformed ({str(error)[:100]})"
+        raise FormatError(f"{path}: {message}") from None
+    return arrays
+
+
+def _load_torch(path: Path, content: bytes, trust_pickle: bool) -> dict[str, Any]:
+    import torch
+
+    try:
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=not trust_pickle)
+    except Exception as error:
+        message = _PICKLE if "eights" in str(error) else "a torch file, but cut or malformed"
+        raise FormatError(f"{path}: {message}") from None
+    return _mapping(found)
+
+
+def _load_pickle(path: Path, content: bytes, trust_pickle: bool) -> dict[str, Any]:
+    if not trust_pickle:
+        raise FormatError(f"{path}: {_PICKLE}")
+    try:
+        return _mapping(pickle.loads(content))
+    except Exception as error:
+        raise FormatError(f"{path}: a pickle, but cut or malformed ({type(error).__name__})") from None
+
+
+def _mapping(found: Any) -> dict[str, Any]:
+    if isinstance(found, Mapping):
+        return {str(name): value for name, value in found.items()}
+    return {"scores of the file": found}
+
+
+def _load_text(path: Path, content: bytes) -> dict[str, Any]:
+    """The columns of a delimited text, with or without a line of names."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise FormatError(
+            f"{path}: neither text nor npy, npz or a torch file (first bytes {content[:4].hex()})"
+        ) from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise FormatError(f"{path}: empty, expected scores")
+    delimiter = max(",;\t ", key=lines[0].count) if any(c in lines[0] for c in ",;\t ") else ","
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, strict=True)]
+    except csv.Error as error:
+        raise FormatError(f"{path}: not a table of scores ({error})") from None
+    width = len(rows[0])
+    ragged = next((i for i, row in enumerate(rows) if len(row) != width), None)
+    if ragged is not None:
+        raise FormatError(f"{path}: line {ragged + 1} has {len(rows[ragged])} columns, the first has {width}")
+    named = len(rows) > 1 and not any(_is_number(cell) for cell in rows[0])
+    if width == 1 and not _is_number(rows[-1][0]):
+        raise FormatError(f"{path}: no numbers in its last line, expected scores")
+    names = [cell.lower() for cell in rows[0]] if named else _guessed_names(rows)
+    columns = list(zip(*rows[1 if named else 0 :], strict=True))
+    if len(set(names)) != len(names):
+        raise FormatError(f"{path}: two columns of one name among {', '.join(names)}")
+    return dict(zip(names, columns, strict=True))
+
+
+def _guessed_names(rows: list[list[str]]) -> list[str]:
+    """Columns of a text that does not name them: the first that holds no numbers is of file names, the last of scores."""
+    names = [f"column {i + 1}" for i in range(len(rows[0]))]
+    texts = [i for i, cell in enumerate(rows[0]) if not _is_number(cell)]
+    if texts:
+        names[texts[0]] = "filename"
+    numbers = [i for i, cell in enumerate(rows[0]) if _is_number(cell)]
+    if numbers:
+        names[numbers[-1]] = "score"
+    return names
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _published(path: Path, arrays: dict[str, Any], array: str | None) -> Published:
+    """Finds scores, file names and labels among the arrays of a file."""
+    by_lower = {name.lower(): name for name in arrays}
+    if array is not None and array.lower() not in by_lower:
+        raise OptionError(f"{path}: holds {', '.join(arrays)}; --array {array} is not among them")
+    file_name = next((by_lower[name] for name in _FILE_NAMES if name in by_lower), None)
+    label_name = next((by_lower[name] for name in _LABEL_NAMES if name in by_lower), None)
+    if array is None:
+        usual = [by_lower[name] for name in _SCORE_NAMES if name in by_lower]
+        left = [name for name in arrays if name not in (file_name, label_name)]
+        chosen = usual[0] if usual else (left[0] if len(left) == 1 else None)
+        if chosen is None:
+            raise OptionError(
+                f"{path}: holds {', '.join(left) or 'no scores'}; say which are the scores with --array NAME"
+            )
+    else:
+        chosen = by_lower[array.lower()]
+    values = _numbers(path, chosen, arrays[chosen])
+    names = None if file_name is None else [_text(name) for name in _items(arrays[file_name])]
+    labels = None if label_name is None or label_name == chosen else _labels(_items(arrays[label_name]))
+    for what, found in (("file names", names), ("labels", labels)):
+        if found is not None and len(found) != len(values):
+            raise FormatError(f"{path}: {len(values)} scores with {len(found)} {what}")
+    return Published(values=values, names=names, labels=labels, array=chosen)
+
+
+def _numbers(path: Path, name: str, found: Any) -> np.ndarray:
+    try:
+        values = np.asarray(found, dtype=np.float64)
+    except (ValueError, TypeError):
+        bad = next((item for item in _items(found) if not _is_number(_text(item))), "an object")
+        raise FormatError(f"{path}: {name} holds {str(bad)[:40]!r}, expected numbers") from None
+    if values.ndim != 1 or not len(values):
+        raise FormatError(f"{path}: {name} is of shape {values.shape}, expected one score a sample")
+    if np.isnan(values).any():
+        at = int(np.flatnonzero(np.isnan(values))[0])
+        raise FormatError(
+            f"{path}: {int(np.isnan(values).sum())} of {len(values)} scores are NaN, number {at} the first"
+        )
+    return values
+
+
+def _items(found: Any) -> list[Any]:
+    return found.tolist() if hasattr(found, "tolist") else list(found)
+
+
+def _text(item: Any) -> str:
+    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
+
+
+def _labels(items: list[Any]) -> list[int] | list[str]:
+    texts = [_text(item) for item in items]
+    if all(_is_number(text) for text in texts):
+        return [int(float(text)) for text in texts]
+    return texts
