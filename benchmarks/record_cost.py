@@ -25,7 +25,7 @@ from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.feed import Loader, open_dataset
 from fastkd.prune.mask import random_order
-from fastkd.prune.scores import RECORDABLE
+from fastkd.prune.recorder import RECORDABLE
 from fastkd.train.learner import make_learner
 from fastkd.train.loop import Run, one_step
 from fastkd.train.metrics import Stopwatch

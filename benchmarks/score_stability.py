@@ -20,8 +20,8 @@ from fastkd.data.build import WriteOptions, build_beton
 from fastkd.data.sources import open_source
 from fastkd.data.views import Views
 from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.prune.recorder import RECORDABLE
 from fastkd.prune.score_file import load_scores, save_scores
-from fastkd.prune.scores import RECORDABLE
 from fastkd.prune.select import select_level
 from fastkd.report.selection import compare_scores, gallery_rows, write_gallery
 from fastkd.train.norm import parse_norm

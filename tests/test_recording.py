@@ -14,8 +14,8 @@ from fastkd.dist import World
 from fastkd.errors import FormatError, MismatchError, OptionError
 from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.prune.mask import Mask
+from fastkd.prune.recorder import RECORDABLE
 from fastkd.prune.score_file import Scores, load_scores
-from fastkd.prune.scores import RECORDABLE
 from fastkd.train import learner
 from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe

@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastkd.errors import OptionError
+from fastkd.prune.recorder import RECORDABLE, Recorder
 from fastkd.prune.scores import (
-    RECORDABLE,
-    Recorder,
     deepcore_grand,
     dual_scores,
     forgetting_scores,

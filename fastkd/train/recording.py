@@ -12,8 +12,9 @@ from torch import Tensor
 from fastkd.data.batch import Batch
 from fastkd.dist import World, sum_over_ranks
 from fastkd.errors import FormatError, OptionError
+from fastkd.prune.recorder import RECORDABLE, Recorder
 from fastkd.prune.score_file import Scores, save_scores
-from fastkd.prune.scores import NEVER_LEARNED, RECORDABLE, NeverLearned, Recorder
+from fastkd.prune.scores import NEVER_LEARNED, NeverLearned
 
 _IN_FLIGHT = 2  # batches whose logits may still be on their way from a GPU
 
