@@ -51,6 +51,13 @@ def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | Non
     metavar="NAME",
     help="The student: resnet8 … resnet110, wrn_40_2, cifar_resnet18/34/50, a torchvision or timm: name.",
 )
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    metavar="CKPT",
+    help="Weights that the student starts from.  [default: fresh ones of the seed]",
+)
+@click.option("--reset-head", is_flag=True, help="With --init: start the last layer anew, for other classes.")
 @click.option("--val", type=click.Path(path_type=Path), help="Beton to measure accuracy on.")
 @click.option(
     "--val-every",
@@ -170,6 +177,8 @@ def train(
     mask: Path | None,
     logits: Path | None,
     teacher: str | None,
+    init: Path | None,
+    reset_head: bool,
     val: Path | None,
     val_every: int,
     out: Path,
@@ -203,11 +212,14 @@ def train(
     fastkd train train.beton --mask m.h5 --logits l.h5 --model resnet20 --val test.beton --out run/
     fastkd train train.beton --alpha 0 --model resnet20 --epochs 30 --record forgetting,el2n,aum,dual --out run/
     fastkd train train.beton --mask m.h5 --teacher t.safetensors --kd vid --model resnet20 --out run/
+    fastkd train flowers.beton --alpha 0 --model resnet18 --init imagenet.pth --reset-head --out run/
     """
+    from fastkd.errors import OptionError
     from fastkd.feed import choose_views, kept_ids, open_dataset
     from fastkd.prune.mask import Mask
     from fastkd.prune.weights import describe_weights
     from fastkd.store.logit_store import LogitStore
+    from fastkd.train.init import load_init
     from fastkd.train.inputs import open_inputs
     from fastkd.train.norm import parse_norm
     from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
@@ -215,6 +227,8 @@ def train(
     from fastkd.train.student import train as run
 
     recorded = _record(record, never_learned=never_learned, window=dual_window, el2n_epochs=el2n_epochs)
+    if reset_head and init is None:
+        raise OptionError("--reset-head does nothing without --init")
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)
         kept = Mask.load(mask) if mask else None
@@ -228,6 +242,7 @@ def train(
         )
         options |= {"alpha": weight, "layers": _names(layers), "teacher_layers": _names(teacher_layers)}
         recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
+        start = load_init(init, recipe.model, dataset.num_classes, reset_head=reset_head) if init else None
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name) if teacher else None
         inputs = open_inputs(
             recipe,
@@ -244,6 +259,8 @@ def train(
             resident=resident,
         )
         say(_headline(recipe, inputs))
+        if start is not None:
+            say(f"train: starts from {init}{', the last layer anew' if reset_head else ''}")
         if kept is not None and kept.weights is not None:
             weights = "weights {min:.4g} to {max:.4g}, mean {mean:.4g}".format(**describe_weights(kept.weights))
             what = "CE and KD of each sample times its weight" if recipe.mask_weights else "left out of the loss"
@@ -258,6 +275,7 @@ def train(
                 out,
                 norm=parse_norm(norm or ("cifar" if chosen.size <= 64 else "imagenet")),
                 teacher=inputs.teacher,
+                init=start,
                 val=inputs.val,
                 val_every=val_every,
                 record=recorded,

@@ -97,10 +97,7 @@ def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes:
     name = canonical_name(model_name)
     state = strip_prefixes(state_dict)
     shortcut = _shortcut(name, state)
-    try:
-        shapes = _shapes(name, shortcut)
-    except RuntimeError:  # regnet reads values of tensors while it is built, which "meta" has not
-        shapes = _shapes(name, shortcut, device="cpu")
+    shapes = _any_shapes(name, shortcut)
     found, classes, problem = _match(name, state, shapes)
     if problem is not None:
         likely = _lookalike(name, state)
@@ -113,6 +110,16 @@ def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes:
     complete.update(found)
     model.load_state_dict(complete)
     return model
+
+
+def entries_and_head(model_name: str) -> tuple[set[str], set[str]]:
+    """The names in a network's state dict, and those of them that are the head's: that have a row for each class.
+
+    Raises:
+        ModelError, MissingDependencyError: as `create_model`.
+    """
+    shapes = _any_shapes(canonical_name(model_name), "B")
+    return set(shapes), {key for key, shape in shapes.items() if shape[:1] == (_PROBE_CLASSES,)}
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -182,6 +189,13 @@ def _shapes(name: str, shortcut: str, device: str = "meta") -> dict[str, tuple[i
     with torch.device(device):
         model = create_model(name, _PROBE_CLASSES, shortcut=shortcut)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _any_shapes(name: str, shortcut: str) -> dict[str, tuple[int, ...]]:
+    try:
+        return _shapes(name, shortcut)
+    except RuntimeError:  # regnet reads values of tensors while it is built, which "meta" has not
+        return _shapes(name, shortcut, device="cpu")
 
 
 def _lookalike(name: str, state: Mapping[str, Tensor]) -> str | None:

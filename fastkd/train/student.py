@@ -14,6 +14,7 @@ from fastkd.dist import World
 from fastkd.errors import OptionError
 from fastkd.feed import Loader
 from fastkd.train.checkpoint import save_weights
+from fastkd.train.init import Init
 from fastkd.train.learner import make_learner
 from fastkd.train.loop import Run, end_epoch, train_epoch
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate
@@ -33,6 +34,7 @@ def train(
     *,
     norm: Norm,
     teacher: Teacher | None = None,
+    init: Init | None = None,
     val: Loader | Resident | None = None,
     val_every: int = 1,
     record: Record | None = None,
@@ -54,6 +56,7 @@ def train(
         out: the run's folder: `run.json` (what it is), `metrics.jsonl`, `metrics.csv`, `resume.pt`, `model.safetensors`,
             `result.json`.
         teacher: runs live on the same views, where there is no store.
+        init: weights that the student starts from; fresh ones without it.
         val: batches to measure accuracy on after every `val_every` epochs and after the last.
         record: training dynamics to accumulate by the way; at the end they are `scores.h5`. They are kept by whole
             epochs, and so are the states then.
@@ -88,6 +91,9 @@ def train(
         )
     torch.manual_seed(recipe.seed)
     learner, live = make_learner(recipe, loader, teacher, world)
+    if init is not None:
+        init.into(learner.model)
+        inputs, params = inputs | {"init": init.fingerprint}, params | {"reset_head": init.reset_head}
     identity = {
         "inputs": inputs,
         "params": params | {"recipe": recipe.describe(), "norm": norm.describe(), "global_batch": loader.global_batch},
