@@ -105,38 +105,43 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Callable[[int, int], None]]:
-    """A callback (done, total) that shows a bar with rate and time left on a terminal, and a plain line at intervals
-    elsewhere; nothing on ranks other than 0. With the bytes of a unit it shows gigabytes as well."""
+def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Callable[..., None]]:
+    """A callback (done, total, note="") that shows a bar with rate and time left on a terminal, and a plain line at
+    intervals elsewhere; nothing on ranks other than 0. With the bytes of a unit it shows gigabytes as well."""
 
     def size(done: int, total: int) -> str:
         return f"{done * unit_bytes / 1e9:,.2f} of {total * unit_bytes / 1e9:,.2f} GB" if unit_bytes else ""
 
     if not read_world().is_main:
-        yield lambda done, total: None
+        yield lambda done, total, note="": None
         return
     if sys.stderr.isatty():
         from tqdm import tqdm
 
         with tqdm(desc=what, unit=unit, unit_scale=True, dynamic_ncols=True) as bar:
 
-            def show(done: int, total: int) -> None:
+            def show(done: int, total: int, note: str = "") -> None:
                 bar.total = total
-                bar.set_postfix_str(size(done, total), refresh=False)
+                bar.set_postfix_str(note or size(done, total), refresh=False)
                 bar.update(done - bar.n)
 
             yield show
         return
     begin = last = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: int, total: int, note: str = "") -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _LINE_INTERVAL_S:
             last = now
             rate = done / (now - begin)
             left = (total - done) / rate if rate else 0.0
-            parts = [f"{done:,} of {total:,} {unit}", size(done, total), f"{rate:,.0f} {unit}/s, {left:,.0f} s left"]
+            parts = [
+                f"{done:,} of {total:,} {unit}",
+                size(done, total),
+                f"{rate:,.0f} {unit}/s, {left:,.0f} s left",
+                note,
+            ]
             click.echo(f"{what}: {', '.join(part for part in parts if part)}", err=True)
 
     yield tell

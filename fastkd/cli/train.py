@@ -137,6 +137,12 @@ def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | Non
 @click.option(
     "--compile", "compiled", is_flag=True, help="Run the student through torch.compile; CUDA graphs on a GPU."
 )
+@click.option(
+    "--log",
+    "tracked",
+    metavar="tensorboard,wandb",
+    help="Numbers also go there; metrics.jsonl and .csv are always written.",
+)
 @click.option("--ema", type=float, default=0.0, metavar="DECAY", help="Measure and save an average of the weights.")
 @click.option(
     "--resize-from", type=int, metavar="PIXELS", help="Grow the student's input from this size to the view's."
@@ -184,6 +190,7 @@ def train(
     out: Path,
     checkpoint_every: int | None,
     compiled: bool,
+    tracked: str | None,
     alpha: str | None,
     alpha_rule: str | None,
     layers: str | None,
@@ -221,6 +228,7 @@ def train(
     from fastkd.store.logit_store import LogitStore
     from fastkd.train.init import load_init
     from fastkd.train.inputs import open_inputs
+    from fastkd.train.logs import parse_trackers
     from fastkd.train.norm import parse_norm
     from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
     from fastkd.train.run_folder import started_global_batch
@@ -281,6 +289,7 @@ def train(
                 record=recorded,
                 checkpoint_every=checkpoint_every,
                 compiled=compiled,
+                trackers=parse_trackers(tracked) if tracked else (),
                 inputs=inputs.fingerprints,
                 params=inputs.params,
                 world=world,

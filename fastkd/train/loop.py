@@ -14,6 +14,7 @@ from fastkd.dist import World
 from fastkd.errors import CorruptError, StoppedError
 from fastkd.feed import Loader
 from fastkd.train.learner import LiveTeacher
+from fastkd.train.logs import Tracker, scalars_of
 from fastkd.train.methods import METHODS
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch
 from fastkd.train.norm import Norm
@@ -28,7 +29,11 @@ from fastkd.train.stopping import StopFlag
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Run:
-    """A run on its way. rows: loss, CE, KD and R of the epoch's steps so far that no line of metrics.jsonl has yet."""
+    """A run on its way.
+
+    rows: loss, CE, KD and R of the epoch's steps so far that no line of metrics.jsonl has yet. note: loss and accuracy of
+    the last epoch, for the progress bar.
+    """
 
     recipe: Recipe
     learner: nn.Module
@@ -41,7 +46,7 @@ class Run:
     live: LiveTeacher | None
     world: World
     watch: Stopwatch
-    progress: Callable[[int, int], None]
+    progress: Callable[[int, int, str], None]
     checkpoints: Checkpoints
     checkpoint_every: int | None
     recording: TrainingRecord | None
@@ -50,6 +55,8 @@ class Run:
     lines: JsonLines | None
     table: CsvLines | None
     stop: StopFlag = field(default_factory=StopFlag)
+    track: Tracker | None = None
+    note: str = ""
 
 
 def train_epoch(run: Run, epoch: int, first: int) -> None:
@@ -73,7 +80,7 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
         row = one_step(run, batch, epoch * steps + step, share)
         pending.append(over_ranks(row * share, run.stop, run.world))
         run.watch.num_images += num_global
-        run.progress(epoch * steps + step + 1, run.recipe.epochs * steps)
+        run.progress(epoch * steps + step + 1, run.recipe.epochs * steps, run.note)
         # Ranks agree on stopping by what they exchanged a step ago, so that no GPU is waited for.
         asked = run.stop.asked if run.world.size == 1 else len(pending) > 1 and bool(pending[-2][4] > 0)
         if asked:
@@ -165,6 +172,10 @@ def end_epoch(run: Run, epoch: int, measured: dict[str, Any]) -> None:
     val = {f"val_{name}": measured[name] for name in ("top1", "top5") if name in measured}
     mean = sum(row[0] for row in rows) / len(rows)
     whole = {"kind": "epoch", "epoch": epoch, "lr": lr, "loss": mean, **val, **run.watch.rates()}
+    run.note = f"loss {mean:.4g}" + (f", top-1 {val['val_top1']:.2f} %" if "val_top1" in val else "")
     run.lines.write([*steps, whole])
     run.table.write([whole])
+    if run.track is not None:
+        for line in [*steps, whole]:
+            run.track(*scalars_of(line, len(run.loader)))
     _save(run, epoch + 1, 0)

@@ -1,6 +1,7 @@
 """Training a network on the kept samples: with stored logits, with a live teacher, or with labels alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fastkd.feed import Loader
 from fastkd.train.checkpoint import save_weights
 from fastkd.train.init import Init
 from fastkd.train.learner import make_learner
+from fastkd.train.logs import tracking
 from fastkd.train.loop import Run, end_epoch, train_epoch
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate
 from fastkd.train.norm import Norm
@@ -40,10 +42,11 @@ def train(
     record: Record | None = None,
     checkpoint_every: int | None = None,
     compiled: bool = False,
+    trackers: Sequence[str] = (),
     inputs: dict[str, str],
     params: dict[str, Any],
     world: World = World(),  # noqa: B008  (frozen)
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Trains, or goes on from the last state that the folder holds, or gives the result of a finished run.
@@ -63,7 +66,8 @@ def train(
         checkpoint_every: steps between states, besides those after each epoch.
         compiled: run the network through torch.compile, on a GPU with CUDA graphs; its first steps take a minute.
         inputs, params: what the run was made from, for `run.json`; another value there is another run.
-        progress: called with steps done and in all.
+        trackers: `tensorboard`, `wandb`; see `tracking`.
+        progress: called with steps done and in all, and loss and accuracy of the last epoch in words.
 
     Returns:
         epochs, val_top1, val_top5 (None without `val`), images_per_s, data_wait_percent, step_percent, fingerprint (of
@@ -151,7 +155,14 @@ def train(
         table=CsvLines(out / "metrics.csv", place["csv"]) if world.is_main else None,
     )
     final = learner.model if average is None else average.module
-    with stop_on_sigterm() as run.stop:
+    with ExitStack() as stack:
+        if trackers and world.is_main:
+            run_id = str((read_json(out / "run.json") or {})["fingerprint"])[:16]
+            first = place["epoch"] * len(loader)
+            run.track = stack.enter_context(
+                tracking(trackers, out, run_id=run_id, config=identity["params"], first_step=first)
+            )
+        run.stop = stack.enter_context(stop_on_sigterm())
         for epoch in range(place["epoch"], recipe.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch)
