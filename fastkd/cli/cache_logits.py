@@ -18,8 +18,17 @@ from fastkd.cli.common import (
     view_options,
 )
 
+_SECTIONS = {
+    "Data": "mask",
+    "Views": "views size num-seeds mix mix-alpha",
+    "Teacher": "teacher teacher-model teacher-norm teacher-size teacher-precision",
+    "Speed": "batch-size num-workers device",
+    "Output": "out outputs codec max-kl tau reuse shard",
+}
+"""The headings of the help, and the options below each."""
 
-@command("cache-logits")
+
+@command("cache-logits", sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to make logits for.  [default: all]")
 @click.option("--teacher", required=True, metavar="T", help="A checkpoint, or a torchvision / timm: name.")

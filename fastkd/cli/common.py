@@ -6,13 +6,14 @@ import os
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.cli.sections import SectionedCommand
 from fastkd.dist import World, find_device, process_group, read_world
 from fastkd.errors import FastKDError
 
@@ -65,11 +66,13 @@ def _load_config(context: click.Context, option: click.Parameter, path: Path | N
     context.default_map = {**(context.default_map or {}), **names}
 
 
-def command(name: str, *, first_rank_alone: bool = False) -> Callable[[Callable], click.Command]:
+def command(
+    name: str, *, first_rank_alone: bool = False, sections: Mapping[str, str] | None = None
+) -> Callable[[Callable], click.Command]:
     """Declares a command: adds --config and --json; prints the dict that it returns, on rank 0.
 
     The function gets the options and returns (result for --json, text for people). Work that is not shared is done by the
-    `first_rank_alone`: the other processes that torchrun started have nothing to do.
+    `first_rank_alone`: the other processes that torchrun started have nothing to do. `sections`: as SectionedCommand's.
     """
 
     def declare(function: Callable[..., tuple[dict[str, Any], str]]) -> click.Command:
@@ -93,7 +96,9 @@ def command(name: str, *, first_rank_alone: bool = False) -> Callable[[Callable]
             help="TOML file with defaults for these options; flags override it.",
         )
         as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-        return click.command(name)(config(as_json(run)))
+        made = click.command(name, cls=SectionedCommand)(config(as_json(run)))
+        made.sections = sections or {}
+        return made
 
     return declare
 

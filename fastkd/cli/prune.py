@@ -20,7 +20,16 @@ _USUAL = {"moderate": "moderate", "dual-beta": "dual"}
 """The score that a method is made for, where --score does not say."""
 
 
-@command("prune", first_rank_alone=True)
+_SECTIONS = {
+    "Selection": "keep method seed level balance",
+    "Inputs": "scores score features mask",
+    "Of single methods": "drop-hardest hardness strata neighbours gamma-forward gamma-reverse distance knn centre exponent beta-total",
+    "Output": "weights out",
+}
+"""The headings of the help, and the options below each."""
+
+
+@command("prune", first_rank_alone=True, sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option("--keep", metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples.")
 @click.option(

@@ -37,7 +37,21 @@ def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | Non
     return check
 
 
-@command("train")
+_SECTIONS = {
+    "Data": "mask order drop-last mask-weights",
+    "Views": "views size num-seeds mix mix-alpha",
+    "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision",
+    "Student": "model norm ema sync-bn resize-from seed",
+    "Loss": "kd alpha alpha-rule beta layers teacher-layers label-smoothing tau tau-squared",
+    "Schedule": "epochs batch-size lr momentum weight-decay schedule",
+    "Speed": "amp compiled resident num-workers device",
+    "Scores on the way": "record never-learned dual-window el2n-epochs",
+    "Output": "out checkpoint-every val val-every",
+}
+"""The headings of the help, and the options below each."""
+
+
+@command("train", sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to train on.  [default: all]")
 @click.option("--logits", type=click.Path(path_type=Path), help="Store with the teacher's logits.")

@@ -1,0 +1,29 @@
+import re
+
+import click
+import pytest
+
+from fastkd.cli import cli
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_help_has_each_option_once_under_a_heading(name):
+    context = click.Context(cli.commands[name], info_name=name)
+    text = cli.commands[name].get_help(context)
+    headed = text[re.search(r"^\S.*:$", text, re.MULTILINE).start() :]
+    written = re.findall(r"^  (--[a-z0-9-]+)", headed, re.MULTILINE)
+    known = [param.opts[0] for param in cli.commands[name].get_params(context) if isinstance(param, click.Option)]
+    assert sorted(written) == sorted(known)
+
+
+@pytest.mark.parametrize(
+    ("name", "headings"),
+    [
+        ("train", ["Data", "Views", "Teacher", "Student", "Loss", "Schedule", "Speed", "Scores on the way", "Output"]),
+        ("prune", ["Selection", "Inputs", "Of single methods", "Output"]),
+        ("cache-logits", ["Data", "Views", "Teacher", "Speed", "Output"]),
+    ],
+)
+def test_help_of_commands_with_many_options_is_in_sections(name, headings):
+    text = cli.commands[name].get_help(click.Context(cli.commands[name], info_name=name))
+    assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == [*headings, "General"]
