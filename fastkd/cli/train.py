@@ -41,12 +41,12 @@ _SECTIONS = {
     "Data": "mask order drop-last mask-weights",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision",
-    "Student": "model norm ema sync-bn resize-from seed",
+    "Student": "model init reset-head norm ema sync-bn resize-from seed",
     "Loss": "kd alpha alpha-rule beta layers teacher-layers label-smoothing tau tau-squared",
     "Schedule": "epochs batch-size lr momentum weight-decay schedule",
     "Speed": "amp compiled resident num-workers device",
     "Scores on the way": "record never-learned dual-window el2n-epochs",
-    "Output": "out checkpoint-every val val-every",
+    "Output": "out checkpoint-every val val-every tracked",
 }
 """The headings of the help, and the options below each."""
 

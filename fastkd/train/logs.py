@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ def parse_trackers(text: str) -> tuple[str, ...]:
     return names
 
 
+def require_trackers(names: Sequence[str]) -> None:
+    """Checks that trackers are there, on every rank alike and before anything is written.
+
+    Raises:
+        MissingDependencyError: one is not installed.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise MissingDependencyError(f"--log {name}: {name} is not installed: pip install 'fastkd[{name}]'")
+
+
 @contextmanager
 def tracking(
     names: Sequence[str], out: Path, *, run_id: str, config: dict[str, Any], first_step: int
@@ -32,9 +44,6 @@ def tracking(
     Args:
         out: the run's folder, where they keep their files. run_id: the same for a run that goes on. config: what the run
             is. first_step: where it goes on; what TensorBoard has from there on is written anew.
-
-    Raises:
-        MissingDependencyError: a tracker that is not installed.
     """
     with ExitStack() as stack:
         opened = [_TRACKERS[name](stack, out, run_id, config, first_step) for name in names]
@@ -60,12 +69,8 @@ def scalars_of(line: dict[str, Any], steps: int) -> tuple[dict[str, float], int]
 
 
 def _tensorboard(stack: ExitStack, out: Path, run_id: str, config: dict[str, Any], first_step: int) -> Tracker:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingDependencyError(
-            "--log tensorboard: tensorboard is not installed: pip install 'fastkd[tensorboard]'"
-        ) from None
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
     stack.callback(writer.close)
 
@@ -77,10 +82,8 @@ def _tensorboard(stack: ExitStack, out: Path, run_id: str, config: dict[str, Any
 
 
 def _wandb(stack: ExitStack, out: Path, run_id: str, config: dict[str, Any], first_step: int) -> Tracker:
-    try:
-        import wandb
-    except ImportError:
-        raise MissingDependencyError("--log wandb: wandb is not installed: pip install 'fastkd[wandb]'") from None
+    import wandb
+
     run = wandb.init(project="fastkd", name=out.name, id=run_id, resume="allow", dir=str(out), config=config)
     stack.callback(run.finish)
     return lambda scalars, step: run.log(scalars, step=step)

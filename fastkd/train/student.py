@@ -17,7 +17,7 @@ from fastkd.feed import Loader
 from fastkd.train.checkpoint import save_weights
 from fastkd.train.init import Init
 from fastkd.train.learner import make_learner
-from fastkd.train.logs import tracking
+from fastkd.train.logs import require_trackers, tracking
 from fastkd.train.loop import Run, end_epoch, train_epoch
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate
 from fastkd.train.norm import Norm
@@ -93,6 +93,7 @@ def train(
         raise OptionError(
             f"--record scores samples, and images mixed by {loader.views.mix.kind} are of two: leave --mix out"
         )
+    require_trackers(trackers)
     torch.manual_seed(recipe.seed)
     learner, live = make_learner(recipe, loader, teacher, world)
     if init is not None:
