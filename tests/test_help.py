@@ -11,8 +11,9 @@ def test_help_has_each_option_once_under_a_heading(name):
     context = click.Context(cli.commands[name], info_name=name)
     text = cli.commands[name].get_help(context)
     headed = text[re.search(r"^\S.*:$", text, re.MULTILINE).start() :]
-    written = re.findall(r"^  (--[a-z0-9-]+)", headed, re.MULTILINE)
-    known = [param.opts[0] for param in cli.commands[name].get_params(context) if isinstance(param, click.Option)]
+    written = re.findall(r"^  (?:-h, )?(--[a-z0-9-]+)", headed, re.MULTILINE)
+    options = [param for param in cli.commands[name].get_params(context) if isinstance(param, click.Option)]
+    known = [next(text for text in param.opts if text.startswith("--")) for param in options]
     assert sorted(written) == sorted(known)
 
 
