@@ -135,9 +135,8 @@ class ViewLoader:
         is_pinned = self.device.type == "cuda"
         one = 3 * views.size**2
         self._most = 1 if is_pinned else min(_GROUP_BYTES // one, len(self.ids) // (_GROUPS * self.num_workers))
-        self._num_ahead = (
-            self.num_workers if self._most * world.size > self.global_batch else 0
-        )  # goes: one that is handed over lasts long
+        # What is made in one go takes long to hand over: no worker shall wait for that.
+        self._num_ahead = self.num_workers if self._most * world.size > self.global_batch else 0
         self._memory = BatchMemory(layout, num_kept=max(prefetch, self._num_ahead) + 2, is_pinned=is_pinned)
         self._stage, self._node = _compile(beton, ViewDecoder(views, column, embeddings))
 

@@ -85,7 +85,9 @@ def _wandb(stack: ExitStack, out: Path, run_id: str, config: dict[str, Any], fir
     import wandb
 
     run = wandb.init(project="fastkd", name=out.name, id=run_id, resume="allow", dir=str(out), config=config)
-    stack.callback(run.finish)
+    stack.push(
+        lambda kind, error, trace: run.finish(exit_code=int(kind is not None))
+    )  # a run that stopped did not finish
     return lambda scalars, step: run.log(scalars, step=step)
 
 
