@@ -290,6 +290,7 @@ def train(
         if alpha == "auto":
             inputs.params["alpha_rule"] = alpha_rule or ALPHA_RULE
             say(f"alpha {weight:.4g} at f = {fraction:.4g} by the rule {inputs.params['alpha_rule']}")
+        notes = [""]
         with progress_bar("train", "steps") as progress:
             result = run(
                 recipe,
@@ -307,7 +308,8 @@ def train(
                 inputs=inputs.fingerprints,
                 params=inputs.params,
                 world=world,
-                progress=progress,
+                progress=lambda done, total: progress(done, total, notes[-1]),
+                note=notes.append,
                 log=say,
             )
     result = {"kind": "run", "path": str(out), **result}

@@ -29,11 +29,7 @@ from fastkd.train.stopping import StopFlag
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Run:
-    """A run on its way.
-
-    rows: loss, CE, KD and R of the epoch's steps so far that no line of metrics.jsonl has yet. note: loss and accuracy of
-    the last epoch, for the progress bar.
-    """
+    """A run on its way. rows: loss, CE, KD and R of the epoch's steps so far that no line of metrics.jsonl has yet."""
 
     recipe: Recipe
     learner: nn.Module
@@ -46,7 +42,7 @@ class Run:
     live: LiveTeacher | None
     world: World
     watch: Stopwatch
-    progress: Callable[[int, int, str], None]
+    progress: Callable[[int, int], None]
     checkpoints: Checkpoints
     checkpoint_every: int | None
     recording: TrainingRecord | None
@@ -56,7 +52,7 @@ class Run:
     table: CsvLines | None
     stop: StopFlag = field(default_factory=StopFlag)
     track: Tracker | None = None
-    note: str = ""
+    note: Callable[[str], None] = lambda text: None
 
 
 def train_epoch(run: Run, epoch: int, first: int) -> None:
@@ -80,7 +76,7 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
         row = one_step(run, batch, epoch * steps + step, share)
         pending.append(over_ranks(row * share, run.stop, run.world))
         run.watch.num_images += num_global
-        run.progress(epoch * steps + step + 1, run.recipe.epochs * steps, run.note)
+        run.progress(epoch * steps + step + 1, run.recipe.epochs * steps)
         # Ranks agree on stopping by what they exchanged a step ago, so that no GPU is waited for.
         asked = run.stop.asked if run.world.size == 1 else len(pending) > 1 and bool(pending[-2][4] > 0)
         if asked:
@@ -172,7 +168,7 @@ def end_epoch(run: Run, epoch: int, measured: dict[str, Any]) -> None:
     val = {f"val_{name}": measured[name] for name in ("top1", "top5") if name in measured}
     mean = sum(row[0] for row in rows) / len(rows)
     whole = {"kind": "epoch", "epoch": epoch, "lr": lr, "loss": mean, **val, **run.watch.rates()}
-    run.note = f"loss {mean:.4g}" + (f", top-1 {val['val_top1']:.2f} %" if "val_top1" in val else "")
+    run.note(f"loss {mean:.4g}" + (f", top-1 {val['val_top1']:.2f} %" if "val_top1" in val else ""))
     run.lines.write([*steps, whole])
     run.table.write([whole])
     if run.track is not None:

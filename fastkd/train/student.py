@@ -46,7 +46,8 @@ def train(
     inputs: dict[str, str],
     params: dict[str, Any],
     world: World = World(),  # noqa: B008  (frozen)
-    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Trains, or goes on from the last state that the folder holds, or gives the result of a finished run.
@@ -67,7 +68,7 @@ def train(
         compiled: run the network through torch.compile, on a GPU with CUDA graphs; its first steps take a minute.
         inputs, params: what the run was made from, for `run.json`; another value there is another run.
         trackers: `tensorboard`, `wandb`; see `tracking`.
-        progress: called with steps done and in all, and loss and accuracy of the last epoch in words.
+        progress: called with steps done and in all. note: with loss and accuracy of each epoch, in words.
 
     Returns:
         epochs, val_top1, val_top5 (None without `val`), images_per_s, data_wait_percent, step_percent, fingerprint (of
@@ -147,6 +148,7 @@ def train(
         world=world,
         watch=Stopwatch(loader.device),
         progress=progress,
+        note=note,
         checkpoints=checkpoints,
         checkpoint_every=checkpoint_every,
         recording=recording,
