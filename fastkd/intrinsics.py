@@ -1,4 +1,4 @@
-"""What processors have and Numba has no name for: reads at any byte of an array, and fetching ahead of them."""
+"""What processors have and Numba has no name for: reads at any byte of an array, fetching ahead of them, wide copies."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,10 @@ from numba.core.cgutils import create_struct_proxy
 from numba.extending import intrinsic
 
 
-def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """Of data[i], for an intrinsic of (data, i)."""
-    data = create_struct_proxy(signature.args[0])(context, builder, value=arguments[0]).data
-    return builder.gep(data, [arguments[1]])
+def _address(context: Any, builder: Any, signature: Any, arguments: Any, first: int = 0) -> Any:
+    """Of data[i], for an intrinsic whose arguments have (data, i) from number `first` on."""
+    data = create_struct_proxy(signature.args[first])(context, builder, value=arguments[first]).data
+    return builder.gep(data, [arguments[first + 1]])
 
 
 def _reader(kind: Any, result: Any, convert: Callable[[Any, Any], Any]) -> Callable:
@@ -30,6 +30,7 @@ def _reader(kind: Any, result: Any, convert: Callable[[Any, Any], Any]) -> Calla
 
 
 word_at = _reader(ir.IntType(64), types.uint64, lambda builder, value: value)
+word32_at = _reader(ir.IntType(32), types.uint32, lambda builder, value: value)
 half_at = _reader(ir.HalfType(), types.float32, lambda builder, value: builder.fpext(value, ir.FloatType()))
 
 
@@ -46,3 +47,22 @@ def prefetch(typing_context, data, i):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(data, types.int64), generate
+
+
+@intrinsic
+def copy_line(typing_context, out, at, data, i):  # type: ignore[no-untyped-def]
+    """out[at : at + 8] = data[i : i + 8] of uint64 arrays, by the widest loads there are.
+
+    A loop over the words is left a word at a time, since the arrays could overlap, and fills the processor's window
+    with so many instructions that fewer cache misses are under way at once.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        line = ir.VectorType(ir.IntType(64), 8).as_pointer()
+        target, source = (
+            builder.bitcast(_address(context, builder, signature, arguments, first), line) for first in (0, 2)
+        )
+        builder.store(builder.load(source, align=8), target, align=8)
+        return context.get_dummy_value()
+
+    return types.void(out, types.int64, data, types.int64), generate

@@ -5,7 +5,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba import njit
 
 from fastkd.hashing import crc32c_of, crc32c_with
-from fastkd.intrinsics import half_at
+from fastkd.intrinsics import half_at, word32_at
 
 RECORD_ALIGN = 64
 TOP_INT8, TOP_INT4 = 4, 8
@@ -25,10 +25,7 @@ def row_bytes_of(payload_bytes: int) -> int:
 def _is_sealed(data: np.ndarray, start: int, payload_bytes: int, number: np.uint64) -> bool:
     """Whether the record that starts at `start` matches its checksum; `number` is its own, the salt added."""
     end = start + payload_bytes
-    crc = np.uint32(0)
-    for i in range(4):
-        crc |= np.uint32(data[end + i]) << np.uint32(8 * i)
-    return crc == crc32c_with(crc32c_of(data, start, end), number)
+    return word32_at(data, end) == crc32c_with(crc32c_of(data, start, end), number)
 
 
 @njit(nogil=True, inline="always")
