@@ -17,6 +17,7 @@ import fastkd.data.build
 from fastkd.data.beton import manifest_path, open_beton, read_manifest
 from fastkd.data.build import build_beton
 from fastkd.data.encode import WriteOptions, default_mode, jpeg_size
+from fastkd.data.pages import PageWriter
 from fastkd.data.pixels import OK, cut_view
 from fastkd.data.sources import open_source
 from fastkd.data.verify import verify_beton
@@ -127,6 +128,30 @@ def test_a_raw_beton_of_jpegs_has_pillows_pixels(tmp_path, side, options):
     content = encoded(photo(side, side, side - 5), **options)
     beton = build(write_files(tmp_path / "images", {"a/0.jpg": content}), tmp_path / "x.beton")
     np.testing.assert_array_equal(stored(beton, 0), pillow(content))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_shrunk_picture_is_pillows_antialiased_one(tmp_path, kind):
+    content = encoded(photo(7, 301, 403), kind)
+    beton = build(
+        write_files(tmp_path / "images", {f"a/0.{kind.lower()}": content}), tmp_path / "x.beton", max_size=100
+    )
+    expected = Image.fromarray(pillow(content)).resize((100, 74), Image.Resampling.BILINEAR)
+    difference = stored(beton, 0).astype(int) - np.asarray(expected)
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_file_system_that_cannot_write_past_its_cache_gets_the_same_bytes(photo_folder, tmp_path, monkeypatch):
+    build(photo_folder, tmp_path / "x.beton")
+    whole = PageWriter.__init__
+
+    def misaligned(self, *args):  # what makes the system refuse: EINVAL
+        whole(self, *args)
+        self._page = np.zeros(self.page_size + 1, np.uint8)[1:]
+
+    monkeypatch.setattr(PageWriter, "__init__", misaligned)
+    build(photo_folder, tmp_path / "y.beton")
+    assert (tmp_path / "x.beton").read_bytes() == (tmp_path / "y.beton").read_bytes()
 
 
 GREY = photo(3, 40, 50)[:, :, 0]

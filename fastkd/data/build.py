@@ -1,4 +1,4 @@
-"""Writing betons: source images through FFCV's fields into FFCV's file, atomically and the same bytes every time.
+"""Writing betons: source images into FFCV's file format, atomically and the same bytes every time.
 
 Samples are encoded by worker processes and laid into pages by this one, in sample order: a worker's exception (or death)
 reaches the caller, nothing is left in shared memory, and the file does not depend on the number of workers.

@@ -1,4 +1,4 @@
-"""One source image as a beton stores it: its own JPEG bytes, or its pixels encoded through FFCV's image field."""
+"""One source image as a beton stores it: its own JPEG bytes, or its pixels, raw or encoded as FFCV's image field does."""
 
 import io
 import re
@@ -16,6 +16,7 @@ from fastkd.errors import OptionError, SourceError
 MODES = ("raw", "jpg", "keep")
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # that ends entropy-coded data: no restart, no stuffed byte
 _NO_SEGMENT = {0x00, 0x01, *range(0xD0, 0xD9)}
+_LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # pixels; Pillow refuses more, in case the header lies
 _OTHER_FRAMES = {0xC3, *range(0xC5, 0xD0)}  # lossless, hierarchical, arithmetic
 
 
@@ -69,12 +70,50 @@ def default_mode(source: Source) -> str:
     return "raw" if max(_decode(source.read(0), source.names[0]).shape[:2]) < 64 else "jpg"
 
 
+def _pixels(data: bytes | np.ndarray, name: str, max_size: int | None) -> np.ndarray:
+    """The pixels of a source image, shrunk where its longer side has more than `max_size`: uint8 (H, W, 3).
+
+    JPEGs by fastkd's decoder, which gives Pillow's pixels and shrinks while it decodes, in half the time; all that it
+    refuses, or warns of, by Pillow. Both are shrunk as views are, by Pillow's antialiased BILINEAR.
+
+    Raises:
+        SourceError: it cannot be decoded, or is too thin to be shrunk.
+    """
+    size = jpeg_size(data) if isinstance(data, bytes) else None
+    if size is not None and size[0] * size[1] <= _LARGEST:
+        payload, mode = np.frombuffer(data, np.uint8), MODE_JPG
+        pixels = np.empty((*_shrunk(size, max_size, name), 3), np.uint8)
+        if cut_view(payload, mode, *size, 0, 0, *size, 0, pixels) == OK:
+            return pixels
+    pixels = _decode(data, name)
+    size = pixels.shape[:2]
+    smaller = _shrunk(size, max_size, name)
+    if smaller == size:
+        return pixels
+    payload, mode = np.ascontiguousarray(pixels).reshape(-1), MODE_RAW
+    pixels = np.empty((*smaller, 3), np.uint8)
+    found = cut_view(payload, mode, *size, 0, 0, *size, 0, pixels)
+    assert found == OK
+    return pixels
+
+
+def _shrunk(size: tuple[int, int], max_size: int | None, name: str) -> tuple[int, int]:
+    """Height and width with a longer side of at most `max_size`, rounded down as FFCV does."""
+    longer = max(size)
+    if max_size is None or longer <= max_size:
+        return size
+    height, width = (side * max_size // longer for side in size)
+    if not height or not width:
+        raise SourceError(
+            f"{name}: {size[1]}×{size[0]} pixels cannot be shrunk to {max_size}; leave it out with --skip-bad"
+        )
+    return height, width
+
+
 def _decode(data: bytes | np.ndarray, name: str) -> np.ndarray:
     """The pixels of a source image as Pillow decodes them: uint8 (H, W, 3)."""
     if isinstance(data, np.ndarray):
         return data
-    if (pixels := _decode_small_jpeg(data)) is not None:
-        return pixels
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith("I;16"):  # which convert() would clip at 255, to a white picture
@@ -83,17 +122,6 @@ def _decode(data: bytes | np.ndarray, name: str) -> np.ndarray:
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise SourceError(f"{name}: cannot be decoded ({reason}); mend it, or leave it out with --skip-bad") from None
-
-
-def _decode_small_jpeg(data: bytes) -> np.ndarray | None:
-    """The same pixels by fastkd's decoder, without what Pillow does around it, which takes ten times as long where the
-    image is of 32 pixels; None where it is larger than 128, or not a JPEG that decodes without a warning."""
-    size = jpeg_size(data)
-    if size is None or max(size) > 128:
-        return None
-    pixels = np.empty((*size, 3), np.uint8)
-    found = cut_view(np.frombuffer(data, np.uint8), MODE_JPG, *size, 0, 0, *size, 0, pixels)
-    return pixels if found == OK else None
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -147,42 +175,26 @@ def keepable(data: bytes, options: WriteOptions) -> tuple[int, int] | None:
 
 
 def encode(data: bytes | np.ndarray, name: str, options: WriteOptions) -> Encoded:
-    """Encodes one source image through FFCV's image field.
+    """One source image as the beton stores it.
 
     Raises:
         SourceError: the image cannot be decoded, or is larger than the format can say.
     """
     if options.mode == "keep" and isinstance(data, bytes) and (size := keepable(data, options)) is not None:
         return stored(MODE_JPG, size[0], size[1], np.frombuffer(data, np.uint8))
-    pixels = _decode(data, name)
-    if options.mode == "raw" and max(pixels.shape[:2]) <= min(options.max_size or 65_535, 65_535):
-        height, width = pixels.shape[:2]
+    pixels = _pixels(data, name, options.max_size)
+    height, width = pixels.shape[:2]
+    if max(height, width) > 65_535:
+        raise SourceError(f"{name}: {width}×{height} pixels, a beton holds sides up to 65535; give --max-size")
+    if options.mode == "raw":
         return stored(MODE_RAW, height, width, np.ascontiguousarray(pixels).reshape(-1))  # what FFCV's field does
     import cv2
-    from ffcv.fields import RGBImageField
-
-    if max(pixels.shape[:2]) > 65_535 and options.max_size is None:
-        raise SourceError(
-            f"{name}: {pixels.shape[1]}×{pixels.shape[0]} pixels, a beton holds sides up to 65535; give --max-size"
-        )
-    field = RGBImageField(
-        write_mode="raw" if options.mode == "raw" else "jpg",
-        max_resolution=options.max_size,
-        jpeg_quality=options.jpeg_quality,
-    )
-    row = np.zeros(1, field.metadata_type)
-    payloads: list[np.ndarray] = []
-
-    def malloc(size: int) -> tuple[int, np.ndarray]:
-        payloads.append(np.empty(size, np.uint8))
-        return 0, payloads[0]
+    from ffcv.fields.rgb_image import encode_jpeg
 
     try:
-        field.encode(row, pixels, malloc)
+        payload = encode_jpeg(pixels, options.jpeg_quality)
     except (cv2.error, ValueError):
         raise SourceError(
-            f"{name}: {pixels.shape[1]}×{pixels.shape[0]} pixels cannot be stored as {options.mode} with a max size of "
-            f"{options.max_size}; leave it out with --skip-bad"
+            f"{name}: {width}×{height} pixels cannot be stored as JPEG; leave it out with --skip-bad, or give --max-size"
         ) from None
-    mode = MODE_RAW if options.mode == "raw" else MODE_JPG
-    return stored(mode, int(row["height"][0]), int(row["width"][0]), payloads[0])
+    return stored(MODE_JPG, height, width, payload)

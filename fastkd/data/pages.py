@@ -3,9 +3,15 @@
 Samples are laid into pages in the order in which they come; space for the tables is kept in front, and they are written
 last, the header very last. Every 256 MiB what was written is synced, and only then does the journal say so: after a kill
 everything that it lists is on disk, and everything else is written again.
+
+Pages go to the disk past the page cache where the file system can do that (O_DIRECT): a build would fill it with what
+nobody has asked for yet, and taking the memory for that costs more than everything else that is done with an image.
 """
 
+import contextlib
+import errno
 import fcntl
+import mmap
 import os
 import zlib
 from pathlib import Path
@@ -64,7 +70,8 @@ class PageWriter:
         self.num_samples = self.next_item = self.num_commits = self._num_committed = 0
         tables = HEADER_BYTES + FIELD_BYTES * len(self.fields) + len(labels) * self.row_type.itemsize
         self.page_start = -(-tables // page_size) * page_size
-        self._page, self._used, self._uncommitted = np.zeros(page_size, np.uint8), 0, 0
+        self._page = np.frombuffer(mmap.mmap(-1, page_size), np.uint8)  # aligned, as writing past the cache wants it
+        self._used, self._uncommitted = 0, 0
         self._journal = os.open(self.journal_path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,6 +82,13 @@ class PageWriter:
         self._file = self.partial.open("wb" if is_new else "r+b")
         self._file.truncate(self.page_start)
         self._file.seek(self.page_start)
+        self._bypass_cache(True)
+
+    def _bypass_cache(self, on: bool) -> None:
+        """Whether what is written from now on goes past the page cache; nothing where that cannot be done."""
+        with contextlib.suppress(OSError):
+            flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
+            fcntl.fcntl(self._file, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags & ~os.O_DIRECT)
 
     def _resume(self, job: bytes) -> bool:
         """Takes over what the journal of the same job lists; begins a new journal where there is none."""
@@ -133,7 +147,7 @@ class PageWriter:
 
     def _flush(self, next_item: int) -> None:
         self._page[self._used :] = 0
-        self._file.write(self._page.data)
+        self._write_page()
         self.page_start += self.page_size
         self._used = 0
         self._uncommitted += self.page_size
@@ -149,12 +163,24 @@ class PageWriter:
             self._num_committed, self._uncommitted = self.num_samples, 0
             self.num_commits += 1
 
+    def _write_page(self) -> None:
+        start = self._file.tell()
+        try:
+            self._file.write(self._page.data)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._bypass_cache(False)  # the file system said it could, and cannot
+            self._file.seek(start)
+            self._file.write(self._page.data)
+
     def finish(self) -> None:
         """Writes the last page and the tables; the partial file is a whole beton then."""
         from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, TYPE_ID_HANDLER, FieldDescType, HeaderType
 
         self._uncommitted = -self.page_size  # the tables follow: nothing more to go on from
         self._flush(len(self.entries))
+        self._bypass_cache(False)
         entries = self.entries[: self.num_samples]
         table = np.zeros(len(entries), ALLOC_TABLE_TYPE)
         table["sample_id"], table["ptr"], table["size"] = np.arange(len(entries)), entries["ptr"], entries["size"]
