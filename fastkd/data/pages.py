@@ -6,6 +6,7 @@ everything that it lists is on disk, and everything else is written again.
 
 Pages go to the disk past the page cache where the file system can do that (O_DIRECT): a build would fill it with what
 nobody has asked for yet, and taking the memory for that costs more than everything else that is done with an image.
+While one is on its way, in a thread, the next one is filled.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import fcntl
 import mmap
 import os
 import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +72,11 @@ class PageWriter:
         self.num_samples = self.next_item = self.num_commits = self._num_committed = 0
         tables = HEADER_BYTES + FIELD_BYTES * len(self.fields) + len(labels) * self.row_type.itemsize
         self.page_start = -(-tables // page_size) * page_size
-        self._page = np.frombuffer(mmap.mmap(-1, page_size), np.uint8)  # aligned, as writing past the cache wants it
+        # Aligned, as writing past the cache wants it.
+        self._page, self._other_page = (np.frombuffer(mmap.mmap(-1, page_size), np.uint8) for _ in range(2))
         self._used, self._uncommitted = 0, 0
+        self._thread, self._written = ThreadPoolExecutor(1), Future[None]()
+        self._written.set_result(None)
         self._journal = os.open(self.journal_path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,11 +152,14 @@ class PageWriter:
 
     def _flush(self, next_item: int) -> None:
         self._page[self._used :] = 0
-        self._write_page()
+        self._written.result()
+        self._written = self._thread.submit(self._write_page, self._page)
+        self._page, self._other_page = self._other_page, self._page
         self.page_start += self.page_size
         self._used = 0
         self._uncommitted += self.page_size
         if self._uncommitted >= _COMMIT_BYTES:
+            self._written.result()
             self._file.flush()
             os.fdatasync(self._file.fileno())
             rows = self.entries[self._num_committed : self.num_samples].tobytes()
@@ -163,16 +171,16 @@ class PageWriter:
             self._num_committed, self._uncommitted = self.num_samples, 0
             self.num_commits += 1
 
-    def _write_page(self) -> None:
+    def _write_page(self, page: np.ndarray) -> None:
         start = self._file.tell()
         try:
-            self._file.write(self._page.data)
+            self._file.write(page.data)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             self._bypass_cache(False)  # the file system said it could, and cannot
             self._file.seek(start)
-            self._file.write(self._page.data)
+            self._file.write(page.data)
 
     def finish(self) -> None:
         """Writes the last page and the tables; the partial file is a whole beton then."""
@@ -180,6 +188,7 @@ class PageWriter:
 
         self._uncommitted = -self.page_size  # the tables follow: nothing more to go on from
         self._flush(len(self.entries))
+        self._written.result()
         self._bypass_cache(False)
         entries = self.entries[: self.num_samples]
         table = np.zeros(len(entries), ALLOC_TABLE_TYPE)
@@ -207,6 +216,7 @@ class PageWriter:
 
     def close(self, *, keep: bool) -> None:
         """Ends the writing; with `keep` what was committed stays, for the same job to go on from."""
+        self._thread.shutdown()
         self._file.close()
         if not keep:
             self.partial.unlink(missing_ok=True)
