@@ -5,15 +5,12 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import (
-    command,
-    compute,
+from fastkd.cli.common import command, compute, progress_bar, say
+from fastkd.cli.options import (
     device_options,
     open_teacher,
     outputs_option,
     parse_outputs,
-    progress_bar,
-    say,
     teacher_options,
     view_options,
 )

@@ -9,16 +9,13 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fastkd.cli.sections import SectionedCommand
 from fastkd.dist import World, find_device, process_group, read_world
 from fastkd.errors import FastKDError
-
-if TYPE_CHECKING:
-    from fastkd.train.teacher import Teacher
 
 _LINE_INTERVAL_S = 10.0
 
@@ -176,96 +173,3 @@ def compute(device_name: str) -> Iterator[tuple[World, str]]:
     device = choose_device(device_name, world)
     with process_group(world, device.split(":")[0]):
         yield world, device
-
-
-def device_options(function: Callable) -> Callable:
-    """--device and --num-workers."""
-    function = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")(function)
-    return click.option(
-        "--num-workers", type=click.IntRange(0), default=0, help="Loader threads; 0 for one a CPU.  [default: 0]"
-    )(function)
-
-
-def view_options(function: Callable) -> Callable:
-    """--views, --size and --num-seeds."""
-    kinds = click.Choice(["crop-flip", "rrc", "center"])
-    decorators = [
-        click.option(
-            "--views", type=kinds, help="Which views.  [default: crop-flip for small images of one size, else rrc]"
-        ),
-        click.option(
-            "--size",
-            type=click.IntRange(1),
-            help="Side of a view in pixels.  [default: the images' own for crop-flip, else 224]",
-        ),
-        click.option(
-            "--num-seeds",
-            type=click.IntRange(1),
-            help="Views of a sample, K.  [default: 162 for crop-flip, 50 for rrc]",
-        ),
-        click.option(
-            "--mix",
-            type=click.Choice(["cutmix", "mixup"]),
-            help="Mix each view with that of another kept sample; a store says it itself.",
-        ),
-        click.option("--mix-alpha", type=float, help="The own image's share is of Beta(alpha, alpha).  [default: 1]"),
-    ]
-    return functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
-
-
-def outputs_option(function: Callable) -> Callable:
-    """--outputs."""
-    return click.option(
-        "--outputs",
-        default="logits",
-        show_default=True,
-        metavar="logits[,embedding]",
-        help="What is stored of the teacher; embedding: the input of its last linear layer, in float16.",
-    )(function)
-
-
-def parse_outputs(text: str) -> bool:
-    """Whether --outputs names the embedding, besides the logits that every store has."""
-    names = sorted(name.strip() for name in text.split(","))
-    if names not in (["logits"], ["embedding", "logits"]):
-        raise click.BadParameter(f"{text!r}, expected logits or logits,embedding", param_hint="--outputs")
-    return len(names) > 1
-
-
-def teacher_options(function: Callable) -> Callable:
-    """What loads a teacher besides --teacher itself."""
-    decorators = [
-        click.option("--teacher-model", metavar="NAME", help="Its network, where the checkpoint does not say."),
-        click.option(
-            "--teacher-norm",
-            metavar="NORM",
-            help="cifar, imagenet, none or M,M,M/S,S,S, where the checkpoint does not say.",
-        ),
-        click.option(
-            "--teacher-size", type=click.IntRange(1), help="Its input size in pixels; views are resized to it."
-        ),
-        click.option(
-            "--teacher-precision",
-            type=click.Choice(["fp32", "bf16", "fp16"]),
-            default="fp32",
-            show_default=True,
-            help="Its arithmetic; part of a store's identity.",
-        ),
-    ]
-    return functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
-
-
-def open_teacher(teacher: str, options: dict[str, Any], num_classes: int, device: str) -> "Teacher":
-    """The teacher that --teacher and its options name; takes its options out of `options`."""
-    from fastkd.train.teacher import load_teacher
-
-    names = {name: options.pop(f"teacher_{name}") for name in ("model", "norm", "size", "precision")}
-    return load_teacher(
-        teacher,
-        model_name=names["model"],
-        norm=names["norm"],
-        size=names["size"],
-        precision=names["precision"],
-        num_classes=num_classes,
-        device=device,
-    )

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import command, compute, device_options
+from fastkd.cli.common import command, compute
+from fastkd.cli.options import device_options
 
 
 @command("evaluate")

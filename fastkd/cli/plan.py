@@ -5,14 +5,12 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import (
-    choose_device,
-    command,
+from fastkd.cli.common import choose_device, command, say
+from fastkd.cli.options import (
     device_options,
     open_teacher,
     outputs_option,
     parse_outputs,
-    say,
     teacher_options,
     view_options,
 )

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.cli.common import command, compute, device_options, progress_bar, say
+from fastkd.cli.common import command, compute, progress_bar, say
+from fastkd.cli.options import device_options
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,41 +1,17 @@
 """`fastkd train`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.cli.common import (
-    command,
-    compute,
-    device_options,
-    open_teacher,
-    progress_bar,
-    say,
-    teacher_options,
-    view_options,
-)
+from fastkd.cli.common import command, compute, progress_bar, say
+from fastkd.cli.options import device_options, open_teacher, teacher_options, view_options
+from fastkd.cli.train_options import loss_options, parse_names, parse_recorded, record_options, schedule_options
 
 if TYPE_CHECKING:
     from fastkd.train.inputs import RunInputs
     from fastkd.train.recipe import Recipe
-    from fastkd.train.recording import Record
-
-
-def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
-    """A callback that takes a number or a word; what else is a usage error."""
-
-    def check(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-        if value is not None and value != word:
-            try:
-                float(value)
-            except ValueError:
-                raise click.BadParameter(f"{value!r} is neither a number nor {word}.", context, option) from None
-        return value
-
-    return check
-
 
 _SECTIONS = {
     "Data": "mask order drop-last mask-weights",
@@ -89,51 +65,8 @@ _SECTIONS = {
     metavar="STEPS",
     help="Also within epochs.  [default: after each epoch]",
 )
-@click.option("--epochs", type=int, default=240, show_default=True, help="Passes over the kept samples.")
-@click.option(
-    "--batch-size",
-    type=int,
-    help="Samples a step on each process; a run that goes on with more or fewer processes shares out its first total.  [default: 64; 128 with rrc]",
-)
-@click.option("--lr", type=float, help="Learning rate.  [default: 0.05; 0.1 with rrc]")
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD.")
-@click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="Of SGD.")
-@click.option(
-    "--schedule", type=click.Choice(["step", "cosine"]), help="Of the learning rate.  [default: step; cosine with rrc]"
-)
-@click.option(
-    "--kd",
-    default="kd",
-    show_default=True,
-    metavar="METHOD",
-    help="kd, dkd: (1-alpha) CE + alpha KD. at, ft, sp, hint, vid, nst, ab, fsp with a live --teacher, rkd, pkt, cc, crd with one or "
-    "a store's embeddings: CE + alpha KD + beta R.",
-)
-@click.option(
-    "--alpha",
-    callback=_number_or("auto"),
-    metavar="X|auto",
-    help="Weight of KD, 0 to 1; auto: by the kept fraction.  [default: 0.5, 1 with an R, 0 without a teacher]",
-)
-@click.option("--alpha-rule", metavar="F:X,…", help="Lines that auto follows.  [default: 0.1:1,0.7:0.5]")
-@click.option(
-    "--beta",
-    callback=_number_or("native"),
-    metavar="X|native",
-    help="Weight of R; native: RepDistiller's.  [default: 1; dkd 8]",
-)
-@click.option("--layers", metavar="A,B,…", help="Modules that R compares.  [default: the stages, or the head's input]")
-@click.option("--teacher-layers", metavar="A,B,…", help="The teacher's, where they have other names.")
-@click.option(
-    "--label-smoothing", type=float, default=0.0, show_default=True, help="Share of labels spread over all classes."
-)
-@click.option("--tau", type=float, default=4.0, show_default=True, help="Temperature of distillation.")
-@click.option(
-    "--tau-squared/--no-tau-squared",
-    default=True,
-    show_default=True,
-    help="Multiply the distillation loss by tau squared.",
-)
+@schedule_options
+@loss_options
 @click.option(
     "--mask-weights/--no-mask-weights",
     default=True,
@@ -175,14 +108,7 @@ _SECTIONS = {
     metavar="NORM",
     help="The student's input: cifar, imagenet, none or M,M,M/S,S,S.  [default: cifar up to 64 pixels, else imagenet]",
 )
-@click.option("--record", metavar="SCORES", help="Of forgetting,el2n,aum,dual: recorded on the way, into scores.h5.")
-@click.option(
-    "--never-learned",
-    type=click.Choice(["total", "infinite", "zero"]),
-    help="forgetting of samples that never are: epochs, infinity or 0.  [default: total]",
-)
-@click.option("--dual-window", type=int, help="dual: epochs of a window.  [default: 10]")
-@click.option("--el2n-epochs", type=int, help="el2n: the first epochs, whose mean it is.  [default: 10]")
+@record_options
 @click.option(
     "--resident",
     type=click.Choice(["auto", "on", "off"]),
@@ -248,7 +174,7 @@ def train(
     from fastkd.train.run_folder import started_global_batch
     from fastkd.train.student import train as run
 
-    recorded = _record(record, never_learned=never_learned, window=dual_window, el2n_epochs=el2n_epochs)
+    recorded = parse_recorded(record, never_learned=never_learned, window=dual_window, el2n_epochs=el2n_epochs)
     if reset_head and init is None:
         raise OptionError("--reset-head does nothing without --init")
     with compute(device) as (world, device_name):
@@ -262,7 +188,7 @@ def train(
         chosen = choose_views(
             dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha
         )
-        options |= {"alpha": weight, "layers": _names(layers), "teacher_layers": _names(teacher_layers)}
+        options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
         recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
         start = load_init(init, recipe.model, dataset.num_classes, reset_head=reset_head) if init else None
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name) if teacher else None
@@ -320,24 +246,6 @@ def train(
         f"{result['data_wait_percent']:.1f} % of the time waiting for data"
     )
     return result, text
-
-
-def _record(text: str | None, **options: Any) -> "Record | None":
-    """What is to be recorded, if anything is."""
-    from fastkd.errors import OptionError
-    from fastkd.train.recording import parse_record
-
-    if text is None:
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            flag = {"window": "dual-window"}.get(given[0], given[0].replace("_", "-"))
-            raise OptionError(f"--{flag} does nothing without --record")
-        return None
-    return parse_record(text, **options)
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
 
 
 def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:

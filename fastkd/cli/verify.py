@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import choose_device, command, device_options, open_teacher, progress_bar, say, teacher_options
+from fastkd.cli.common import choose_device, command, progress_bar, say
+from fastkd.cli.options import device_options, open_teacher, teacher_options
 from fastkd.dist import read_world
 
 

@@ -1,0 +1,98 @@
+"""Options that several commands have, and what is made of them."""
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from fastkd.train.teacher import Teacher
+
+
+def option_list(*options: Callable[[Callable], Callable]) -> Callable[[Callable], Callable]:
+    """One decorator that declares several options, in this order."""
+    return lambda function: functools.reduce(lambda f, declare: declare(f), reversed(options), function)
+
+
+device_options = option_list(
+    click.option(
+        "--num-workers", type=click.IntRange(0), default=0, help="Loader threads; 0 for one a CPU.  [default: 0]"
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+)
+
+view_options = option_list(
+    click.option(
+        "--views",
+        type=click.Choice(["crop-flip", "rrc", "center"]),
+        help="Which views.  [default: crop-flip for small images of one size, else rrc]",
+    ),
+    click.option(
+        "--size",
+        type=click.IntRange(1),
+        help="Side of a view in pixels.  [default: the images' own for crop-flip, else 224]",
+    ),
+    click.option(
+        "--num-seeds",
+        type=click.IntRange(1),
+        help="Views of a sample, K.  [default: 162 for crop-flip, 50 for rrc]",
+    ),
+    click.option(
+        "--mix",
+        type=click.Choice(["cutmix", "mixup"]),
+        help="Mix each view with that of another kept sample; a store says it itself.",
+    ),
+    click.option("--mix-alpha", type=float, help="The own image's share is of Beta(alpha, alpha).  [default: 1]"),
+)
+
+outputs_option = click.option(
+    "--outputs",
+    default="logits",
+    show_default=True,
+    metavar="logits[,embedding]",
+    help="What is stored of the teacher; embedding: the input of its last linear layer, in float16.",
+)
+
+
+def parse_outputs(text: str) -> bool:
+    """Whether --outputs names the embedding, besides the logits that every store has."""
+    names = sorted(name.strip() for name in text.split(","))
+    if names not in (["logits"], ["embedding", "logits"]):
+        raise click.BadParameter(f"{text!r}, expected logits or logits,embedding", param_hint="--outputs")
+    return len(names) > 1
+
+
+teacher_options = option_list(
+    click.option("--teacher-model", metavar="NAME", help="Its network, where the checkpoint does not say."),
+    click.option(
+        "--teacher-norm",
+        metavar="NORM",
+        help="cifar, imagenet, none or M,M,M/S,S,S, where the checkpoint does not say.",
+    ),
+    click.option("--teacher-size", type=click.IntRange(1), help="Its input size in pixels; views are resized to it."),
+    click.option(
+        "--teacher-precision",
+        type=click.Choice(["fp32", "bf16", "fp16"]),
+        default="fp32",
+        show_default=True,
+        help="Its arithmetic; part of a store's identity.",
+    ),
+)
+"""What loads a teacher besides --teacher itself."""
+
+
+def open_teacher(teacher: str, options: dict[str, Any], num_classes: int, device: str) -> "Teacher":
+    """The teacher that --teacher and its options name; takes its options out of `options`."""
+    from fastkd.train.teacher import load_teacher
+
+    names = {name: options.pop(f"teacher_{name}") for name in ("model", "norm", "size", "precision")}
+    return load_teacher(
+        teacher,
+        model_name=names["model"],
+        norm=names["norm"],
+        size=names["size"],
+        precision=names["precision"],
+        num_classes=num_classes,
+        device=device,
+    )
