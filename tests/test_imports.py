@@ -139,6 +139,10 @@ def spoilt(what: str, names: list[str], labels: np.ndarray, path: Path) -> Path:
         values[9] = float("nan")
     elif what == "word":
         values[9] = "high"
+    elif what == "label nan":
+        labels[5] = float("nan")
+    elif what == "half a label":
+        labels[5] = 0.5
     elif what == "ragged":
         names[2] += ",more"
     return write_csv(path, names, labels, values)
@@ -153,12 +157,31 @@ def spoilt(what: str, names: list[str], labels: np.ndarray, path: Path) -> Path:
         ("duplicate", "is there 2 times, expected each file once"),
         ("nan", "1 of 600 scores are NaN, number 9 the first"),
         ("word", "score holds"),
+        ("label nan", "label holds 'nan', expected whole numbers or names of classes"),
+        ("half a label", "label holds '0.5', expected whole numbers or names of classes"),
         ("ragged", "line 4 has 4 columns, the first has 3"),
     ],
 )
 def test_a_spoilt_csv_is_one_line(what, words, raw_beton, names, labels, tmp_path):
     file = spoilt(what, names, labels, tmp_path / "x.csv")
     refused(raw_beton, file, words, "--higher", "hard")
+
+
+@pytest.mark.parametrize(("what", "at"), [("missing", 3), ("nan", 9)])
+def test_samples_without_a_score_are_imported_as_undefined_where_asked(what, at, raw_beton, names, labels, tmp_path):
+    file = spoilt(what, names, labels, tmp_path / "x.csv")
+    found = brought(raw_beton, file, "--higher", "easy", "--unscored", "keep")
+    assert np.flatnonzero(np.isnan(found)).tolist() == [at]
+    assert np.array_equal(np.delete(found, at), np.delete(-VALUES.astype(np.float32), at))
+    flags = ["--higher", "hard", "--unscored", "keep", "--out", tmp_path / "s.h5"]
+    assert "x (1 undefined) of 600 samples" in fastkd("import-scores", raw_beton, file, "--name", "x", *flags).out
+
+
+def test_a_file_of_none_of_the_samples_is_refused_even_so(photo_raw, raw_beton, names, labels, tmp_path):
+    file = spoilt("nothing", names, labels, tmp_path / "x.csv")
+    refused(photo_raw, file, "the first; another data set?", "--higher", "hard", "--unscored", "keep")
+    np.save(tmp_path / "x.npy", np.full(600, np.nan))
+    refused(raw_beton, tmp_path / "x.npy", "600 of 600 scores are NaN", "--higher", "hard", "--unscored", "keep")
 
 
 def refused(beton: Path, file: Path, words: str, *flags: object) -> None:

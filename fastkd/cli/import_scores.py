@@ -22,10 +22,24 @@ if TYPE_CHECKING:
 @click.option(
     "--higher", type=click.Choice(["hard", "easy"]), help="What high values mean; asked for where nobody knows."
 )
+@click.option(
+    "--unscored",
+    type=click.Choice(["refuse", "keep"]),
+    default="refuse",
+    show_default=True,
+    help="Samples that FILE has no score of, or NaN; keep: NaN, which prune --unscored drop leaves out.",
+)
 @click.option("--trust-pickle", is_flag=True, help="Read pickles, which run whatever code they hold.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The score file to write.")
 def import_scores(
-    beton: Path, file: Path, name: str | None, array: str | None, higher: str | None, trust_pickle: bool, out: Path
+    beton: Path,
+    file: Path,
+    name: str | None,
+    array: str | None,
+    higher: str | None,
+    unscored: str,
+    trust_pickle: bool,
+    out: Path,
 ) -> tuple[dict[str, Any], str]:
     """Turn published scores in FILE into a score file for the samples of BETON.
 
@@ -35,34 +49,46 @@ def import_scores(
     \b
     fastkd import-scores imagenet.beton ImageNet-1K_EL2N-20-models.csv --name el2n --higher hard --out s.h5
     """
+    import numpy as np
+
     from fastkd.feed import open_dataset, require_whole
     from fastkd.prune.imports import hard_first
     from fastkd.prune.score_file import save_scores
 
     dataset = open_dataset(beton)
     require_whole(dataset)
-    found, values, policies = read_joined(file, dataset, array=array, trust_pickle=trust_pickle)
+    found, values, policies = read_joined(
+        file, dataset, array=array, trust_pickle=trust_pickle, allow_nan=unscored == "keep"
+    )
     values, direction = hard_first(found, values, higher, file)
     called = name or ("imported" if " " in found.array or "/" in found.array else found.array)
     described = {called: {"direction": direction, "policies": policies}}
     saved = save_scores(
         out, {called: values}, described, beton_fingerprint=dataset.fingerprint, params={"source": "import"}
     )
+    undefined = int(np.isnan(saved.values[called]).sum())
     result = {
         "kind": "scores",
         "path": str(out),
         "num_samples": saved.num_samples,
         "methods": [called],
+        "undefined": {called: undefined},
         **policies,
         "fingerprint": saved.header.fingerprint,
     }
     checked = "labels checked" if found.labels is not None else "no labels to check"
     joined = f"joined by {policies['joined_by']}, {checked}"
-    return result, f"{out}: {called} of {saved.num_samples:,} samples, {joined}; {direction}"
+    without = f" ({undefined:,} undefined)" if undefined else ""
+    return result, f"{out}: {called}{without} of {saved.num_samples:,} samples, {joined}; {direction}"
 
 
 def read_joined(
-    file: Path, dataset: "Dataset", *, array: str | None = None, trust_pickle: bool = False
+    file: Path,
+    dataset: "Dataset",
+    *,
+    array: str | None = None,
+    trust_pickle: bool = False,
+    allow_nan: bool = False,
 ) -> "tuple[Published, ndarray, dict[str, Any]]":
     """A file that others wrote: what it holds, its values in the order of the samples, and how it was read."""
     import hashlib
@@ -72,7 +98,7 @@ def read_joined(
     from fastkd.prune.published import read_published
 
     names = (read_manifest(dataset.beton, columns=True) or {}).get("names")
-    found = read_published(file, array=array, trust_pickle=trust_pickle)
+    found = read_published(file, array=array, trust_pickle=trust_pickle, allow_nan=allow_nan)
     values, joined = join_samples(
         found,
         file,
@@ -80,6 +106,7 @@ def read_joined(
         class_names=dataset.class_names,
         sample_names=names or None,
         beton_path=dataset.beton.path,
+        allow_nan=allow_nan,
     )
     how = {
         "file": file.name,

@@ -14,7 +14,7 @@ _METHODS = ("random", "scores", "moderate", "ccs", "d2", "dual-beta", *_OF_MASKS
 
 _SECTIONS = {
     "Selection": "keep method seed level balance",
-    "Inputs": "scores score features mask",
+    "Inputs": "scores score unscored features mask",
     "Of single methods": "drop-hardest hardness strata neighbours gamma-forward gamma-reverse distance knn centre exponent beta-total",
     "Output": "weights out",
 }
@@ -32,6 +32,11 @@ _SECTIONS = {
     "--scores", type=click.Path(path_type=Path), multiple=True, help="Score file; of several, the mean counts."
 )
 @click.option("--score", metavar="NAME", help="Which of the file's scores, where it holds several.")
+@click.option(
+    "--unscored",
+    type=click.Choice(["refuse", "drop"]),
+    help="Samples whose score is NaN; drop: choose among the others, --keep stays of all.  [default: refuse]",
+)
 @click.option("--features", type=click.Path(path_type=Path), help="Feature file, for moderate and d2.")
 @click.option("--mask", type=click.Path(path_type=Path), multiple=True, help="Masks to combine.")
 @click.option(
@@ -68,6 +73,7 @@ def prune(
     seed: int,
     scores: tuple[Path, ...],
     score: str | None,
+    unscored: str | None,
     features: Path | None,
     mask: tuple[Path, ...],
     hardness: str | None,
@@ -94,7 +100,7 @@ def prune(
     from fastkd.prune.mask import class_counts, parse_keep, save_mask
     from fastkd.prune.weights import describe_weights
 
-    _check_inputs(method, keep, scores, score, features, mask, hardness, options)
+    _check_inputs(method, keep, scores, score, unscored, features, mask, hardness, options)
     dataset = open_dataset(beton)
     require_whole(dataset)
     opened, fingerprint, class_names = dataset.beton, dataset.fingerprint, dataset.class_names
@@ -114,7 +120,7 @@ def prune(
         of_samples = None
         num_kept = parse_keep(keep, len(labels))
         chosen = options_of(method, options)
-        known, inputs, used = read_candidates(method, opened, fingerprint, scores, score, features, hardness)
+        known, inputs, used = read_candidates(method, opened, fingerprint, scores, score, features, hardness, unscored)
         ids = choose(method, known, num_kept, seed=seed, options=chosen)
         params = {"method": method, "seed": seed, "keep": keep, **chosen, **used}
     if weights is not None:
@@ -147,6 +153,9 @@ def prune(
     text = (
         f"{out}: keeps {len(ids):,} of {len(labels):,} samples, {params['class_min']} to {params['class_max']} a class"
     )
+    if "num_unscored" in params:
+        result["num_unscored"] = params["num_unscored"]
+        text += f"; {params['num_unscored']:,} without a score left out"
     if written.weights is not None:
         result["weights"] = describe_weights(written.weights)
         text += "; weights {min:.4g} to {max:.4g}, mean {mean:.4g}".format(**result["weights"])
@@ -158,6 +167,7 @@ def _check_inputs(
     keep: str | None,
     scores: tuple[Path, ...],
     score: str | None,
+    unscored: str | None,
     features: Path | None,
     mask: tuple[Path, ...],
     hardness: str | None,
@@ -170,6 +180,7 @@ def _check_inputs(
     wanted = {
         "--scores": True if method in _BY_SCORES else (None if method == "moderate" and not features else False),
         "--score": None if scores else False,
+        "--unscored": None if scores else False,
         "--features": True if method == "d2" else (None if method == "moderate" and not scores else False),
         "--mask": of_masks,
         "--hardness": None if method in ("ccs", "d2") else False,
@@ -179,6 +190,7 @@ def _check_inputs(
     given = {
         "--scores": scores,
         "--score": score,
+        "--unscored": unscored,
         "--features": features,
         "--mask": mask,
         "--hardness": hardness,

@@ -20,32 +20,40 @@ def read_candidates(
     score: str | None,
     features: Path | None,
     hardness: str | None,
+    unscored: str | None,
 ) -> "tuple[Candidates, dict[str, str], dict[str, Any]]":
     """What is known of the samples; the fingerprints of the files that say so; and the scores' names, for the mask."""
+    import numpy as np
+
     from fastkd.prune.choose import Candidates
     from fastkd.prune.score_file import load_features, mean_extra, mean_score, read_all_scores
 
     arrays: dict[str, Any] = {}
     inputs: dict[str, str] = {}
     used: dict[str, Any] = {}
+    pool: np.ndarray | None = None
+    drop = unscored == "drop"
     if scores:
         files = read_all_scores(scores, fingerprint, opened.path, opened.num_samples)
         usual = _USUAL.get(method)
         name = files[0].choose(score or (usual if usual in files[0].values else None))
-        arrays["scores"] = mean_score(files, name)
+        arrays["scores"] = mean_score(files, name, allow_nan=drop)
         used["score"] = name
         if method in ("ccs", "d2"):
             harder = hardness or ("aum" if "aum" in files[0].values else name)
-            arrays["hardness"] = mean_score(files, files[0].choose(harder, "--hardness"))
+            arrays["hardness"] = mean_score(files, files[0].choose(harder, "--hardness"), allow_nan=drop)
             used["hardness"] = harder
         if method == "dual-beta":
-            arrays["target_prob_mean"] = mean_extra(files, "target_prob_mean", "--method dual-beta")
+            arrays["target_prob_mean"] = mean_extra(files, "target_prob_mean", f"--method {method}", allow_nan=drop)
+        if drop:
+            pool = ~np.any([np.isnan(values) for values in arrays.values()], axis=0)
+            used |= {"unscored": unscored, "num_unscored": int(np.count_nonzero(~pool))}
         numbered = enumerate(files[1:], start=2)
         inputs = {"scores": files[0].header.fingerprint} | {f"scores {i}": f.header.fingerprint for i, f in numbered}
     if features:
         arrays["features"], header = load_features(features, fingerprint, opened.path, opened.num_samples)
         inputs["features"] = header.fingerprint
-    return Candidates(labels=opened.labels, **arrays), inputs, used
+    return Candidates(labels=opened.labels, pool=pool, **arrays), inputs, used
 
 
 def combine_masks(

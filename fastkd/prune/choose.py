@@ -24,8 +24,9 @@ from fastkd.prune.select import (
 class Candidates:
     """What is known of the samples that are chosen from.
 
-    labels: int64 (N,). scores: float32 (N,), higher = harder, without NaN. hardness: float32 (N,), what β drops the
-    highest of. target_prob_mean: float32 (N,). features: float32 (N, D). Each may be missing but the labels.
+    labels: int64 (N,). scores: float32 (N,), higher = harder. hardness: float32 (N,), what β drops the highest of.
+    target_prob_mean: float32 (N,). features: float32 (N, D). Each may be missing but the labels. pool: bool (N,), the
+    samples that are chosen from; None for all. NaN are outside it alone.
     """
 
     labels: np.ndarray
@@ -33,6 +34,7 @@ class Candidates:
     hardness: np.ndarray | None = None
     target_prob_mean: np.ndarray | None = None
     features: np.ndarray | None = None
+    pool: np.ndarray | None = None
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -87,16 +89,20 @@ def choose(
         OptionError: options out of range, or scores that the method cannot use.
         MissingDependencyError: faiss is asked for and missing.
     """
-    labels, scores, balance = candidates.labels, candidates.scores, options["balance"]
+    labels, scores, pool, balance = candidates.labels, candidates.scores, candidates.pool, options["balance"]
+    num_known = len(labels) if pool is None else int(np.count_nonzero(pool))
+    if num_kept > num_known:
+        raise OptionError(f"{num_kept} samples to keep, but {num_known} of {len(labels)} have a score; keep fewer")
     if method == "random":
-        return select_level(labels, num_kept, balance=balance, seed=seed)
+        return select_level(labels, num_kept, balance=balance, seed=seed, pool=pool)
     if method == "scores":
         assert scores is not None
-        return select_level(labels, num_kept, scores=scores, level=options["level"], balance=balance, seed=seed)
+        level = options["level"]
+        return select_level(labels, num_kept, scores=scores, level=level, balance=balance, seed=seed, pool=pool)
     if method == "moderate":
         if candidates.features is not None:
             scores = class_centre_distances(candidates.features, labels, options["centre"])
-        return select_level(labels, num_kept, scores=scores, level="moderate", balance=balance, seed=seed)
+        return select_level(labels, num_kept, scores=scores, level="moderate", balance=balance, seed=seed, pool=pool)
     if method == "ccs":
         assert scores is not None
         assert candidates.hardness is not None
@@ -109,6 +115,7 @@ def choose(
             num_strata=options["strata"],
             balance=balance,
             seed=seed,
+            pool=pool,
         )
     if method == "dual-beta":
         assert scores is not None
@@ -119,8 +126,8 @@ def choose(
             raise OptionError(f"--beta-total {options['beta_total']}: expected 15 (the paper's) or 16 (its code's)")
         fraction = num_kept / len(labels)
         mu = candidates.target_prob_mean
-        weights = beta_weights(scores, mu, fraction, options["exponent"], options["beta_total"])
-        return draw_weighted(weights, labels, num_kept, balance=balance, seed=seed)
+        weights = beta_weights(scores, mu, fraction, options["exponent"], options["beta_total"], pool)
+        return draw_weighted(weights, labels, num_kept, balance=balance, seed=seed, pool=pool)
     return _choose_d2(candidates, num_kept, seed, options)
 
 
@@ -131,7 +138,7 @@ def _choose_d2(candidates: Candidates, num_kept: int, seed: int, options: Mappin
     assert features is not None
     assert candidates.hardness is not None
     balance = options["balance"]
-    left = drop_hardest(candidates.hardness, options["drop_hardest"], num_kept, seed)
+    left = drop_hardest(candidates.hardness, options["drop_hardest"], num_kept, seed, candidates.pool)
     members = [left[part] for part in class_members(labels[left], balance)]
     quotas = class_quotas(np.array([len(ids) for ids in members]), num_kept, balance, seed)
     orders = d2_orders(

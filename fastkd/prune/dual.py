@@ -28,29 +28,43 @@ def beta_parameters(anchor: float, fraction: float, exponent: float, total: floa
 
 
 def beta_weights(
-    scores: np.ndarray, target_prob_mean: np.ndarray, fraction: float, exponent: float, total: float = 15.0
+    scores: np.ndarray,
+    target_prob_mean: np.ndarray,
+    fraction: float,
+    exponent: float,
+    total: float = 15.0,
+    pool: np.ndarray | None = None,
 ) -> np.ndarray:
     """Beta density at a sample's mean probability times its score: float64 (N,), what `draw_weighted` draws by.
 
-    The anchor is the mean probability of the ten samples of highest score.
+    The anchor is the mean probability of the ten samples of highest score. Outside the pool (bool (N,), None for all)
+    weights are 0.
     """
-    top = select_level(np.zeros(len(scores), np.int64), min(10, len(scores)), scores=scores, balance="none")
+    num_top = min(10, len(scores) if pool is None else int(np.count_nonzero(pool)))
+    top = select_level(np.zeros(len(scores), np.int64), num_top, scores=scores, balance="none", pool=pool)
     anchor = float(target_prob_mean[top].astype(np.float64).mean())
     a, b = beta_parameters(anchor, fraction, exponent, total)
     mu = np.clip(target_prob_mean.astype(np.float64), _EDGE, 1 - _EDGE)
     log_density = (a - 1) * np.log(mu) + (b - 1) * np.log1p(-mu)
     log_density += math.lgamma(a + b) - math.lgamma(max(a, _EDGE)) - math.lgamma(max(b, _EDGE))
-    return np.exp(log_density) * scores.astype(np.float64)
+    weights = np.exp(log_density) * scores.astype(np.float64)
+    return weights if pool is None else np.where(pool, weights, 0.0)
 
 
 def draw_weighted(
-    weights: np.ndarray, labels: np.ndarray, num_kept: int, *, balance: str = "none", seed: int = 0
+    weights: np.ndarray,
+    labels: np.ndarray,
+    num_kept: int,
+    *,
+    balance: str = "none",
+    seed: int = 0,
+    pool: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draws samples without replacement, each next one by its weight among those left (Gumbel top-k).
 
     Args:
         weights: (N,), finite, at least 0; samples of weight 0 are never drawn.
-        labels: int64 (N,). num_kept: at most the number of positive weights.
+        labels: int64 (N,). num_kept: at most the number of positive weights. pool: as of `select_level`.
 
     Returns:
         int64 (num_kept,), sample_ids in the order in which they are drawn; a shorter draw is a prefix of it.
@@ -66,7 +80,7 @@ def draw_weighted(
             f"{num_kept} samples to draw, but only {num_positive} of {len(weights)} have a weight above 0"
         )
     keys = _gumbel_keys(weights.astype(np.float64), seed).astype(np.float32)
-    chosen = select_level(labels, num_kept, scores=keys, balance=balance, seed=seed)
+    chosen = select_level(labels, num_kept, scores=keys, balance=balance, seed=seed, pool=pool)
     if num_kept and (weights[chosen] == 0).any():
         raise OptionError(f"a class has fewer samples of a weight above 0 than --balance {balance} takes of it")
     return chosen

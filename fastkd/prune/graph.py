@@ -152,7 +152,7 @@ def d2_orders(
     """D2's order of each class (or of all samples as one), each with a graph of its own.
 
     Args:
-        features: float32 (N, D). scores: float32 (N,), finite, higher = harder.
+        features: float32 (N, D). scores: float32 (N,), higher = harder, finite for all members.
         members: int64 sample_ids of each class, increasing. num_each: int64 (C,), how many to take of each.
         k: neighbours. gamma_forward, gamma_reverse: γ_f and γ_r of the distance, or of its square where `squared`
             (the paper's form; its code has the distance).
@@ -169,7 +169,7 @@ def d2_orders(
         raise OptionError(f"knn {knn!r}, expected one of {', '.join(KNN)}")
     if k < 0 or not gamma_forward >= 0 or not gamma_reverse >= 0:
         raise OptionError(f"k {k}, gammas {gamma_forward} and {gamma_reverse}: expected none below 0")
-    if not np.isfinite(scores).all():
+    if not all(np.isfinite(scores[ids]).all() for ids in members):
         raise OptionError("scores that are not finite cannot be passed along a graph; use another policy for them")
     power = 2 if squared else 1
     orders = []

@@ -17,11 +17,13 @@ def join_samples(
     class_names: list[str],
     sample_names: list[str] | None,
     beton_path: str | Path,
+    allow_nan: bool = False,
 ) -> tuple[np.ndarray, str]:
     """The scores in the order of a beton's samples.
 
     Args:
         labels: int64 (N,); class_names: of each label; sample_names: N source names, where the manifest has them.
+        allow_nan: samples that are not in the file get NaN, unless none is there.
 
     Returns:
         float64 (N,); and how they were joined: `file name` or `position`.
@@ -41,22 +43,25 @@ def join_samples(
             f"{path}: has file names, {beton_path} has none to join them by: build it again from its images"
         )
     else:
-        rows, joined = _rows_by_name(found.names, sample_names, path, beton_path), "file name"
+        rows, joined = _rows_by_name(found.names, sample_names, path, beton_path, allow_nan), "file name"
+    here = rows >= 0
     if found.labels is not None:
         known = {name: label for label, name in enumerate(class_names)}
         theirs = [known.get(label, -1) if isinstance(label, str) else label for label in found.labels]
-        wrong = np.flatnonzero(np.asarray(theirs)[rows] != labels)
+        wrong = np.flatnonzero(here & (np.asarray(theirs)[rows] != labels))
         if len(wrong):
             at = int(wrong[0])
             raise MismatchError(
                 f"{path}: {len(wrong)} of {len(labels)} labels differ from those of {beton_path}: sample {at} is of class "
                 f"{int(labels[at])} ({class_names[int(labels[at])]}), the file says {found.labels[int(rows[at])]}"
             )
-    return found.values[rows], joined
+    return np.where(here, found.values[rows], np.nan), joined
 
 
-def _rows_by_name(theirs: list[str], ours: list[str], path: str | Path, beton_path: str | Path) -> np.ndarray:
-    """The row of each sample: by the file's name alone where names are distinct so, else with its folder."""
+def _rows_by_name(
+    theirs: list[str], ours: list[str], path: str | Path, beton_path: str | Path, allow_missing: bool
+) -> np.ndarray:
+    """The row of each sample, -1 without one: by the file's name alone where names are distinct so, else with its folder."""
     for depth in (1, 2, None):
         keys = [[_tail(name, depth) for name in names] for names in (theirs, ours)]
         if len(set(keys[1])) == len(ours) and (len(set(keys[0])) == len(theirs) or depth is None):
@@ -66,11 +71,12 @@ def _rows_by_name(theirs: list[str], ours: list[str], path: str | Path, beton_pa
         raise FormatError(f"{path}: {twice} is there {Counter(keys[0])[twice]} times, expected each file once")
     at = {key: row for row, key in enumerate(keys[0])}
     missing = [name for name in keys[1] if name not in at]
-    if missing:
+    if len(missing) == len(ours) or (missing and not allow_missing):
+        way_out = "another data set?" if len(missing) == len(ours) else "import-scores --unscored keep takes the others"
         raise MismatchError(
-            f"{path}: has no score for {len(missing)} of the {len(ours)} samples of {beton_path}, {missing[0]} the first"
+            f"{path}: has no score for {len(missing)} of the {len(ours)} samples of {beton_path}, {missing[0]} the first; {way_out}"
         )
-    return np.array([at[key] for key in keys[1]], np.int64)
+    return np.array([at.get(key, -1) for key in keys[1]], np.int64)
 
 
 def _tail(name: str, depth: int | None) -> str:

@@ -36,13 +36,15 @@ class Published:
     array: str
 
 
-def read_published(path: str | Path, *, array: str | None = None, trust_pickle: bool = False) -> Published:
+def read_published(
+    path: str | Path, *, array: str | None = None, trust_pickle: bool = False, allow_nan: bool = False
+) -> Published:
     """Reads a file of scores, told apart by its content.
 
     Args:
         array: the column of a CSV, or the array of an npz or torch file, that holds the scores; None for one with a
             usual name, or the only one that can be.
-        trust_pickle: run the code that a pickle is.
+        trust_pickle: run the code that a pickle is. allow_nan: some of the scores may be NaN.
 
     Raises:
         NotFoundError: no such file.
@@ -53,14 +55,21 @@ def read_published(path: str | Path, *, array: str | None = None, trust_pickle: 
         raise NotFoundError(f"{path}: no such file, expected published scores")
     content = path.read_bytes()
     if content.startswith(b"\x93NUMPY"):
-        return _published(path, {"scores of the file": _load_numpy(path, content, trust_pickle)}, array)
-    if content.startswith(b"PK\x03\x04"):
+        arrays: dict[str, Any] = {"scores of the file": _load_numpy(path, content, trust_pickle)}
+    elif content.startswith(b"PK\x03\x04"):
         arrays = _load_zip(path, content, trust_pickle)
     elif content.startswith(b"\x80"):
         arrays = _load_pickle(path, content, trust_pickle)
     else:
         arrays = _load_text(path, content)
-    return _published(path, arrays, array)
+    found = _published(path, arrays, array)
+    bad = np.flatnonzero(np.isnan(found.values))
+    if len(bad) == len(found.values) or (len(bad) and not allow_nan):
+        way_out = "" if len(bad) == len(found.values) else "; import-scores --unscored keep takes the others"
+        raise FormatError(
+            f"{path}: {len(bad)} of {len(found.values)} scores are NaN, number {bad[0]} the first{way_out}"
+        )
+    return found
 
 
 def _load_numpy(path: Path, content: bytes, trust_pickle: bool) -> Any:
@@ -192,7 +201,9 @@ def _published(path: Path, arrays: dict[str, Any], array: str | None) -> Publish
         chosen = by_lower[array.lower()]
     values = _numbers(path, chosen, arrays[chosen])
     names = None if file_name is None else [_text(name) for name in _items(arrays[file_name])]
-    labels = None if label_name is None or label_name == chosen else _labels(_items(arrays[label_name]))
+    labels = (
+        None if label_name is None or label_name == chosen else _labels(path, label_name, _items(arrays[label_name]))
+    )
     for what, found in (("file names", names), ("labels", labels)):
         if found is not None and len(found) != len(values):
             raise FormatError(f"{path}: {len(values)} scores with {len(found)} {what}")
@@ -207,11 +218,6 @@ def _numbers(path: Path, name: str, found: Any) -> np.ndarray:
         raise FormatError(f"{path}: {name} holds {str(bad)[:40]!r}, expected numbers") from None
     if values.ndim != 1 or not len(values):
         raise FormatError(f"{path}: {name} is of shape {values.shape}, expected one score a sample")
-    if np.isnan(values).any():
-        at = int(np.flatnonzero(np.isnan(values))[0])
-        raise FormatError(
-            f"{path}: {int(np.isnan(values).sum())} of {len(values)} scores are NaN, number {at} the first"
-        )
     return values
 
 
@@ -223,8 +229,11 @@ def _text(item: Any) -> str:
     return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
 
 
-def _labels(items: list[Any]) -> list[int] | list[str]:
+def _labels(path: Path, name: str, items: list[Any]) -> list[int] | list[str]:
     texts = [_text(item) for item in items]
-    if all(_is_number(text) for text in texts):
-        return [int(float(text)) for text in texts]
-    return texts
+    if not all(_is_number(text) for text in texts):
+        return texts
+    bad = next((text for text in texts if not float(text).is_integer()), None)
+    if bad is not None:
+        raise FormatError(f"{path}: {name} holds {bad[:40]!r}, expected whole numbers or names of classes")
+    return [int(float(text)) for text in texts]

@@ -147,13 +147,16 @@ def read_all_scores(
     return files
 
 
-def mean_score(files: list[Scores], method: str) -> np.ndarray:
-    """A score's mean over files: float32 (N,), without NaN.
+def mean_score(files: list[Scores], method: str, *, allow_nan: bool = False) -> np.ndarray:
+    """A score's mean over files: float32 (N,).
+
+    Args:
+        allow_nan: the mean is NaN, too, where a file has NaN: undefined, or of a sample that was never seen.
 
     Raises:
         OptionError: a file without that score.
         MismatchError: scores of different meaning.
-        FormatError: scores that are NaN: undefined, or of samples that were never seen.
+        FormatError: scores that are NaN where they are not allowed.
     """
     for file in files:
         file.choose(method)
@@ -161,21 +164,22 @@ def mean_score(files: list[Scores], method: str) -> np.ndarray:
             raise MismatchError(
                 f"{file.path}: {method} is {file.methods[method]}, in {files[0].path} it is {files[0].methods[method]}"
             )
-    return _mean([file.values[method] for file in files], files, method)
+    return _mean([file.values[method] for file in files], files, method, allow_nan)
 
 
-def mean_extra(files: list[Scores], name: str, wanted_by: str) -> np.ndarray:
+def mean_extra(files: list[Scores], name: str, wanted_by: str, *, allow_nan: bool = False) -> np.ndarray:
     """A further array's mean over files, as `mean_score`."""
-    return _mean([file.extra(name, wanted_by) for file in files], files, name)
+    return _mean([file.extra(name, wanted_by) for file in files], files, name, allow_nan)
 
 
-def _mean(values: list[np.ndarray], files: list[Scores], name: str) -> np.ndarray:
+def _mean(values: list[np.ndarray], files: list[Scores], name: str, allow_nan: bool) -> np.ndarray:
     for value, file in zip(values, files, strict=True):
-        bad = first_nan(value)
+        bad = -1 if allow_nan else first_nan(value)
         if bad >= 0:
             raise FormatError(
                 f"{file.path}: {int(np.isnan(value).sum())} of {len(value)} {name} scores are NaN, that of sample {bad} "
-                f"the first: undefined, or of samples that the run did not see; make scores of all samples"
+                f"the first: undefined, or of samples that the run did not see; make scores of all samples, or choose "
+                f"among the others with --unscored drop"
             )
     return values[0] if len(values) == 1 else np.stack(values).mean(axis=0, dtype=np.float64).astype(np.float32)
 

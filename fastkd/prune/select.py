@@ -2,9 +2,11 @@
 
 Everything here takes and returns arrays. Scores are "higher = keep first": hard before easy. Equal scores are in the
 order of a seeded hash of their sample_ids, which is also the random order: masks of equal scores are random masks.
+Where samples are left out of the choice (`pool`), the others keep their sample_ids and with them their hashes.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -32,6 +34,7 @@ def select_level(
     level: str = "hard",
     balance: str = "equal",
     seed: int = 0,
+    pool: np.ndarray | None = None,
 ) -> np.ndarray:
     """The highest (`hard`), lowest (`easy`) or middle (`moderate`) scores: of each class, or of all where `none`.
 
@@ -40,10 +43,11 @@ def select_level(
 
     Args:
         labels: integers (N,), the class of each sample.
-        num_kept: 0 … N.
-        scores: float32 (N,), infinities allowed; None for a random selection.
+        num_kept: 0 … N, or the samples of the pool.
+        scores: float32 (N,), infinities allowed, NaN outside the pool alone; None for a random selection.
         balance: `equal` counts of all classes, to within one, classes that are too small giving all they have;
             `proportional` to the classes' sizes, to within one sample; `none`: as the scores fall.
+        pool: bool (N,), the samples that are chosen from, as if the classes had no others; None for all.
 
     Returns:
         int64 (num_kept,), sample_ids in priority order.
@@ -52,14 +56,14 @@ def select_level(
         OptionError: NaN among the scores; an unknown level or balance.
     """
     if scores is not None:
-        _check_scores(labels, scores)
+        _check_scores(labels, scores, pool)
     if level not in LEVELS:
         raise OptionError(f"level {level!r}, expected one of {', '.join(LEVELS)}")
-    groups, sizes = _groups(labels, balance)
+    groups, sizes = _groups(labels, balance, pool)
     quotas = class_quotas(sizes, num_kept, balance, seed)
     ascending = level == "easy"
     if level == "moderate" and scores is not None:
-        whole = best_of_groups(groups, sizes, scores=scores, seed=seed, sizes=sizes)
+        whole = _best(groups, sizes, sizes, scores=scores, seed=seed)
         starts = np.cumsum(sizes) - sizes
         middles = [
             whole[start + _middle_out(int(size))[:quota]]
@@ -67,7 +71,7 @@ def select_level(
         ]
         by_group = np.concatenate(middles)
     else:
-        by_group = best_of_groups(groups, quotas, scores=scores, ascending=ascending, seed=seed, sizes=sizes)
+        by_group = _best(groups, quotas, sizes, scores=scores, ascending=ascending, seed=seed)
     if len(sizes) == 1:
         return by_group
     return interleave(by_group, quotas, sizes, balance == "proportional", seed, SEEDED)
@@ -134,6 +138,7 @@ def select_ccs(
     num_strata: int = 50,
     balance: str = "none",
     seed: int = 0,
+    pool: np.ndarray | None = None,
 ) -> np.ndarray:
     """Coverage-centric selection: without the hardest, equal numbers from strata of equal width over the scores.
 
@@ -144,17 +149,18 @@ def select_ccs(
         hardness: float32 (N,), higher = harder (the paper: -AUM); its floor(share_dropped·N) highest are never kept.
         share_dropped: β, 0 <= β < 1.
         balance: `none` as in the paper; else strata of each class.
+        pool: as of `select_level`; N is what it holds.
 
     Raises:
         OptionError: more samples asked for than β leaves; NaN or infinite scores; options out of range.
     """
     if num_strata < 1:
         raise OptionError(f"{num_strata} strata, expected at least 1")
-    _check_scores(labels, hardness)
-    _check_scores(labels, scores)
-    if not np.isfinite(scores).all():
+    _check_scores(labels, hardness, pool)
+    _check_scores(labels, scores, pool)
+    left = drop_hardest(hardness, share_dropped, num_kept, seed, pool)
+    if np.isinf(scores[left]).any():
         raise OptionError("infinite scores cannot be cut into strata of equal width; use another policy for them")
-    left = drop_hardest(hardness, share_dropped, num_kept, seed)
     groups, sizes = _groups(labels[left], balance)
     strata = groups * num_strata + equal_width_bins(scores[left], groups, len(sizes), num_strata)
     in_strata = group_sizes(strata, len(sizes) * num_strata).reshape(len(sizes), num_strata)
@@ -174,21 +180,24 @@ def select_ccs(
     return interleave(np.concatenate(orders), shares, sizes, balance == "proportional", seed, SEEDED)
 
 
-def drop_hardest(hardness: np.ndarray, share: float, num_kept: int, seed: int) -> np.ndarray:
-    """All samples but the floor(share·N) of highest hardness: int64, increasing.
+def drop_hardest(
+    hardness: np.ndarray, share: float, num_kept: int, seed: int, pool: np.ndarray | None = None
+) -> np.ndarray:
+    """All samples (of the pool) but the floor(share·N) of highest hardness: int64, increasing.
 
     Raises:
         OptionError: a share that is not 0 <= share < 1, or fewer samples left than are to be kept.
     """
     if not 0 <= share < 1:
         raise OptionError(f"--drop-hardest {share}: expected 0 <= β < 1")
-    num_left = len(hardness) - math.floor(share * len(hardness))
+    everything, sizes = _groups(np.zeros(len(hardness), np.int64), "none", pool)
+    num_all = int(sizes[0])
+    num_left = num_all - math.floor(share * num_all)
     if num_kept > num_left:
         raise OptionError(
-            f"{num_kept} samples to keep, but --drop-hardest {share} leaves {num_left} of {len(hardness)}; lower it or keep less"
+            f"{num_kept} samples to keep, but --drop-hardest {share} leaves {num_left} of {num_all}; lower it or keep less"
         )
-    everything = np.zeros(len(hardness), np.int8)
-    left = best_of_groups(everything, np.array([num_left]), scores=hardness, ascending=True, seed=seed)
+    left = _best(everything, np.array([num_left]), sizes, scores=hardness, ascending=True, seed=seed)
     left.sort()
     return left
 
@@ -224,21 +233,34 @@ def _middle_out(n: int) -> np.ndarray:
     return out
 
 
-def _groups(labels: np.ndarray, balance: str) -> tuple[np.ndarray, np.ndarray]:
-    """What is chosen from: the classes, or all samples as one group; and the sizes of the groups."""
+def _groups(labels: np.ndarray, balance: str, pool: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What is chosen from: the classes, or all samples as one group; and the sizes of the groups.
+
+    Samples outside the pool are of one more group, which `_best` takes none of.
+    """
     if balance not in BALANCES:
         raise OptionError(f"balance {balance!r}, expected one of {', '.join(BALANCES)}")
     if balance == "none":
-        return np.zeros(len(labels), np.int8), np.array([len(labels)], np.int64)
-    return labels, group_sizes(labels, int(labels.max()) + 1 if len(labels) else 1)
+        groups, num_groups = np.zeros(len(labels), np.int8), 1
+    else:
+        groups, num_groups = labels, int(labels.max()) + 1 if len(labels) else 1
+    if pool is not None:
+        groups = np.where(pool, groups, groups.dtype.type(num_groups))
+    return groups, group_sizes(groups, num_groups + 1)[:num_groups]
 
 
-def _check_scores(labels: np.ndarray, scores: np.ndarray) -> None:
+def _best(groups: np.ndarray, quotas: np.ndarray, sizes: np.ndarray, **how: Any) -> np.ndarray:
+    """`best_of_groups`, which also goes by positions, so that samples outside the pool stay where they are."""
+    return best_of_groups(groups, np.append(quotas, 0), sizes=np.append(sizes, 0), **how)
+
+
+def _check_scores(labels: np.ndarray, scores: np.ndarray, pool: np.ndarray | None) -> None:
     if scores.shape != labels.shape:
         raise OptionError(f"scores of shape {scores.shape}, expected one for each of {len(labels)} samples")
-    bad = first_nan(scores)
+    values = scores if pool is None else np.where(pool, scores, np.float32(0))
+    bad = first_nan(values)
     if bad >= 0:
-        raise OptionError(f"{int(np.isnan(scores).sum())} scores are NaN, that of sample {bad} the first of them")
+        raise OptionError(f"{int(np.isnan(values).sum())} scores are NaN, that of sample {bad} the first of them")
 
 
 @njit(cache=True, nogil=True)

@@ -135,14 +135,13 @@ def _mean_ranks(values: np.ndarray) -> np.ndarray:
 
 def gallery_rows(scores: np.ndarray, count: int) -> dict[str, np.ndarray]:
     """The `count` hardest, middle and easiest of the samples whose score is defined: sample_ids, in that order."""
-    defined = np.flatnonzero(~np.isnan(scores))
-    if not len(defined):
+    defined = ~np.isnan(scores)
+    if not defined.any():
         raise OptionError("no sample has a score: there is nothing to show")
-    count = min(count, len(defined))
-    values, one_class = scores[defined], np.zeros(len(defined), np.int64)
+    count, one_class = min(count, int(np.count_nonzero(defined))), np.zeros(len(scores), np.int64)
     levels = {"highest": "hard", "middle": "moderate", "lowest": "easy"}
     return {
-        title: defined[select_level(one_class, count, scores=values, level=level, balance="none")]
+        title: select_level(one_class, count, scores=scores, level=level, balance="none", pool=defined)
         for title, level in levels.items()
     }
 
