@@ -12,7 +12,11 @@ from fastkd.dist import read_world
 
 @command("verify", first_rank_alone=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--write-manifest", is_flag=True, help="Write the manifest of a beton that has none, or another beton's.")
+@click.option(
+    "--write-manifest",
+    is_flag=True,
+    help="Write the manifest of a beton that has none, a damaged one or another beton's.",
+)
 @click.option(
     "--against", metavar="BETON", type=click.Path(path_type=Path), help="Compute rows of stores again, from this beton."
 )
@@ -45,11 +49,11 @@ def verify(
         raise click.UsageError("--against and --teacher are given together")
     if write_manifest:
         from fastkd.data.beton import open_beton
-        from fastkd.data.beton import write_manifest as write
+        from fastkd.data.renew import renew_manifest
 
         for path in files:
-            manifest = write(open_beton(path), path)
-            say(f"{path}.json: fingerprint {manifest['fingerprint']}")
+            manifest, told = renew_manifest(open_beton(path))
+            say(f"{path}.json: {told}; fingerprint {manifest['fingerprint']}")
     problems = []
     with progress_bar("verify", "samples") as progress:
         for path in files:

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastkd.errors import FormatError
 
-MANIFEST_VERSION = 1
-_COLUMNS = ("names", "payload_crc32")  # one value a sample
+KIND, MANIFEST_VERSION = "beton", 1
+COLUMNS = ("names", "payload_crc32")  # one value a sample
 
 
 def manifest_text(manifest: dict[str, Any]) -> str:
@@ -16,17 +16,17 @@ def manifest_text(manifest: dict[str, Any]) -> str:
 
     The first line has checksums: `names_crc32` of the names, `crc32` of all the other entries of that line.
     """
-    head = {name: value for name, value in manifest.items() if name not in (*_COLUMNS, "crc32")}
+    head = {name: value for name, value in manifest.items() if name not in (*COLUMNS, "crc32")}
     if "names" in manifest:
-        head["names_crc32"] = _json_crc32(manifest["names"])
-    head["crc32"] = _json_crc32(head)
+        head["names_crc32"] = json_crc32(manifest["names"])
+    head["crc32"] = json_crc32(head)
     columns = [
-        f"{json.dumps(name)}: {json.dumps(manifest[name], ensure_ascii=False)}" for name in _COLUMNS if name in manifest
+        f"{json.dumps(name)}: {json.dumps(manifest[name], ensure_ascii=False)}" for name in COLUMNS if name in manifest
     ]
     return ",\n".join([json.dumps(head, ensure_ascii=False)[:-1], *columns]) + "}\n"
 
 
-def _json_crc32(value: Any) -> int:
+def json_crc32(value: Any) -> int:
     """CRC-32 of a value, however the JSON that it came from was laid out."""
     return zlib.crc32(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
@@ -46,15 +46,20 @@ def parse_manifest(path: Path, num_samples: int, *, columns: bool) -> dict[str, 
         kind, version = (manifest[key] for key in ("fastkd_kind", "format_version"))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from None
-    if kind != "beton" or version != MANIFEST_VERSION:
-        raise FormatError(
-            f"{path}: {kind} manifest of version {version}, this fastkd reads beton manifests of version {MANIFEST_VERSION}"
-        )
+    require_version(path, kind, version)
     try:
         _check_manifest(manifest, num_samples)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from None
     return manifest
+
+
+def require_version(path: Path, kind: object, version: object) -> None:
+    """Raises FormatError for a manifest of another kind or format version."""
+    if kind != KIND or version != MANIFEST_VERSION:
+        raise FormatError(
+            f"{path}: {kind} manifest of version {version}, this fastkd reads {KIND} manifests of version {MANIFEST_VERSION}"
+        )
 
 
 def _damaged(path: Path, error: Exception) -> FormatError:
@@ -66,10 +71,10 @@ def _damaged(path: Path, error: Exception) -> FormatError:
 
 def _check_manifest(manifest: dict[str, Any], num_samples: int) -> None:
     """Raises ValueError, KeyError or TypeError where a manifest, with its columns or without, is not as it was written."""
-    head = {name: value for name, value in manifest.items() if name not in (*_COLUMNS, "crc32")}
-    if manifest["crc32"] != _json_crc32(head):
+    head = {name: value for name, value in manifest.items() if name not in (*COLUMNS, "crc32")}
+    if manifest["crc32"] != json_crc32(head):
         raise ValueError("it does not match its checksum")
-    if "names" in manifest and manifest["names_crc32"] != _json_crc32(manifest["names"]):
+    if "names" in manifest and manifest["names_crc32"] != json_crc32(manifest["names"]):
         raise ValueError("its names do not match their checksum")
     names, sums = manifest.get("class_names", []), manifest.get("payload_crc32", [])
     if not isinstance(manifest["fingerprint"], str):
