@@ -77,14 +77,17 @@ def test_data_on_the_device_have_the_loaders_embeddings(dataset, raw_mask, store
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, raw_beton, raw_mask) -> dict:
-    """A teacher, and stores of its logits with and without embeddings."""
+    """A teacher, and stores of its logits with and without embeddings, and of mixed images with them."""
     folder = tmp_path_factory.mktemp("embedding-lab")
     teacher = save_teacher(folder / "t.safetensors", name="resnet14", seed=5)
     made = {"teacher": teacher, "l": folder / "l.h5", "plain": folder / "plain.h5"}
-    for name, outputs in (("l", "logits,embedding"), ("plain", "logits")):
+    made |= {mix: folder / f"{mix}.h5" for mix in ("cutmix", "mixup")}
+    for name in ("l", "plain", "cutmix", "mixup"):
+        outputs = "logits" if name == "plain" else "logits,embedding"
         shape = ["--mask", raw_mask, "--num-seeds", 3, "--outputs", outputs, "--batch-size", 64, "--json"]
+        shape += ["--mix", name] if name in ("cutmix", "mixup") else []
         how = ["--teacher", teacher, "--device", "cpu"]
-        planned = fastkd("plan", raw_beton, *shape, *(how if name == "l" else [])).result
+        planned = fastkd("plan", raw_beton, *shape, *([] if name == "plain" else how)).result
         made[name, "filled"] = fastkd("cache-logits", raw_beton, *shape, *how, "--out", made[name]).result
         assert planned["size_bytes"] == made[name, "filled"]["size_bytes"] == made[name].stat().st_size
     return made
@@ -104,9 +107,9 @@ def test_the_commands_say_what_a_store_holds(lab, raw_beton, raw_mask):
     assert again["max_embedding_error"] < 1e-3
 
 
-def losses(out: Path) -> np.ndarray:
+def losses(out: Path, kd: str) -> np.ndarray:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return np.array([[line["loss"], line["kd"], line["rkd"]] for line in lines if line["kind"] == "step"])
+    return np.array([[line["loss"], line["kd"], line[kd]] for line in lines if line["kind"] == "step"])
 
 
 def train(raw_beton, raw_mask, out, *options):
@@ -114,21 +117,36 @@ def train(raw_beton, raw_mask, out, *options):
     return fastkd("train", raw_beton, *common, "--num-seeds", 3, "--lr", 0.01, "--out", out, *options)
 
 
-def test_the_store_gives_the_losses_of_the_live_teacher(lab, raw_beton, raw_mask, tmp_path):
-    for name, source in (("live", ["--teacher", lab["teacher"]]), ("cached", ["--logits", lab["l"]])):
-        outcome = train(raw_beton, raw_mask, tmp_path / name, "--kd", "rkd", "--beta", 0.02, *source)
+BETAS = {"rkd": 0.02, "pkt": 1000, "cc": 1, "crd": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("kd", "mix"), [*((kd, None) for kd in BETAS), ("rkd", "cutmix"), ("pkt", "mixup"), ("cc", "cutmix")]
+)
+def test_the_store_gives_the_losses_of_the_live_teacher(lab, raw_beton, raw_mask, tmp_path, kd, mix):
+    live = ["--teacher", lab["teacher"], *(["--mix", mix] if mix else [])]
+    for name, source in (("live", live), ("cached", ["--logits", lab[mix or "l"]])):
+        outcome = train(raw_beton, raw_mask, tmp_path / name, "--kd", kd, "--beta", BETAS[kd], *source)
         assert outcome.code == 0, outcome.err
         assert ("logits from the store, embeddings too" in outcome.err) == (name == "cached")
-    live, cached = losses(tmp_path / "live"), losses(tmp_path / "cached")
+        assert (f"with {mix} 1" in outcome.err) == (mix is not None)
+    live, cached = losses(tmp_path / "live", kd), losses(tmp_path / "cached", kd)
     assert live.shape == (8, 3)
     assert (live[:, 2] > 0).all()
     np.testing.assert_allclose(cached, live, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kd", ["pkt", "cc", "crd"])
-def test_the_other_losses_on_embeddings_train_from_the_store(lab, raw_beton, raw_mask, tmp_path, kd):
-    options = ["--logits", lab["l"], "--kd", kd, "--resident", "on" if kd == "cc" else "off", "--json"]
-    assert train(raw_beton, raw_mask, tmp_path / "run", *options).result["epochs"] == 2
+def test_data_on_the_device_train_to_the_same_losses_mixed_and_with_embeddings(lab, raw_beton, raw_mask, tmp_path):
+    for resident in ("on", "off"):
+        options = ["--logits", lab["mixup"], "--kd", "rkd", "--beta", 0.02, "--resident", resident]
+        assert train(raw_beton, raw_mask, tmp_path / resident, *options).code == 0
+    np.testing.assert_allclose(losses(tmp_path / "on", "rkd"), losses(tmp_path / "off", "rkd"), rtol=1e-6)
+
+
+def test_a_mixed_store_with_embeddings_is_computed_again_to_the_same(lab, raw_beton):
+    how = ["--against", raw_beton, "--teacher", lab["teacher"], "--rows", 40, "--device", "cpu"]
+    (again,) = fastkd("verify", lab["cutmix"], *how, "--json").result["recomputed"]
+    assert again["max_embedding_error"] < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -140,6 +158,7 @@ def test_the_other_losses_on_embeddings_train_from_the_store(lab, raw_beton, raw
             "--kd rkd compares embeddings, .*plain.h5 holds logits alone: give --teacher",
         ),
         ("train --kd rkd", 1, "--kd rkd compares embeddings, found neither a teacher nor a store"),
+        ("train --kd crd --logits {cutmix}", 1, "--kd crd goes by one label a sample, mixed images have two"),
         ("train --kd vid --logits {l}", 1, "--kd vid looks inside the teacher, which a store does not hold"),
         ("train --kd pkt --logits {l} --teacher {teacher}", 1, "leave --logits out"),
         (

@@ -143,7 +143,7 @@ def _load_text(path: Path, content: bytes) -> dict[str, Any]:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise FormatError(f"{path}: empty, expected scores")
-    delimiter = max(",;\t ", key=lines[0].count) if any(c in lines[0] for c in ",;\t ") else ","
+    delimiter = max(",;\t", key=lines[0].count) if any(c in lines[0] for c in ",;\t") else " "  # names may have spaces
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, strict=True)]
     except csv.Error as error:
@@ -222,7 +222,8 @@ def _numbers(path: Path, name: str, found: Any) -> np.ndarray:
 
 
 def _items(found: Any) -> list[Any]:
-    return found.tolist() if hasattr(found, "tolist") else list(found)
+    items = found.tolist() if hasattr(found, "tolist") else found
+    return list(items) if isinstance(items, list | tuple) else [items]
 
 
 def _text(item: Any) -> str:
