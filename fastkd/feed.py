@@ -11,19 +11,16 @@ from fastkd.artefact import require_input
 from fastkd.data.batch import Batch
 from fastkd.data.beton import Beton, identify, open_beton
 from fastkd.data.decode import Column
+from fastkd.data.identity import probe_checksums, view_identity
 from fastkd.data.loader import ViewLoader
-from fastkd.data.mix import Mix, kept_digest
+from fastkd.data.mix import Mix
 from fastkd.data.part import numbered_as_full
-from fastkd.data.pixels import PIXELS
 from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.dist import World, read_world
 from fastkd.errors import MismatchError, OptionError
-from fastkd.hashing import crc32c, draw_below
 from fastkd.prune.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.tables import Output, StoreTables
-
-NUM_PROBES = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -134,16 +131,6 @@ def views_of(tables: StoreTables) -> Views:
     return Views(spec["kind"], spec["size"], tables.num_seeds, mix=mix, **extra)
 
 
-def view_identity(views: Views, ids: np.ndarray) -> dict:
-    """What the pixels of a view follow from, besides the beton; part of a store's identity.
-
-    Args:
-        ids: int64 (n,), the kept samples, in any order: mixed views have their partners among them.
-    """
-    kept = {} if views.mix is None else {"kept": kept_digest(ids)}
-    return {"views": views.identity(), "pixels": PIXELS, **kept}
-
-
 def check_store(store: LogitStore, dataset: Dataset, views: Views) -> None:
     """Refuses a store whose logits were not made from these views of this beton, as this machine decodes them.
 
@@ -186,37 +173,6 @@ def check_probes(tables: StoreTables, dataset: Dataset) -> None:
             f"{tables.path}: {wrong} of {len(probes)} probe views decode to other pixels here than where the store was filled; "
             f"use the same decoder libraries, or fill the store on this machine"
         )
-
-
-def choose_probes(sample_ids: np.ndarray, num_seeds: int) -> np.ndarray:
-    """Up to 256 views of a store, drawn by hash: int64 (P, 2), pairs (sample_id, aug_seed)."""
-    pairs = {
-        (
-            int(sample_ids[draw_below(i, len(sample_ids), 0, len(sample_ids))]),
-            draw_below(i, len(sample_ids), 1, num_seeds),
-        )
-        for i in range(NUM_PROBES)
-    }
-    return np.array(sorted(pairs, key=lambda pair: pair[::-1]), np.int64)
-
-
-def probe_checksums(beton: Beton, views: Views, probes: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """CRC32C of the pixels (uint8, H×W×3) of each probe view: uint32 (P,).
-
-    Args:
-        ids: int64 (n,), the kept samples, which mixed views have their partners among.
-
-    Raises:
-        CorruptError: a probe's image does not decode.
-        OptionError: a part of a beton that lacks samples that views are mixed with.
-    """
-    if views.mix is None:
-        ids = np.unique(probes[:, 0])
-    if not len(probes):
-        return np.zeros(0, np.uint32)
-    loader = ViewLoader(beton, views, ids=ids)
-    batches = loader.run((probes[i : i + 1, 0], int(probes[i, 1])) for i in range(len(probes)))
-    return np.array([crc32c(batch.images.permute(0, 2, 3, 1).reshape(-1).numpy()) for batch in batches], np.uint32)
 
 
 def store_columns(

@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastkd.data.identity import choose_probes, probe_checksums, view_identity
 from fastkd.data.views import Views
 from fastkd.dist import World, barrier, even_split
 from fastkd.errors import CorruptError, MismatchError, OptionError
-from fastkd.feed import Dataset, Loader, check_probes, choose_probes, kept_ids, probe_checksums, view_identity
+from fastkd.feed import Dataset, Loader, check_probes, kept_ids
 from fastkd.prune.mask import Mask
 from fastkd.store.codec import CODECS, Codec, check_encodable, encode_rows, make_codec
 from fastkd.store.fidelity import codec_kl

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastkd.artefact import require_input
+from fastkd.data.identity import view_identity
 from fastkd.errors import CorruptError, MismatchError, OptionError
-from fastkd.feed import Dataset, Loader, check_probes, view_identity, views_of
+from fastkd.feed import Dataset, Loader, check_probes, views_of
 from fastkd.hashing import draw_below
 from fastkd.store.codec import decode_rows
 from fastkd.store.fidelity import kl_rows, through
