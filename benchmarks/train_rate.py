@@ -24,10 +24,11 @@ from fastkd.data.views import Views
 from fastkd.feed import Dataset, Loader, choose_views, open_dataset
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask, save_mask
-from fastkd.train.caching import StoreRecipe, fill_store
+from fastkd.train.caching import fill_store
 from fastkd.train.checkpoint import save_weights
 from fastkd.train.norm import PRESETS, Norm
 from fastkd.train.recipe import Recipe
+from fastkd.train.store_recipe import StoreRecipe
 from fastkd.train.student import train
 from fastkd.train.teacher import Teacher, load_teacher
 

@@ -14,8 +14,9 @@ from fastkd.models.registry import create_model
 from fastkd.store.codec import make_codec
 from fastkd.store.filling import StoreFiller, create_store
 from fastkd.store.tables import read_tables
-from fastkd.train.caching import StoreRecipe, fill_store
+from fastkd.train.caching import fill_store
 from fastkd.train.checkpoint import save_weights
+from fastkd.train.store_recipe import StoreRecipe
 from fastkd.train.teacher import Teacher
 
 torch.set_num_threads(1)  # on networks as small as these, threads only wait for each other

@@ -95,7 +95,8 @@ def cache_logits(
     from fastkd.feed import choose_views, open_dataset
     from fastkd.prune.mask import Mask
     from fastkd.store.tables import read_tables
-    from fastkd.train.caching import StoreRecipe, fill_store
+    from fastkd.train.caching import fill_store
+    from fastkd.train.store_recipe import StoreRecipe
     from fastkd.train.teacher import embedding_of
 
     with_embedding = parse_outputs(outputs)

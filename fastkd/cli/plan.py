@@ -134,8 +134,8 @@ def plan(
         embedding_dim=embedding_dim or 0,
     )
     if measure and network is not None:
-        from fastkd.train.caching import StoreRecipe
         from fastkd.train.rate import measure_fill_rate
+        from fastkd.train.store_recipe import StoreRecipe
 
         recipe = StoreRecipe(dataset=dataset, teacher=network, views=chosen, mask=kept, block_rows=batch_size)
         say(f"plan: {network.name} on {network.device} for ten seconds")

@@ -4,7 +4,7 @@ import time
 from itertools import count
 
 from fastkd.feed import Loader, kept_ids
-from fastkd.train.caching import StoreRecipe
+from fastkd.train.store_recipe import StoreRecipe
 
 SECONDS = 10.0
 """How long is measured, after a first batch that does not count."""
