@@ -15,7 +15,8 @@ from torch import nn
 
 from fastkd.errors import CorruptError, FastKDError, FormatError, ModelError, NotFoundError
 from fastkd.models.registry import create_model, weights_fingerprint
-from fastkd.train.checkpoint import load_model, load_resume, read_checkpoint, save_resume, save_weights
+from fastkd.train.checkpoint import load_model, read_checkpoint, save_weights
+from fastkd.train.resume import load_resume, save_resume
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from fastkd.models.registry import create_model
 from fastkd.report.compare import collect_runs, format_table, write_page
 from fastkd.report.describe import describe, kind_of, verify
 from fastkd.store.tables import read_tables
-from fastkd.train.checkpoint import save_resume
+from fastkd.train.resume import save_resume
 from fastkd.train.run_folder import claim_folder, write_json
 
 RECIPE = {"model": "resnet8", "epochs": 2, "alpha": 0.5, "tau": 4.0, "lr": 0.05, "seed": 0}

@@ -20,11 +20,12 @@ from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError,
 from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask, save_mask
-from fastkd.train.checkpoint import load_model, load_resume, save_resume
+from fastkd.train.checkpoint import load_model
 from fastkd.train.learner import Learner
 from fastkd.train.metrics import evaluate
 from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe, learning_rate
+from fastkd.train.resume import load_resume, save_resume
 from fastkd.train.student import train
 from fastkd.train.teacher import load_teacher
 

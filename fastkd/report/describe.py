@@ -77,7 +77,8 @@ def _verify(path: Path, progress: Callable[[int, int], None]) -> list[str]:
     if kind == "logit-store":
         return verify_store(path, progress)
     if kind == "run":
-        from fastkd.train.checkpoint import load_resume, read_checkpoint
+        from fastkd.train.checkpoint import read_checkpoint
+        from fastkd.train.resume import load_resume
 
         if (path / "model.safetensors").exists():
             read_checkpoint(path / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Checkpoints (weights) and resume states on disk.
+"""Checkpoints: a network's weights on disk.
 
 fastkd writes weights as safetensors; the header's metadata holds `fastkd_kind`, `format_version`, `fingerprint` (of the
 tensors), `fastkd` (all that is known about them, as one JSON string) and `fastkd_digest` (of that string), so that some
@@ -7,11 +7,9 @@ torch's weights-only unpickler alone, which runs no code of the file.
 """
 
 import argparse
-import io
 import json
 import re
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,13 +28,10 @@ from fastkd.hashing import fingerprint
 from fastkd.models.registry import canonical_name, load_weights, state_fingerprint, strip_prefixes
 
 FORMAT_VERSION = 1
-RESUME_MAGIC = b"fastkd-resume-1\n"
 
-_DIGEST_LENGTH = 32
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 _METADATA_KEYS = ("fastkd", "fastkd_kind", "format_version", "fingerprint", "fastkd_digest")
 _STATE_KEYS = ("state_dict", "model", "net", "model_state_dict")
-_PLAIN_TYPES = (bool, int, float, str, bytes, type(None), Tensor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,57 +144,6 @@ def load_model(
     return model.eval(), checkpoint.meta
 
 
-def save_resume(path: str | Path, state: dict[str, Any]) -> None:
-    """Writes what a run needs to go on, atomically: a torch file, followed by magic and fingerprint, 48 bytes.
-
-    torch.load reads the file too; the tail is ours because torch checks no checksum of what it reads.
-
-    Args:
-        path: the file.
-        state: dicts, lists and tuples of tensors, numbers, strings, bytes and None.
-
-    Raises:
-        TypeError: a value of another type (numpy's numbers too), which could be written but not be read back.
-        NotFoundError: the folder does not exist.
-    """
-    _require_plain(state, "state")
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    with atomic_path(path) as partial:
-        partial.write_bytes(content + RESUME_MAGIC + fingerprint([content]).encode())
-
-
-def load_resume(path: str | Path) -> dict[str, Any]:
-    """Reads what `save_resume` wrote, tensors on the CPU.
-
-    Raises:
-        NotFoundError: no such file.
-        FormatError: not a resume file, cut, or of another format version.
-        CorruptError: content that does not match its fingerprint.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such file, expected the resume state of a run") from None
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror}), expected the resume state of a run") from None
-    tail = len(content) - len(RESUME_MAGIC) - _DIGEST_LENGTH
-    if tail < 0 or content[tail:-_DIGEST_LENGTH] != RESUME_MAGIC:
-        raise FormatError(f"{path}: is not a whole resume state of this version of fastkd: start the run anew")
-    if fingerprint([content[:tail]]).encode() != content[-_DIGEST_LENGTH:]:
-        raise CorruptError(
-            f"{path}: the content does not match its fingerprint, the file is damaged: start the run anew"
-        )
-    try:
-        state = torch.load(io.BytesIO(content[:tail]), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise FormatError(f"{path}: {_torch_reason(error)}") from None
-    if not isinstance(state, dict):
-        raise FormatError(f"{path}: holds a {type(state).__name__}, expected the resume state of a run")
-    return state
-
-
 def _sort_header(content: bytes) -> bytes:
     """The same safetensors file with its header in order: the library writes metadata in a random one."""
     end = 8 + int.from_bytes(content[:8], "little")
@@ -253,7 +197,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         with safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a malformed pickle raises anything
-        raise FormatError(f"{path}: {_torch_reason(error)}") from None
+        raise FormatError(f"{path}: {torch_reason(error)}") from None
     inside = [content.get(key) for key in _STATE_KEYS] if isinstance(content, dict) else []
     for candidate in (*inside, content):
         if isinstance(candidate, dict) and candidate and all(map(_is_entry, candidate.items())):
@@ -272,21 +216,9 @@ def _is_entry(item: tuple[object, object]) -> bool:
     return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
-def _torch_reason(error: Exception) -> str:
+def torch_reason(error: Exception) -> str:
     """torch's paragraphs in a few words."""
     foreign = re.search(r"nsupported (?:global: GLOBAL|GLOBAL|class) ([\w.]+)", str(error))
     if foreign:
         return f"holds Python objects ({foreign[1]}), which fastkd does not unpickle: save the state_dict alone"
     return "a torch or pickle file that is cut, malformed or not of weights; expected a whole file with a state_dict"
-
-
-def _require_plain(value: Any, where: str) -> None:
-    if type(value) in (dict, OrderedDict):
-        for key, inner in value.items():
-            _require_plain(key, where)
-            _require_plain(inner, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for i, inner in enumerate(value):
-            _require_plain(inner, f"{where}[{i}]")
-    elif type(value) not in _PLAIN_TYPES:
-        raise TypeError(f"{where} is a {type(value).__name__}, which a weights-only load would refuse")
