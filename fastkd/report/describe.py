@@ -16,7 +16,7 @@ from fastkd.prune.mask import Mask
 from fastkd.prune.score_file import FEATURES_KIND, FEATURES_VERSION, load_scores
 from fastkd.prune.weights import describe_weights
 from fastkd.report.selection import summary
-from fastkd.store.tables import done_rows, read_tables
+from fastkd.store.tables import count_rows, read_tables
 from fastkd.store.verify import verify_store
 
 
@@ -133,8 +133,8 @@ def _features(path: Path) -> dict[str, Any]:
 
 def _store(path: Path) -> dict[str, Any]:
     tables = read_tables(path)
-    done = int(np.count_nonzero(tables.done == 1))
-    rows = done_rows(tables)
+    done = np.argwhere(tables.done == 1)
+    rows = count_rows(tables, done)
     more = {}
     if tables.embeddings is not None:
         codec = tables.embeddings.codec
@@ -149,7 +149,7 @@ def _store(path: Path) -> dict[str, Any]:
         "row_bytes": tables.codec.row_bytes,
         **more,
         "size_bytes": path.stat().st_size,
-        "done_percent": 100 * done / tables.done.size,
+        "done_percent": 100 * len(done) / tables.done.size,
         "teacher_top1": 100 * correct / rows if rows else None,
     }
 

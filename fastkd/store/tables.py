@@ -85,7 +85,7 @@ class StoreTables:
     @property
     def salt(self) -> int:
         """What makes the checksums of its logits its own: the first 64 bits of its fingerprint."""
-        return int(self.header.fingerprint[:16], 16)
+        return self.outputs[0].salt
 
     def block_rows_of(self, block: int) -> slice:
         """The rows of a block, 0 … R."""
@@ -116,11 +116,10 @@ def embedding_codec(embedding: dict[str, Any]) -> Codec:
     return make_codec("fp16", int(embedding["dim"]))
 
 
-def done_rows(tables: StoreTables) -> int:
-    """How many rows are filled."""
-    done = tables.done == 1
-    short = tables.num_blocks * tables.block_rows - tables.num_rows
-    return int(done.sum()) * tables.block_rows - short * int(done[:, -1].sum())
+def count_rows(tables: StoreTables, blocks: np.ndarray) -> int:
+    """The rows of some blocks, integers (n, 2): aug_seed and number of each."""
+    short = tables.num_blocks * tables.block_rows - tables.num_rows  # what the last block of a plane lacks
+    return len(blocks) * tables.block_rows - short * int(np.count_nonzero(blocks[:, 1] == tables.num_blocks - 1))
 
 
 def top1_checksum(num_correct: int, number: int, salt: int) -> int:

@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from fastkd.data.identity import choose_probes, probe_checksums
-from fastkd.dist import World, barrier, even_split
+from fastkd.dist import World, barrier, even_split, sum_over_ranks
 from fastkd.errors import CorruptError, MismatchError, OptionError
 from fastkd.feed import Loader, check_probes
 from fastkd.store.codec import CODECS, check_encodable, encode_rows, make_codec
 from fastkd.store.fidelity import codec_kl
 from fastkd.store.filling import StoreFiller, create_store, fill_lock
 from fastkd.store.reuse import OldRows, open_old, take_over
-from fastkd.store.tables import StoreTables, read_tables
+from fastkd.store.tables import StoreTables, count_rows, read_tables
 from fastkd.train.store_recipe import StoreRecipe
 from fastkd.train.teacher import LiveTeacher
 
@@ -80,22 +79,15 @@ def fill_store(
             )
         begin = time.perf_counter()
         mine_first, mine_end = even_split(len(pending), world.rank, world.size)
-        blocks = [(int(seed), int(block)) for seed, block in pending[mine_first:mine_end]]
-        tell = _for_all_ranks(progress, _num_rows(tables, pending), _num_rows(tables, blocks))
+        blocks = pending[mine_first:mine_end]
+        tell = _for_all_ranks(progress, count_rows(tables, pending), count_rows(tables, blocks))
         written = _fill_blocks(tables, recipe, blocks, olds, num_workers, tell)
         seconds = time.perf_counter() - begin
-        if world.size > 1:
-            total = torch.tensor([written], device=recipe.teacher.device)
-            dist.all_reduce(total)
-            written = int(total)
-    rows = _num_rows(tables, np.argwhere(mine.reshape(tables.done.shape)))
+        total = np.array([written])
+        sum_over_ranks(total, world, str(recipe.teacher.device))
+        written = int(total[0])
+    rows = count_rows(tables, np.argwhere(mine.reshape(tables.done.shape)))
     return {"rows_written": written, "rows_reused": rows - written, "rows_per_s": written / max(seconds, 1e-9)}
-
-
-def _num_rows(tables: StoreTables, blocks: Any) -> int:
-    last = tables.num_blocks - 1
-    short = tables.num_blocks * tables.block_rows - tables.num_rows
-    return len(blocks) * tables.block_rows - short * sum(int(block) == last for _, block in blocks)
 
 
 def _for_all_ranks(progress: Callable[[int, int], None], all_rows: int, rows: int) -> Callable[[int], None]:
@@ -189,22 +181,22 @@ def check_codec(recipe: StoreRecipe, probes: np.ndarray, num_workers: int = 0) -
 def _fill_blocks(
     tables: StoreTables,
     recipe: StoreRecipe,
-    blocks: list[tuple[int, int]],
+    blocks: np.ndarray,
     olds: list[OldRows],
     num_workers: int,
     tell: Callable[[int], None],
 ) -> int:
-    """Takes over or computes the given blocks, (aug_seed, block) pairs, and writes them; returns the rows computed."""
+    """Takes over or computes some blocks, see `count_rows`, and writes them; returns how many rows were computed."""
     filler = StoreFiller(tables)
     try:
-        jobs = [(filler.block_ids(block), seed) for seed, block in blocks]
+        jobs = [(filler.block_ids(block), seed) for seed, block in blocks.tolist()]
         missing = [ids[~_have(olds, ids, seed)] for ids, seed in jobs]
         loader = Loader(
             recipe.dataset, recipe.views, mask=tables.sample_ids, num_workers=num_workers, device=recipe.teacher.device
         )
         batches = loader.run((ids, seed) for ids, (_, seed) in zip(missing, jobs, strict=True) if len(ids))
         done = written = 0
-        for (seed, block), (ids, _), absent in zip(blocks, jobs, missing, strict=True):
+        for (seed, block), (ids, _), absent in zip(blocks.tolist(), jobs, missing, strict=True):
             numbers = filler.numbers(seed, block)
             records, logits, have = take_over(olds, tables, ids, seed, numbers)
             if len(absent):
