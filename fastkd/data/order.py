@@ -118,14 +118,12 @@ def _shuffle_pages(
     return out
 
 
-def check_ids(ids: np.ndarray | None, num_samples: int) -> np.ndarray:
+def check_ids(ids: np.ndarray, num_samples: int) -> np.ndarray:
     """sample_ids as a contiguous int64 array, checked.
 
     Raises:
         OptionError: not a one-dimensional integer array, empty, out of 0 … num_samples-1, or with repeats.
     """
-    if ids is None:
-        return np.arange(num_samples, dtype=np.int64)
     ids = np.asarray(ids)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         hint = "; turn a boolean mask into ids with numpy.flatnonzero" if ids.dtype == bool else ""

@@ -117,14 +117,7 @@ class LogitStore:
 
     def _read(self, output: Output, records: np.ndarray, ids: np.ndarray, aug_seed: int) -> np.ndarray:
         ids = np.asarray(ids, np.int64).reshape(-1)
-        values, good = decode_rows(output.codec, records, self._numbers(ids, aug_seed), output.salt)
-        if not good.all():
-            bad = ids[int(np.flatnonzero(~good)[0])]
-            what = "row" if output.name == "logits" else "embedding"
-            raise CorruptError(
-                f"{self.tables.path}: sample {bad}, aug_seed {aug_seed}: the {what} does not match its checksum"
-            )
-        return values
+        return read_rows(self.tables.path, output, records, self._numbers(ids, aug_seed), ids, aug_seed)
 
     def gather(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
         """The records of some samples in one view as they are, unchecked: uint8 (n, row_bytes); else as `read`."""
@@ -151,3 +144,26 @@ class LogitStore:
             end = start + (t.num_rows if num_rows is None else num_rows) * row_bytes
             start -= start % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, start, end - start)
+
+
+def read_rows(
+    source: str | Path, output: Output, records: np.ndarray, numbers: np.ndarray, ids: np.ndarray, aug_seed: int
+) -> np.ndarray:
+    """The values of some records of a store, all of them sound.
+
+    Args:
+        source: where they come from, for the message. records: as `StoreTables.map_records` gives them.
+        numbers: int64 (n,), which of them. ids: int64 (n,), the samples that they are of.
+
+    Returns:
+        float32 (n, values of a row).
+
+    Raises:
+        CorruptError: a row that does not match its checksum; says which.
+    """
+    values, good = decode_rows(output.codec, records, numbers, output.salt)
+    if not good.all():
+        bad = ids[int(np.flatnonzero(~good)[0])]
+        what = "row" if output.name == "logits" else "embedding"
+        raise CorruptError(f"{source}: sample {bad}, aug_seed {aug_seed}: the {what} does not match its checksum")
+    return values

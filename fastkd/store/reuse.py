@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.errors import CorruptError, MismatchError
-from fastkd.store.codec import Codec, decode_rows, encode_rows, seal_rows
+from fastkd.errors import MismatchError
+from fastkd.store.codec import Codec, encode_rows, seal_rows
+from fastkd.store.logit_store import read_rows
 from fastkd.store.tables import StoreTables, read_tables
 
 
@@ -107,12 +108,7 @@ def take_over(
             continue
         for made, output, found, its in zip(records, new_store.outputs, old.records, old.tables.outputs, strict=False):
             codec = output.codec
-            values, good = decode_rows(its.codec, found, at[new], its.salt)
-            if not good.all():
-                bad = ids[new[np.flatnonzero(~good)[0]]]
-                raise CorruptError(
-                    f"--reuse {old.tables.path}: sample {bad}, aug_seed {aug_seed}: the row does not match its checksum"
-                )
+            values = read_rows(f"--reuse {old.tables.path}", its, found, at[new], ids[new], aug_seed)
             if its.codec.name == codec.name:
                 copied = found.reshape(-1, codec.row_bytes)[at[new]]
                 seal_rows(copied, codec.payload_bytes, numbers[new], output.salt)

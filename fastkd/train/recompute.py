@@ -7,12 +7,12 @@ import numpy as np
 
 from fastkd.artefact import require_input
 from fastkd.data.identity import view_identity
-from fastkd.errors import CorruptError, MismatchError, OptionError
+from fastkd.errors import MismatchError, OptionError
 from fastkd.feed import Dataset, Loader, check_probes, views_of
 from fastkd.hashing import draw_below
-from fastkd.store.codec import decode_rows
 from fastkd.store.fidelity import kl_rows, through
-from fastkd.store.tables import Output, StoreTables
+from fastkd.store.logit_store import read_rows
+from fastkd.store.tables import StoreTables
 from fastkd.train.teacher import LiveTeacher, Teacher, embedding_of
 
 MEAN_KL_LIMIT = {"fp32": 1e-5, "fp16": 1e-4, "bf16": 5e-3}
@@ -80,17 +80,19 @@ def recompute_rows(
     for (seed, rows), batch in zip(_jobs(chosen, tables.block_rows), batches, strict=True):
         logits, others = live(batch.images)
         expected = through(tables.codec, logits.cpu().numpy())
+        ids, numbers = tables.sample_ids[rows], seed * tables.num_rows + rows
         stored, *embeddings = [
-            _stored(tables, output, records, seed, rows) for output, records in zip(tables.outputs, mapped, strict=True)
+            read_rows(tables.path, output, records, numbers, ids, seed)
+            for output, records in zip(tables.outputs, mapped, strict=True)
         ]
         for new, old in zip(others, embeddings, strict=True):
             error = _relative_error(new.cpu().numpy(), old)
-            place = f"sample {tables.sample_ids[rows[error.argmax()]]}, aug_seed {seed}"
+            place = f"sample {ids[error.argmax()]}, aug_seed {seed}"
             worst_error = max(worst_error, (float(error.max()), place))
             errors.append(error)
         loss = kl_rows(expected, stored, 1.0)
         flips += int(np.count_nonzero(expected.argmax(axis=1) != stored.argmax(axis=1)))
-        worst = max(worst, (float(loss.max()), f"sample {tables.sample_ids[rows[loss.argmax()]]}, aug_seed {seed}"))
+        worst = max(worst, (float(loss.max()), f"sample {ids[loss.argmax()]}, aug_seed {seed}"))
         losses.append(loss)
         progress(sum(len(done) for done in losses), len(chosen))
     mean, limit = float(np.concatenate(losses).mean()), MEAN_KL_LIMIT[teacher.precision]
@@ -110,14 +112,6 @@ def recompute_rows(
             f"{worst_error[1]}: the embedding differs by {worst_error[0]:.1e}, expected at most {ROW_ERROR_LIMIT * limit:.0e}"
         )
     return replace(found, mean_embedding_error=mean, max_embedding_error=worst_error[0])
-
-
-def _stored(tables: StoreTables, output: Output, records: np.ndarray, seed: int, rows: np.ndarray) -> np.ndarray:
-    values, good = decode_rows(output.codec, records, seed * tables.num_rows + rows, output.salt)
-    if not good.all():
-        bad = tables.sample_ids[rows[np.flatnonzero(~good)[0]]]
-        raise CorruptError(f"{tables.path}: sample {bad}, aug_seed {seed}: the row does not match its checksum")
-    return values
 
 
 def _relative_error(new_BD: np.ndarray, stored_BD: np.ndarray) -> np.ndarray:
