@@ -241,7 +241,12 @@ def identify(beton: Beton) -> tuple[str, list[str]]:
     """Fingerprint and class names of a beton: from its manifest, else by reading it whole.
 
     Returns:
-        The fingerprint (a part's is that of the full beton: masks and stores belong to both), and num_classes names (`"0"`, `"1"`, … without a manifest).
+        The fingerprint (a part's is that of the full beton: masks and stores belong to both), and num_classes names (`"0"`,
+        `"1"`, … without a manifest).
+
+    Raises:
+        FormatError: labels that are no classes, or more of them than the manifest names; a damaged manifest.
+        MismatchError: the manifest of another beton.
     """
     manifest = read_manifest(beton)
     num_labels = check_labels(beton)

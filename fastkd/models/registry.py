@@ -1,7 +1,8 @@
 """Networks by name, and weights into networks.
 
-A name is one of the CIFAR networks (`resnet20`, `wrn_40_2`, `cifar_resnet50` for the ResNet-50 of ImageNet's widths), one of torchvision's classification networks (`resnet50`)
-or `timm:NAME`. torchvision and timm are imported only where one of their names, or an error's suggestions, need them.
+A name is one of the CIFAR networks (`resnet20`, `wrn_40_2`, `cifar_resnet50` for the ResNet-50 of ImageNet's widths), one
+of torchvision's classification networks (`resnet50`) or `timm:NAME`. torchvision and timm are imported only where one of
+their names, or an error's suggestions, need them.
 """
 
 import difflib
@@ -78,9 +79,9 @@ def create_model(name: str, num_classes: int, *, shortcut: str = "B") -> nn.Modu
 def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes: int | None = None) -> nn.Module:
     """Makes the network that the keys describe and loads all of them, and nothing else, into it.
 
-    `module.` and `_orig_mod.` prefixes are taken off; akamaster's and
-    RepDistiller's `resnetv2` names become ours; the shortcut option and the number
-    of classes are read off the keys and the head; missing `num_batches_tracked` (torch before 0.4.1) are taken as 0.
+    `module.` and `_orig_mod.` prefixes are taken off; akamaster's and RepDistiller's `resnetv2` names become ours; the
+    shortcut option and the number of classes are read off the keys and the head; missing `num_batches_tracked` (torch
+    before 0.4.1) are taken as 0.
 
     Args:
         model_name: as for `create_model`.

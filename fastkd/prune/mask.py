@@ -4,7 +4,7 @@ A smaller mask of the same method and seed is a prefix of a larger one, so masks
 made for the larger one serves the smaller. A mask may carry a weight of each sample, for the loss.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ class Mask:
     sample_ids: np.ndarray
     num_samples: int
     header: Header
-    path: Path | None = field(default=None)
-    weights: np.ndarray | None = field(default=None)
+    path: Path | None = None
+    weights: np.ndarray | None = None
 
     @property
     def fraction(self) -> float:

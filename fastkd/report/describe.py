@@ -21,7 +21,7 @@ from fastkd.store.verify import verify_store
 
 
 def kind_of(path: str | Path) -> str:
-    """`beton`, `mask`, `scores`, `features`, `logit-store`, `checkpoint` or `run`, by content; `.beton` files always count as betons.
+    """`beton`, `mask`, `scores`, `features`, `logit-store`, `checkpoint` or `run`, by content; a `.beton` is always a beton.
 
     Raises:
         NotFoundError: no such file.

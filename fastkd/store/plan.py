@@ -14,9 +14,9 @@ class Plan:
     """Costs of a store and of doing without.
 
     size_bytes: of the file, to the byte. row_bytes: of a record; embedding_row_bytes: of an embedding's, 0 without.
-    store_forwards: images that the teacher sees to fill
-    it; live_forwards: that a live teacher sees in `num_students` runs. break_even_students: the fewest students with
-    which the store takes fewer forwards than a live teacher. epoch_bytes: read by a student in an epoch.
+    store_forwards: images that the teacher sees to fill it; live_forwards: that a live teacher sees in `num_students`
+    runs. break_even_students: the fewest students with which the store takes fewer forwards than a live teacher.
+    epoch_bytes: read by a student in an epoch.
     """
 
     num_rows: int
