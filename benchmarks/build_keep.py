@@ -14,6 +14,7 @@ import argparse
 import io
 import os
 import resource
+import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -88,8 +89,8 @@ def race(source: Source, folder: Path, max_size: int | None, rounds: int) -> dic
     return {
         "rate_over_ffcv": measure.ratios(seconds, "fastkd", "ffcv"),
         "rate_over_ffcv_cpu": measure.ratios(cpu, "fastkd", "ffcv"),
-        "images_per_cpu_s": {name: len(source) / sorted(times)[rounds // 2] for name, times in cpu.items()},
-        "images_per_s": {name: len(source) / sorted(times)[rounds // 2] for name, times in seconds.items()},
+        "images_per_cpu_s": {name: len(source) / statistics.median(times) for name, times in cpu.items()},
+        "images_per_s": {name: len(source) / statistics.median(times) for name, times in seconds.items()},
         "images": len(source),
         "kept": len(kept),
     }

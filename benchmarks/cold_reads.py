@@ -35,7 +35,8 @@ import json, mmap, os, sys, time
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import fastkd.data.loader
-from fastkd.feed import Loader, Views, open_dataset
+from fastkd import Loader, Views
+from fastkd.feed import open_dataset
 from fastkd.prune.mask import Mask
 from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
 from ffcv.loader import Loader as FFCV, OrderOption

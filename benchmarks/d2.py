@@ -74,8 +74,8 @@ def main() -> None:
     measure.save(
         "d2",
         {
-            "seconds": {name: measure.spread(times) for name, times in seconds.items()},
-            "argmax_picks_s_scaled": measure.spread(seconds["argmax 200"])["median"] * num_kept / 200,
+            "seconds": {name: measure.summary(times) for name, times in seconds.items()},
+            "argmax_picks_s_scaled": measure.summary(seconds["argmax 200"])["median"] * num_kept / 200,
             "times_the_matrix_product": measure.ratios(seconds, "product", "d2"),
             "samples": args.samples,
             "dim": args.dim,

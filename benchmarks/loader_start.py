@@ -41,7 +41,7 @@ def resident():
 what, path, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
 if what == "fastkd":
     import fastkd
-    from fastkd.feed import Loader, Views
+    from fastkd import Loader, Views
     make = lambda: Loader(path, Views("rrc", 224, 50), batch_size=batch or 128, shuffle=True, num_workers=1)
     batches = lambda loader: loader.epoch(0)
 elif what == "tables":

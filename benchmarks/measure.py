@@ -34,7 +34,7 @@ def ratios(seconds: dict[str, list[float]], name: str, baseline: str) -> dict[st
     return summary(found)
 
 
-def summary(values: list[float]) -> dict[str, float]:
+def summary(values: Sequence[float]) -> dict[str, float]:
     """Median, lowest and highest."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
@@ -43,11 +43,6 @@ def peak_bytes() -> int:
     """The most memory that this process ever held; getrusage would count its parent's, too."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest of some measurements."""
-    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
 
 
 def machine() -> dict[str, Any]:

@@ -9,6 +9,7 @@ images are the formula of the loader's own plain views, and shares and labels be
 """
 
 import argparse
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def main() -> None:
         {
             "time_over_plain": {name: measure.ratios(seconds, "plain", name) for name in MIXES},
             "rate_over_bound": {name: measure.ratios(seconds, name, "two epochs of plain") for name in MIXES},
-            "images_per_s": {name: images / sorted(seconds[name])[args.rounds // 2] for name in loaders},
+            "images_per_s": {name: images / statistics.median(seconds[name]) for name in loaders},
             "images": images,
             "views": args.views,
             "size": args.size,

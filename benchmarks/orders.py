@@ -8,6 +8,7 @@ own, the peak memory of a rank, all of it. Asserted: the parts of the 8 ranks ar
 """
 
 import argparse
+import statistics
 import subprocess
 import sys
 
@@ -74,7 +75,7 @@ def main() -> None:
         {
             "shuffle_over_numpy": measure.ratios(seconds, "shuffle", "numpy"),
             "pages_over_numpy": measure.ratios(seconds, "pages", "numpy"),
-            "seconds": {name: sorted(times)[len(times) // 2] for name, times in seconds.items()},
+            "seconds": {name: statistics.median(times) for name, times in seconds.items()},
             "peak_bytes_of_a_rank": {kind: peak_bytes(kind, args.num) for kind in ("shuffle", "pages")},
             "num_ids": args.num,
             "ranks": RANKS,

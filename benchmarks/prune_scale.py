@@ -142,7 +142,7 @@ def report_peak(job: str, num_samples: int, num_classes: int, share: float) -> N
         before = int(status.split("VmRSS:")[1].split()[0]) * 1024
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         ours(job, labels, scores, round(share * num_samples), Path(folder))
-        peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+        peak = measure.peak_bytes()
     print((peak - before) / num_samples)
 
 
@@ -204,10 +204,10 @@ def main() -> None:
                 "speed_over_numpy": speed,
                 **limit(job, args.samples, seconds, speed["median"]),
                 "copies_of_the_scores": measure.ratios(seconds, "copy", "fastkd"),
-                "seconds": {way: measure.spread(times) for way, times in seconds.items()},
+                "seconds": {way: measure.summary(times) for way, times in seconds.items()},
                 "peak_bytes_a_sample": peaks[job],
-                "imagenet_s_with_imports": measure.spread(imagenet[job][0]),
-                "imagenet_cpu_s_with_imports": measure.spread(imagenet[job][1]),
+                "imagenet_s_with_imports": measure.summary(imagenet[job][0]),
+                "imagenet_cpu_s_with_imports": measure.summary(imagenet[job][1]),
             }
             print(job, json.dumps(rows[job]), file=sys.stderr, flush=True)
     measure.save(

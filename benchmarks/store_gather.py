@@ -10,6 +10,7 @@ checksum and decoding to float32 in Numba, and the same decoding by torch operat
 """
 
 import argparse
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -139,9 +140,7 @@ def main() -> None:
             "gather_speed_over_numpy_take": measure.ratios(seconds, "gather", "take"),
             "decoded_time_over_memcpy": measure.ratios(seconds, "memcpy", "decoded"),
             "decoded_speed_over_torch": measure.ratios(seconds, "decoded", "by_torch"),
-            "us_a_batch": {
-                name: 1e6 * sorted(times)[len(times) // 2] / BATCHES_A_TURN for name, times in seconds.items()
-            },
+            "us_a_batch": {name: 1e6 * statistics.median(times) / BATCHES_A_TURN for name, times in seconds.items()},
             "rows_a_batch": BATCH,
             "row_bytes": codec.row_bytes,
             "rows": args.rows,

@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from fastkd.data.batch import Batch
 from fastkd.data.beton import open_beton
-from fastkd.data.loader import Batch, ViewLoader
+from fastkd.data.loader import ViewLoader
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import OptionError
@@ -260,7 +261,7 @@ def under_workqueue(raw_beton) -> list[str]:
     """What a process prints in which two threads load under Numba's workqueue layer, and which lists what it imported."""
     code = """
 import sys, threading
-from fastkd.feed import Loader, Views
+from fastkd import Loader, Views
 
 def load():
     loader = Loader(sys.argv[1], Views("crop-flip", 32, 162), shuffle=True, num_workers=2)
