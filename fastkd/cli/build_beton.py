@@ -51,7 +51,7 @@ def build_beton(
 ) -> tuple[dict[str, Any], str]:
     """Write the images of SOURCE into a beton, FFCV's file format, with a manifest beside it.
 
-    SOURCE is a folder or a zip in ImageFolder layout, or one of cifar10:DIR, cifar100:DIR, svhn:DIR,
+    SOURCE is a folder or a zip in ImageFolder layout, or one of cifar10:DIR, cifar100:DIR, svhn:DIR, mnist:DIR,
     fashion-mnist:DIR, digits:.
 
     \b
