@@ -17,19 +17,18 @@ import resource
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import measure
 import numpy as np
 from ffcv.fields import IntField, RGBImageField
 from ffcv.writer import DatasetWriter
+from photos import some
 from PIL import Image
 
 from fastkd.data.beton import open_beton
 from fastkd.data.build import build_beton
 from fastkd.data.encode import WriteOptions, keepable
-from fastkd.data.source_files import ZipFiles
 from fastkd.data.sources import Source, open_source
 from fastkd.data.verify import verify_beton
 
@@ -111,14 +110,6 @@ def main() -> None:
     assert all_kept["kept"] == all_kept["images"]
     measure.save("build_keep", {"all_kept": all_kept, "as_they_come": as_they_come, "rounds": args.rounds})
     os._exit(0)  # what FFCV's writer leaves behind keeps the interpreter from ending
-
-
-def some(source: Source, ids: list[int]) -> Source:
-    """A source of some files of a zip."""
-    names = [source.names[i] for i in ids]
-    return replace(
-        source, names=names, labels=source.labels[ids], reader=ZipFiles(source.reader.path, source.reader.prefix, names)
-    )
 
 
 if __name__ == "__main__":

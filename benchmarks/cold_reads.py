@@ -15,15 +15,13 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import measure
-import numpy as np
+from photos import some
 
 from fastkd.data.build import build_beton, build_part
 from fastkd.data.encode import WriteOptions
-from fastkd.data.source_files import ZipFiles
 from fastkd.data.sources import open_source
 from fastkd.feed import open_dataset
 from fastkd.prune.mask import random_order, save_mask
@@ -88,9 +86,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     source = open_source(args.source)
-    names = source.names * args.copies
-    reader = ZipFiles(source.reader.path, source.reader.prefix, names)
-    source = replace(source, names=names, labels=np.tile(source.labels, args.copies), reader=reader)
+    source = some(source, [*range(len(source))] * args.copies)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         full, part, mask = (Path(folder) / name for name in ("full.beton", "part.beton", "m.h5"))
         build_beton(source, full, WriteOptions(mode="keep", max_size=500))

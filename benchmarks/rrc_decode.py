@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -70,16 +69,6 @@ class Contender:
         self.process.wait()
 
 
-class Repeated:
-    """Reads the images of a source several times over."""
-
-    def __init__(self, source: Any) -> None:
-        self.source = source
-
-    def read(self, i: int) -> Any:
-        return self.source.read(i % len(self.source))
-
-
 def prepare(source: str, folder: Path, copies: int) -> dict[str, float]:
     """The betons, ids of all and a tenth of their samples, files of the jpg beton, and the compiled loop.
 
@@ -87,14 +76,14 @@ def prepare(source: str, folder: Path, copies: int) -> dict[str, float]:
         What `check` found.
     """
     import numpy as np
+    from photos import some
 
     from fastkd.data.build import WriteOptions, build_beton
     from fastkd.data.sources import open_source
 
     photos = open_source(source)
     for mode, times in (("jpg", copies), ("raw", min(copies, 4))):
-        labels = np.tile(photos.labels, times)
-        many = replace(photos, labels=labels, names=photos.names * times, reader=Repeated(photos))
+        many = some(photos, [*range(len(photos))] * times)
         build_beton(many, folder / f"{mode}.beton", WriteOptions(mode=mode, max_size=500))
         num_samples = len(many)
         ids = np.random.default_rng(0).permutation(num_samples)

@@ -16,13 +16,12 @@ import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import measure
 import numpy as np
 import torch
-from rrc_decode import Repeated
+from photos import some
 
 from fastkd.data.beton import Beton
 from fastkd.data.build import WriteOptions, build_beton
@@ -41,9 +40,7 @@ def build_photos(source: str, path: Path, num_samples: int) -> Dataset:
     """A beton of the photos over and over, their longer side at most 500 pixels; one that is there is taken."""
     if not path.exists():
         photos = open_source(source)
-        times = np.arange(num_samples) % len(photos)
-        names = [photos.names[i] for i in times.tolist()]
-        many = replace(photos, labels=photos.labels[times], names=names, reader=Repeated(photos))
+        many = some(photos, (i % len(photos) for i in range(num_samples)))
         build_beton(many, path, WriteOptions(mode="keep", max_size=500))
     return open_dataset(path)
 
