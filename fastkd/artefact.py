@@ -43,10 +43,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A path to write to that becomes `path` when the block ends well, and vanishes when it does not.
 
     The data is on disk before the name is: fsync of the file, rename, fsync of the folder.
+
+    Raises:
+        NotFoundError: the folder is not there.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise NotFoundError(f"{path}: the folder {path.parent} does not exist")
+    require_folder(path)
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
@@ -56,6 +58,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def require_folder(path: Path) -> None:
+    """Refuses a file that is to be written into no folder.
+
+    Raises:
+        NotFoundError: the folder is not there.
+    """
+    if not path.parent.is_dir():
+        raise NotFoundError(f"{path}: the folder {path.parent} does not exist")
 
 
 def sync_file(path: Path) -> None:

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.artefact import sync_file
+from fastkd.artefact import require_folder, sync_file
 from fastkd.data.beton import Beton, manifest_path, open_beton, read_manifest, write_manifest
 from fastkd.data.encode import Encoded, WriteOptions, encode, stored
 from fastkd.data.pages import PageWriter
 from fastkd.data.sources import Source
-from fastkd.errors import FastKDError, NotFoundError, OptionError, SourceError
+from fastkd.errors import FastKDError, OptionError, SourceError
 from fastkd.hashing import fingerprint
 
 _CHUNK = 64  # samples a job: small enough that the pages in flight stay a few megabytes
@@ -144,7 +144,7 @@ def build_beton(
     if not len(source):
         raise SourceError(f"{source.spec}: no images")
     path = Path(path)
-    _check_folder(path)
+    require_folder(path)
     import fastkd.data.decode  # noqa: F401  (imports ffcv, which sets torch to one thread, and puts the number back)
 
     workers = num_workers or len(os.sched_getaffinity(0))
@@ -194,7 +194,7 @@ def build_part(
         NotFoundError, OptionError, BusyError: as `build_beton`.
     """
     path = Path(path)
-    _check_folder(path)
+    require_folder(path)
     _check_space(path, float(beton.sizes[sample_ids].sum()))
     manifest = read_manifest(beton, columns=True) or {}
     names = manifest.get("names") or [str(i) for i in range(beton.num_samples)]
@@ -217,11 +217,6 @@ def build_part(
         part_of={"fingerprint": full_fingerprint, "num_samples": beton.num_samples},
         **{name: manifest[name] for name in ("source", "class_names", "options", "versions") if name in manifest},
     )
-
-
-def _check_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise NotFoundError(f"{path}: the folder {path.parent} does not exist")
 
 
 def _write(

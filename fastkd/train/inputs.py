@@ -11,11 +11,10 @@ from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.prune.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.train.methods import METHODS, teacher_needed
+from fastkd.train.metrics import EVAL_BATCH
 from fastkd.train.recipe import Recipe
 from fastkd.train.resident import Resident, make_resident, why_not
 from fastkd.train.teacher import Teacher
-
-_VAL_BATCH = 250
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -102,7 +101,7 @@ def open_inputs(
             )
         fingerprints["val"] = val_data.fingerprint
         center = Views("center", views.size)
-        whole = Loader(val_data, center, batch_size=_VAL_BATCH, num_workers=num_workers, device=device, world=world)
+        whole = Loader(val_data, center, batch_size=EVAL_BATCH, num_workers=num_workers, device=device, world=world)
         val_loader = make_resident(whole, None, "off" if why_not(whole) else resident)
     return RunInputs(
         loader=make_resident(loader, loader.store, resident),

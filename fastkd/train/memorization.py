@@ -18,6 +18,7 @@ from fastkd.hashing import draw
 from fastkd.prune.mask import random_order
 from fastkd.prune.scores import memorization_scores
 from fastkd.train.checkpoint import load_model
+from fastkd.train.metrics import EVAL_BATCH
 from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe
 from fastkd.train.student import train
@@ -123,7 +124,7 @@ def _one_network(
     barrier(world)
     model = load_model(run / "model.safetensors")[0].to(device).to(memory_format=torch.channels_last)
     correct = np.zeros(dataset.beton.num_samples, np.uint8)
-    every = Loader(dataset, Views("center", views.size), batch_size=250, **common)
+    every = Loader(dataset, Views("center", views.size), batch_size=EVAL_BATCH, **common)
     with torch.inference_mode():
         for batch in every.epoch(0):
             if len(batch):

@@ -16,6 +16,9 @@ from fastkd.dist import World
 from fastkd.errors import OptionError
 from fastkd.train.norm import Norm
 
+EVAL_BATCH = 250
+"""Samples a step where nothing is trained, unless told otherwise."""
+
 
 def top_hits(logits_BC: Tensor, labels: Tensor) -> Tensor:
     """How many labels are the largest logit, and among the five largest: int64 (2,). Of equal logits, lower ids win."""
