@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastkd.data.batch import Batch
-from fastkd.dist import World
+from fastkd.dist import World, sum_over_ranks
 from fastkd.errors import OptionError
 from fastkd.train.norm import Norm
 
@@ -37,7 +37,7 @@ def evaluate(model: nn.Module, norm: Norm, batches: Iterable[Batch], world: Worl
         OptionError: a label that the network has no output for.
     """
     model.eval()
-    totals = torch.zeros(3, dtype=torch.int64)
+    totals = np.zeros(3, np.int64)  # top-1 hits, top-5 hits, samples
     with torch.inference_mode():
         for batch in batches:
             if not len(batch):
@@ -47,13 +47,10 @@ def evaluate(model: nn.Module, norm: Norm, batches: Iterable[Batch], world: Worl
                 raise OptionError(
                     f"label {int(batch.labels.max())} in the data, the network has {logits.shape[1]} outputs"
                 )
-            totals[:2] += top_hits(logits, batch.labels).cpu()
+            totals[:2] += top_hits(logits, batch.labels).cpu().numpy()
             totals[2] += len(batch)
-    if world.size > 1:
-        device = next(model.parameters()).device
-        totals = totals.to(device)
-        dist.all_reduce(totals)
-    top1, top5, count = (int(x) for x in totals)
+    sum_over_ranks(totals, world, str(next(model.parameters()).device))
+    top1, top5, count = totals.tolist()
     return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "num_samples": count}
 
 
