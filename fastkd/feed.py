@@ -245,24 +245,25 @@ class Loader(ViewLoader):
             if store is None:
                 raise OptionError("views are needed where there is no store to take them from")
             views = views_of(store.tables)
-        self.weights: torch.Tensor | None = None
+        self.weights: torch.Tensor | None = None  # float32 (N,), by sample_id
         if isinstance(mask, Mask) and mask.weights is not None:
             of_all = torch.ones(mask.num_samples)
             of_all[torch.from_numpy(mask.sample_ids)] = torch.from_numpy(mask.weights)
             self.weights = of_all.to(device)
-        column, more, self.store, self._num_rows = None, None, store, 0
+        column = its_embeddings = None
+        self.store, self._num_rows = store, 0
         if embeddings and store is None:
             raise OptionError("embeddings come from a store: give logits too")
         if store is not None:
             check_store(store, self.dataset, views)
-            column, more = store_columns(store, ids, self.dataset.beton.num_samples, embeddings=embeddings)
+            column, its_embeddings = store_columns(store, ids, self.dataset.beton.num_samples, embeddings=embeddings)
             self._num_rows = int(column.rows.max()) + 1
         super().__init__(
             self.dataset.beton,
             views,
             ids=ids,
             column=column,
-            embeddings=more,
+            embeddings=its_embeddings,
             batch_size=batch_size,
             global_batch=global_batch,
             shuffle=shuffle,
