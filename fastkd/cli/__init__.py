@@ -52,6 +52,6 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: exit 0 done, 1 failed (one line on stderr), 2 usage."""
+    """Entry point: exit 0 done, 1 failed (one line on stderr), 2 usage, 75 stopped by SIGTERM."""
     with reporting_errors():
         cli(prog_name="fastkd")

@@ -16,15 +16,17 @@ import click
 from fastkd.cli.sections import SectionedCommand
 from fastkd.dist import World, find_device, process_group, read_world
 from fastkd.errors import FastKDError
+from fastkd.train.stopping import exit_on_sigterm
 
 _LINE_INTERVAL_S = 10.0
 
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Turns exceptions into one line on stderr and exit code 1 (75: stopped by SIGTERM, goes on); FASTKD_DEBUG=1 lets them through."""
+    """Turns exceptions into one line on stderr and exit code 1, SIGTERM into 75; FASTKD_DEBUG=1 lets exceptions through."""
     try:
-        yield
+        with exit_on_sigterm():
+            yield
     except (FastKDError, OSError, KeyboardInterrupt, MemoryError) as error:
         if os.environ.get("FASTKD_DEBUG") == "1":
             raise

@@ -1,10 +1,13 @@
 """Being asked to stop: SIGTERM, which Slurm sends before a job's time is up, and torchrun to the ranks that are left."""
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from fastkd.errors import StoppedError
 
 
 class StopFlag:
@@ -22,11 +25,30 @@ class StopFlag:
 def stop_on_sigterm() -> Iterator[StopFlag]:
     """A flag that SIGTERM raises for the length of the block; outside of the main thread nothing raises it."""
     flag = StopFlag()
+    with _on_sigterm(flag.ask):
+        yield flag
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """For the length of the block SIGTERM ends the process at once, as it does by itself, but with StoppedError's exit code."""
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        # No exception, which a library that is just being imported may swallow, and no print, which may be under way.
+        os.write(2, b"fastkd: error: stopped by SIGTERM; the same command goes on\n")
+        os._exit(StoppedError.exit_code)
+
+    with _on_sigterm(end):
+        yield
+
+
+@contextmanager
+def _on_sigterm(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield flag
+        yield
         return
-    before = signal.signal(signal.SIGTERM, flag.ask)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
-        yield flag
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)

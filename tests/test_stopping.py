@@ -1,0 +1,38 @@
+"""SIGTERM where there is no step to end: it ends the command at once, and nothing is lost."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from commands import finish, start
+
+
+def open_for_writing(fifo: Path, reader: subprocess.Popen) -> int:
+    """A descriptor of a named pipe, as soon as the process reads from it."""
+    while reader.poll() is None:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads yet
+            time.sleep(0.005)
+    raise AssertionError(reader.communicate())
+
+
+@pytest.mark.parametrize("option", ["--config", "--init"])  # before and after torch is loaded
+def test_sigterm_before_the_first_step_asks_for_another_start(raw_beton, tmp_path, option):
+    """The command waits in the middle of its start: for a file that never comes."""
+    fifo, out = tmp_path / "never.pt", tmp_path / "run"
+    os.mkfifo(fifo)
+    process = start(
+        "train", raw_beton, option, fifo, "--alpha", 0, "--model", "resnet8", "--out", out, "--device", "cpu"
+    )
+    writer = open_for_writing(fifo, process)
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process)
+    os.close(writer)
+    assert ended.code == 75
+    assert ended.err == "fastkd: error: stopped by SIGTERM; the same command goes on\n"
+    assert ended.out == ""
+    assert not out.exists()
