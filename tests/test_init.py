@@ -8,6 +8,7 @@ from stores import save_teacher
 from fastkd.models.registry import create_model
 from fastkd.train.checkpoint import load_model
 from fastkd.train.init import load_init
+from fastkd.train.norm import PRESETS
 from fastkd.train.run_folder import read_json
 
 HEAD = {"fc.weight", "fc.bias"}
@@ -112,3 +113,24 @@ def test_weights_of_another_network_are_one_line(learn, tmp_path):
 
 def test_reset_head_needs_a_start(learn):
     assert "--reset-head does nothing without --init" in one_line(learn("--reset-head"))
+
+
+def test_inputs_are_normalised_as_the_checkpoint_says_unless_told_otherwise(learn, ten, tmp_path):
+    foreign = tmp_path / "foreign.pt"
+    torch.save(load_model(ten)[0].state_dict(), foreign)
+    cases = [
+        ("as there", ("--init", ten), [0.5, 0.5, 0.5], "inputs normalised as the checkpoint says"),
+        (
+            "given",
+            ("--init", ten, "--norm", "none"),
+            [0, 0, 0],
+            "normalised by --norm none, not as the checkpoint says",
+        ),
+        ("foreign", ("--init", foreign), list(PRESETS["cifar"][0]), "by --norm cifar: the checkpoint does not say"),
+    ]
+    for out, options, mean, words in cases:
+        outcome = learn(*options, out=out)
+        assert outcome.code == 0, outcome.err
+        assert words in next(line for line in outcome.err.splitlines() if "starts from" in line)
+        assert read_json(tmp_path / out / "run.json")["params"]["norm"]["mean"] == mean
+        assert load_model(tmp_path / out / "model.safetensors")[1]["norm"]["mean"] == mean

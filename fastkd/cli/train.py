@@ -106,7 +106,7 @@ _SECTIONS = {
 @click.option(
     "--norm",
     metavar="NORM",
-    help="The student's input: cifar, imagenet, none or M,M,M/S,S,S.  [default: cifar up to 64 pixels, else imagenet]",
+    help="The student's input: cifar, imagenet, none or M,M,M/S,S,S.  [default: as --init says, if it does; cifar up to 64 pixels, else imagenet]",
 )
 @record_options
 @click.option(
@@ -166,10 +166,9 @@ def train(
     from fastkd.prune.mask import Mask
     from fastkd.prune.weights import describe_weights
     from fastkd.store.logit_store import LogitStore
-    from fastkd.train.init import load_init
+    from fastkd.train.init import choose_norm, load_init
     from fastkd.train.inputs import open_inputs
     from fastkd.train.logs import parse_trackers
-    from fastkd.train.norm import parse_norm
     from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
     from fastkd.train.run_folder import started_global_batch
     from fastkd.train.student import train as run
@@ -191,6 +190,7 @@ def train(
         options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
         recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
         start = load_init(init, recipe.model, dataset.num_classes, reset_head=reset_head) if init else None
+        norm_used, norm_words = choose_norm(norm, start, chosen.size)
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name) if teacher else None
         inputs = open_inputs(
             recipe,
@@ -208,7 +208,7 @@ def train(
         )
         say(_headline(recipe, inputs))
         if start is not None:
-            say(f"train: starts from {init}{', the last layer anew' if reset_head else ''}")
+            say(f"train: starts from {init}{', the last layer anew' if reset_head else ''}; {norm_words}")
         if kept is not None and kept.weights is not None:
             weights = "weights {min:.4g} to {max:.4g}, mean {mean:.4g}".format(**describe_weights(kept.weights))
             what = "CE and KD of each sample times its weight" if recipe.mask_weights else "left out of the loss"
@@ -222,7 +222,7 @@ def train(
                 recipe,
                 inputs.loader,
                 out,
-                norm=parse_norm(norm or ("cifar" if chosen.size <= 64 else "imagenet")),
+                norm=norm_used,
                 teacher=inputs.teacher,
                 init=start,
                 val=inputs.val,

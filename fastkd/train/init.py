@@ -1,6 +1,6 @@
 """Starting weights: a student that starts from a checkpoint instead of from fresh weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fastkd.errors import MismatchError, ModelError
 from fastkd.models.registry import canonical_name, entries_and_head, load_weights, weights_fingerprint
 from fastkd.train.checkpoint import read_checkpoint
+from fastkd.train.norm import Norm, norm_of, parse_norm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -15,12 +16,13 @@ class Init:
     """What a student starts from.
 
     state: entries of its state dict; without the head's where that is reset. fingerprint: of the checkpoint's weights,
-    head included.
+    head included. norm: what the checkpoint's inputs were normalised by, where it says.
     """
 
     state: dict[str, Tensor]
     fingerprint: str
     reset_head: bool
+    norm: Norm | None = None
 
     def into(self, model: nn.Module) -> None:
         """Loads the weights; a head that is reset keeps what the network was made with."""
@@ -62,4 +64,35 @@ def load_init(path: str | Path, model_name: str, num_classes: int, *, reset_head
             "last layer starts anew"
         )
     kept = {key: value for key, value in state.items() if not (reset_head and key in head)}
-    return Init(state=kept, fingerprint=weights_fingerprint(model), reset_head=reset_head)
+    norm = norm_of(checkpoint.meta)
+    return Init(
+        state=kept,
+        fingerprint=weights_fingerprint(model),
+        reset_head=reset_head,
+        norm=norm and replace(norm, size=None),  # the size is that of the views
+    )
+
+
+def choose_norm(text: str | None, init: Init | None, size: int) -> tuple[Norm, str]:
+    """What the student's inputs are normalised by: `text`, else as the checkpoint that it starts from, else by its size.
+
+    Args:
+        text: a preset's name or `M,M,M/S,S,S`, if one was given. size: of the views, in pixels.
+
+    Returns:
+        The norm, and in words how it stands to the checkpoint's; empty without a checkpoint.
+
+    Raises:
+        OptionError: as `parse_norm`.
+    """
+    said = None if init is None else init.norm
+    if text is None and said is not None:
+        return said, "inputs normalised as the checkpoint says"
+    name = text or ("cifar" if size <= 64 else "imagenet")
+    norm = parse_norm(name)
+    if init is None:
+        return norm, ""
+    if said is None:
+        return norm, f"inputs normalised by --norm {name}: the checkpoint does not say"
+    same = "as" if norm == said else "not as"
+    return norm, f"inputs normalised by --norm {name}, {same} the checkpoint says"
