@@ -96,6 +96,7 @@ def cache_logits(
     from fastkd.prune.mask import Mask
     from fastkd.store.tables import read_tables
     from fastkd.train.caching import fill_store
+    from fastkd.train.fitting import require_size
     from fastkd.train.store_recipe import StoreRecipe
     from fastkd.train.teacher import embedding_of
 
@@ -106,6 +107,9 @@ def cache_logits(
         kept = Mask.load(mask) if mask else None
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
         chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)
+        require_size(
+            network.model, network.name, network.norm.size or chosen.size, "give --teacher-size, or another --size"
+        )
         recipe = StoreRecipe(
             dataset=dataset,
             teacher=network,

@@ -46,6 +46,7 @@ def evaluate(
     """
     from fastkd.data.views import Views
     from fastkd.feed import Loader, choose_views, open_dataset
+    from fastkd.train.fitting import require_size
     from fastkd.train.metrics import evaluate as measure
     from fastkd.train.teacher import load_teacher
 
@@ -55,6 +56,7 @@ def evaluate(
             model, model_name=model_name, norm=norm, device=device_name, options=("--model", "--model-name", "--norm")
         )
         views = Views("center", choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
+        require_size(network.model, network.name, network.norm.size or views.size, "give another --size")
         loader = Loader(dataset, views, batch_size=batch_size, num_workers=num_workers, device=device_name, world=world)
         found = measure(network.model, network.norm, loader.epoch(0), world)
     result = {"path": str(beton), "model": model, **found}

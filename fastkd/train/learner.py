@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.data.batch import Batch
+from fastkd.data.order import num_in_batch
 from fastkd.dist import World
 from fastkd.errors import OptionError
 from fastkd.feed import Loader
 from fastkd.models.registry import create_model
+from fastkd.train.fitting import require_size
 from fastkd.train.hooks import Taps, embedding_name, stage_names
 from fastkd.train.methods import METHODS, Context, choose_layers, teacher_needed
 from fastkd.train.recipe import Recipe
@@ -68,7 +70,7 @@ def make_learner(
 
     Raises:
         OptionError: a method with neither a teacher nor a store's embeddings, an unknown layer, layers that do not pair up.
-        ModelError: a network that cannot be made or has nothing to look at.
+        ModelError: a network that cannot be made, cannot take the views or has nothing to look at.
     """
     num_classes = loader.dataset.num_classes
     if loader.views.mix is not None and recipe.kd in ("dkd", "crd"):
@@ -76,6 +78,10 @@ def make_learner(
             f"--kd {recipe.kd} goes by one label a sample, mixed images have two: leave --mix out, or use another"
         )
     model = create_model(recipe.model, num_classes).to(loader.device).to(memory_format=torch.channels_last)
+    _require_runs(recipe, model, loader, world)
+    if teacher is not None:
+        size = teacher.norm.size or loader.views.size
+        require_size(teacher.model, teacher.name, size, "give --teacher-size, or views of another --size")
     is_global = recipe.sync_bn and world.size > 1
     if is_global:
         model = synchronise_norms(model, loader.device.type)
@@ -114,6 +120,21 @@ def make_learner(
     if is_global:
         method = synchronise_norms(method, loader.device.type)
     return Learner(model, method, own, precision), live
+
+
+def _require_runs(recipe: Recipe, model: nn.Module, loader: Loader | Resident, world: World) -> None:
+    """Refuses views that the student cannot take, and a batch that it cannot normalise."""
+    size = loader.views.size
+    single = require_size(model, recipe.model, size, "give another --size, or another --model")
+    if recipe.resize_from is not None:
+        single += require_size(model, recipe.model, recipe.resize_from, "give a larger --resize-from")
+    last = num_in_batch(len(loader.ids), len(loader) - 1, global_batch=loader.global_batch)
+    smallest = max(1, min(last, loader.global_batch) // world.size)
+    if single and smallest == 1 and not (recipe.sync_bn and world.size > 1):
+        raise OptionError(
+            f"{recipe.model}: {single[0]} gets one value a channel from an image of {size} pixels, which the last batch of an "
+            f"epoch, one sample on a rank, cannot be normalised by: use --drop-last or another --batch-size"
+        )
 
 
 def _taps(kd: str, model: nn.Module, given: Sequence[str], option: str) -> Taps:
