@@ -229,6 +229,11 @@ def test_native_weights_are_repdistillers():
         (["--kd", "vidd"], "--kd vidd: expected one of kd, dkd, at"),
         (["--beta", "2"], "--beta 2 is the weight of what --kd adds to KD"),
         (["--alpha", "0.5", "--alpha-rule", "0.1:1"], "--alpha-rule 0.1:1 is for --alpha auto"),
+        (["--teacher-layers", "layer1"], "--teacher-layers layer1: --kd kd looks at logits alone; give a --kd"),
+        (["--teacher-norm", "cifar"], "--teacher-norm does nothing without --teacher"),
+        (["--val-every", "5"], "--val-every does nothing without --val"),
+        (["--dual-window", "5"], "--dual-window does nothing without --record"),
+        (["--alpha", "0", "--model", "alexnet"], "alexnet: does not run on images of 32 pixels .*give another --size"),
         (["--alpha", "0", "--lr", "1e30"], "is (nan|inf): training diverged; lower --lr"),
     ],
 )

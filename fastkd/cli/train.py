@@ -7,7 +7,14 @@ import click
 
 from fastkd.cli.common import command, compute, progress_bar, say
 from fastkd.cli.options import device_options, open_teacher, teacher_options, view_options
-from fastkd.cli.train_options import loss_options, parse_names, parse_recorded, record_options, schedule_options
+from fastkd.cli.train_options import (
+    loss_options,
+    parse_names,
+    parse_recorded,
+    record_options,
+    refuse_idle,
+    schedule_options,
+)
 
 if TYPE_CHECKING:
     from fastkd.train.inputs import RunInputs
@@ -161,7 +168,6 @@ def train(
     fastkd train train.beton --mask m.h5 --teacher t.safetensors --kd vid --model resnet20 --out run/
     fastkd train flowers.beton --alpha 0 --model resnet18 --init imagenet.pth --reset-head --out run/
     """
-    from fastkd.errors import OptionError
     from fastkd.feed import choose_views, kept_ids, open_dataset
     from fastkd.prune.mask import Mask
     from fastkd.prune.weights import describe_weights
@@ -174,13 +180,14 @@ def train(
     from fastkd.train.student import train as run
 
     recorded = parse_recorded(record, never_learned=never_learned, window=dual_window, el2n_epochs=el2n_epochs)
-    if reset_head and init is None:
-        raise OptionError("--reset-head does nothing without --init")
+    teacher_flags = {name: options.pop(name) for name in list(options) if name.startswith("teacher_")}
+    refuse_idle({"reset_head": reset_head}, "init", init)
+    refuse_idle({"val_every": val_every > 1}, "val", val)
+    refuse_idle(teacher_flags, "teacher", teacher)
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)
         kept = Mask.load(mask) if mask else None
         store = LogitStore(logits) if logits else None
-        teacher_flags = {name: options.pop(name) for name in list(options) if name.startswith("teacher_")}
         has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
         weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
         epochs = max(1, options["epochs"])  # less is refused by the recipe, which needs the views first

@@ -128,6 +128,12 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
         given["beta"] = _number(beta, "--beta", "a number or native")
     if beta is not None and kd == "kd":
         raise OptionError(f"--beta {beta} is the weight of what --kd adds to KD: give --kd too, e.g. --kd vid")
+    for name in ("layers", "teacher_layers"):
+        if given.get(name) and kd not in METHODS:
+            flag = f"--{name.replace('_', '-')} {','.join(given[name])}"
+            raise OptionError(
+                f"{flag}: --kd {kd} looks at logits alone; give a --kd that looks at layers, e.g. --kd vid"
+            )
     recipe = Recipe(**(RECIPES[view_kind] | given | {"model": canonical_name(given["model"])}))
     create_model(recipe.model, num_classes)  # an unknown name is told before any file is read through
     return recipe
