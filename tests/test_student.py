@@ -230,6 +230,15 @@ def test_accuracy_is_measured_as_often_as_asked_and_at_the_end(dataset, mask, tm
     assert records(tmp_path / "run", "epoch")[-1]["val_top1"] == result["val_top1"]
 
 
+def test_what_a_run_tells_of_itself_has_loss_and_accuracy_from_the_first_step_on(dataset, mask, tmp_path):
+    told = []
+    run(tmp_path / "run", dataset, mask, alpha=0, options={"val": validation(dataset), "note": told.append})
+    losses = [line["loss"] for line in records(tmp_path / "run", "step")]
+    whole = records(tmp_path / "run", "epoch")
+    assert told[0] == f"epoch 1, loss {losses[0]:.4g}"
+    assert told[-1] == f"epoch 2, loss {whole[-1]['loss']:.4g}, top-1 {whole[-1]['val_top1']:.2f} %"
+
+
 def test_without_validation_data_there_is_no_accuracy(trained):
     result = json.loads((trained / "result.json").read_text())
     assert (result["epochs"], result["val_top1"], result["val_top5"]) == (2, None, None)

@@ -1,5 +1,6 @@
 """The step loop of a training run: an epoch's steps, its lines, and the states from which it can go on."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ from fastkd.train.resident import Resident
 from fastkd.train.run_folder import Checkpoints
 from fastkd.train.sharing import over_ranks
 from fastkd.train.stopping import StopFlag
+
+_NOTE_INTERVAL_S = 5.0  # to read a loss is to wait for the GPU
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -53,6 +56,7 @@ class Run:
     stop: StopFlag = field(default_factory=StopFlag)
     track: Tracker | None = None
     note: Callable[[str], None] = lambda text: None
+    noted_s: float = float("-inf")
 
 
 def train_epoch(run: Run, epoch: int, first: int) -> None:
@@ -76,6 +80,9 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
         row = one_step(run, batch, epoch * steps + step, share)
         pending.append(over_ranks(row * share, run.stop, run.world))
         run.watch.num_images += num_global
+        if run.world.is_main and time.monotonic() - run.noted_s >= _NOTE_INTERVAL_S:
+            run.noted_s = time.monotonic()
+            _note(run, epoch, float(torch.stack(pending[-20:])[:, 0].mean()))
         run.progress(epoch * steps + step + 1, run.recipe.epochs * steps)
         # Ranks agree on stopping by what they exchanged a step ago, so that no GPU is waited for.
         asked = run.stop.asked if run.world.size == 1 else len(pending) > 1 and bool(pending[-2][4] > 0)
@@ -124,6 +131,11 @@ def one_step(run: Run, batch: Batch, number: int, share: float) -> Tensor:
     return row if len(batch) else torch.zeros_like(row)  # means over no samples are NaN; their gradients are 0
 
 
+def _note(run: Run, epoch: int, loss: float) -> None:
+    top1 = f", top-1 {run.accuracy['top1']:.2f} %" if "top1" in run.accuracy else ""
+    run.note(f"epoch {epoch + 1}, loss {loss:.4g}{top1}")
+
+
 def _require_finite(rows: list[list[float]], epoch: int) -> None:
     table = torch.tensor(rows)
     if not torch.isfinite(table).all():
@@ -168,7 +180,7 @@ def end_epoch(run: Run, epoch: int, measured: dict[str, Any]) -> None:
     val = {f"val_{name}": measured[name] for name in ("top1", "top5") if name in measured}
     mean = sum(row[0] for row in rows) / len(rows)
     whole = {"kind": "epoch", "epoch": epoch, "lr": lr, "loss": mean, **val, **run.watch.rates()}
-    run.note(f"loss {mean:.4g}" + (f", top-1 {val['val_top1']:.2f} %" if "val_top1" in val else ""))
+    _note(run, epoch, mean)
     run.lines.write([*steps, whole])
     run.table.write([whole])
     if run.track is not None:

@@ -68,7 +68,7 @@ def train(
         compiled: run the network through torch.compile, on a GPU with CUDA graphs; its first steps take a minute.
         inputs, params: what the run was made from, for `run.json`; another value there is another run.
         trackers: `tensorboard`, `wandb`; see `tracking`.
-        progress: called with steps done and in all. note: with loss and accuracy of each epoch, in words.
+        progress: called with steps done and in all. note: with epoch, loss and accuracy in words, now and then.
 
     Returns:
         epochs, val_top1, val_top5 (None without `val`), images_per_s, data_wait_percent, step_percent, fingerprint (of
