@@ -28,6 +28,7 @@ from fastkd.models.registry import create_model
 from fastkd.train.checkpoint import save_weights
 from fastkd.train.norm import PRESETS, Norm
 from fastkd.train.recipe import Recipe
+from fastkd.train.stopping import exit_on_sigterm
 from fastkd.train.student import train
 from fastkd.train.teacher import load_teacher
 
@@ -50,10 +51,11 @@ def run_and_kill(after_s: float, number: int, *arguments) -> int:
         return 0 if code == 0 else number
     code = 1
     try:
-        timer = threading.Timer(after_s, lambda: os.kill(os.getpid(), number))
-        timer.daemon = True
-        timer.start()
-        run(*arguments)
+        with exit_on_sigterm():  # as in the command, before the training itself looks out for it
+            timer = threading.Timer(after_s, lambda: os.kill(os.getpid(), number))
+            timer.daemon = True
+            timer.start()
+            run(*arguments)
         code = 0
     except StoppedError as error:
         code = error.exit_code
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="train_kills", help="of the file in results/")
     args = parser.parse_args()
     torch.set_num_threads(1)
     draw = random.Random(args.seed)
@@ -101,7 +104,7 @@ def main() -> None:
             out = Path(folder) / f"killed-{runs}"
         steps = len(losses(whole))
     measure.save(
-        "train_kills",
+        args.name,
         {
             "kills": {signal.Signals(number).name: count for number, count in kills.items()},
             "runs_finished_all_byte_equal": runs,
