@@ -26,7 +26,7 @@ def labels(raw_beton) -> np.ndarray:
 
 def write_csv(path: Path, names, labels, values, order=None, header="filename,label,score") -> Path:
     order = range(len(names)) if order is None else order
-    lines = [f"{names[i]},{labels[i]},{values[i]!r}" for i in order]
+    lines = [f"{names[i]},{labels[i]},{values[i]}" for i in order]
     path.write_text("\n".join([header] * bool(header) + lines) + "\n")
     return path
 
@@ -139,6 +139,8 @@ def spoilt(what: str, names: list[str], labels: np.ndarray, path: Path) -> Path:
         values[9] = float("nan")
     elif what == "word":
         values[9] = "high"
+    elif what == "empty":
+        values[9] = ""
     elif what == "label nan":
         labels[5] = float("nan")
     elif what == "half a label":
@@ -156,6 +158,7 @@ def spoilt(what: str, names: list[str], labels: np.ndarray, path: Path) -> Path:
         ("class name", "600 of 600 labels differ"),
         ("duplicate", "is there 2 times, expected each file once"),
         ("nan", "1 of 600 scores are NaN, number 9 the first"),
+        ("empty", "1 of 600 scores are NaN, number 9 the first"),
         ("word", "score holds"),
         ("label nan", "label holds 'nan', expected whole numbers or names of classes"),
         ("half a label", "label holds '0.5', expected whole numbers or names of classes"),
@@ -167,7 +170,7 @@ def test_a_spoilt_csv_is_one_line(what, words, raw_beton, names, labels, tmp_pat
     refused(raw_beton, file, words, "--higher", "hard")
 
 
-@pytest.mark.parametrize(("what", "at"), [("missing", 3), ("nan", 9)])
+@pytest.mark.parametrize(("what", "at"), [("missing", 3), ("nan", 9), ("empty", 9)])
 def test_samples_without_a_score_are_imported_as_undefined_where_asked(what, at, raw_beton, names, labels, tmp_path):
     file = spoilt(what, names, labels, tmp_path / "x.csv")
     found = brought(raw_beton, file, "--higher", "easy", "--unscored", "keep")
@@ -207,6 +210,10 @@ def test_scores_of_another_data_set_are_refused(photo_raw, names, labels, tmp_pa
         (b"hello\nworld\n", "no numbers in its last line"),
         (b"a,a\n1,2\n", "two columns of one name"),
         (b"u,v\n1,2\n", "say which are the scores with --array"),
+        (b"filename,label,score\n", "no numbers in its last line"),
+        (b"a,b\0\n1,2\n", "neither text nor npy"),
+        (pickle.dumps({"scores": VALUES.tolist()}, protocol=0), "holds pickled objects"),
+        (pickle.dumps(VALUES, protocol=1), "holds pickled objects"),
     ],
 )
 def test_other_files_are_one_line(content, words, raw_beton, tmp_path):
@@ -225,6 +232,35 @@ def test_cut_files_are_one_line(raw_beton, labels, tmp_path):
 def test_the_direction_has_to_be_known(raw_beton, tmp_path):
     np.save(tmp_path / "x.npy", VALUES)
     refused(raw_beton, tmp_path / "x.npy", "Say so with --higher")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"scores": VALUES + 1j}, "scores holds '(0."),
+        ({"scores": np.zeros(600, "M8[s]")}, "expected numbers"),
+        ({"scores": VALUES * 1e300}, "e+299, more than float32 can"),
+        ({"scores": VALUES, "labels": np.int64(3)}, "600 scores with 1 labels"),
+        ({"scores": np.float64(3)}, "of shape ()"),
+        ({"scores": torch.tensor(VALUES).to_sparse()}, "is a sparse tensor"),
+    ],
+)
+def test_arrays_that_are_no_scores_are_one_line(arrays, words, raw_beton, tmp_path):
+    if isinstance(arrays["scores"], torch.Tensor):
+        torch.save(arrays, tmp_path / "x")
+    else:
+        with (tmp_path / "x").open("wb") as file:
+            np.savez(file, **arrays)
+    refused(raw_beton, tmp_path / "x", words, "--higher", "hard")
+
+
+def test_tensors_of_bfloat16_and_names_with_spaces_are_read(raw_beton, names, tmp_path):
+    tensor = torch.tensor(VALUES).bfloat16()
+    torch.save({"scores": tensor}, tmp_path / "x.pt")
+    assert np.array_equal(brought(raw_beton, tmp_path / "x.pt", "--higher", "hard"), tensor.float().numpy())
+    lines = [f"a folder with spaces/{name},{value!r}\n" for name, value in zip(names, VALUES.tolist(), strict=True)]
+    (tmp_path / "x.csv").write_text("".join(lines))
+    assert np.array_equal(brought(raw_beton, tmp_path / "x.csv", "--higher", "hard"), VALUES.astype(np.float32))
 
 
 def test_matrices_are_no_scores(raw_beton, tmp_path):

@@ -20,6 +20,8 @@ from fastkd.errors import FormatError, NotFoundError, OptionError
 _SCORE_NAMES = ("tr_mem", "scores", "score", "metric", "value", "el2n", "forgetting", "accumulated_margin")
 _FILE_NAMES = ("tr_filenames", "filenames", "filename", "file", "path", "image", "name")
 _LABEL_NAMES = ("tr_labels", "labels", "label", "targets", "target", "class", "wnid")
+_PLAIN_PICKLES = (b"(", b"]", b"}", b"cnumpy")
+"""How pickles of protocols 0 and 1 begin: those of dictionaries, lists and arrays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,7 +60,7 @@ def read_published(
         arrays: dict[str, Any] = {"scores of the file": _load_numpy(path, content, trust_pickle)}
     elif content.startswith(b"PK\x03\x04"):
         arrays = _load_zip(path, content, trust_pickle)
-    elif content.startswith(b"\x80"):
+    elif content.startswith(b"\x80") or (content.startswith(_PLAIN_PICKLES) and content.endswith(b".")):
         arrays = _load_pickle(path, content, trust_pickle)
     else:
         arrays = _load_text(path, content)
@@ -114,7 +116,13 @@ def _load_torch(path: Path, content: bytes, trust_pickle: bool) -> dict[str, Any
     except Exception as error:
         message = _PICKLE if "eights" in str(error) else "a torch file, but cut or malformed"
         raise FormatError(f"{path}: {message}") from None
-    return _mapping(found)
+    arrays = _mapping(found)
+    for name, value in arrays.items():
+        if isinstance(value, torch.Tensor):
+            if value.layout is not torch.strided:
+                raise FormatError(f"{path}: {name} is a sparse tensor, expected dense ones")
+            arrays[name] = value.double().numpy() if value.is_floating_point() else value.numpy()
+    return arrays
 
 
 def _load_pickle(path: Path, content: bytes, trust_pickle: bool) -> dict[str, Any]:
@@ -136,7 +144,9 @@ def _load_text(path: Path, content: bytes) -> dict[str, Any]:
     """The columns of a delimited text, with or without a line of names."""
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        if "\0" in text:
+            raise ValueError("a zero byte")
+    except ValueError:
         raise FormatError(
             f"{path}: neither text nor npy, npz or a torch file (first bytes {content[:4].hex()})"
         ) from None
@@ -153,7 +163,7 @@ def _load_text(path: Path, content: bytes) -> dict[str, Any]:
     if ragged is not None:
         raise FormatError(f"{path}: line {ragged + 1} has {len(rows[ragged])} columns, the first has {width}")
     named = len(rows) > 1 and not any(_is_number(cell) for cell in rows[0])
-    if width == 1 and not _is_number(rows[-1][0]):
+    if not any(_is_number(cell) for cell in rows[-1]):
         raise FormatError(f"{path}: no numbers in its last line, expected scores")
     names = [cell.lower() for cell in rows[0]] if named else _guessed_names(rows)
     columns = list(zip(*rows[1 if named else 0 :], strict=True))
@@ -211,13 +221,20 @@ def _published(path: Path, arrays: dict[str, Any], array: str | None) -> Publish
 
 
 def _numbers(path: Path, name: str, found: Any) -> np.ndarray:
+    if isinstance(found, tuple):  # of text, where pandas writes NaN as nothing
+        found = tuple("nan" if cell == "" else cell for cell in found)
     try:
+        if np.asarray(found).dtype.kind in "cmM":
+            raise TypeError("complex numbers or dates")
         values = np.asarray(found, dtype=np.float64)
     except (ValueError, TypeError):
         bad = next((item for item in _items(found) if not _is_number(_text(item))), "an object")
         raise FormatError(f"{path}: {name} holds {str(bad)[:40]!r}, expected numbers") from None
     if values.ndim != 1 or not len(values):
         raise FormatError(f"{path}: {name} is of shape {values.shape}, expected one score a sample")
+    large = np.flatnonzero(np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max))
+    if len(large):
+        raise FormatError(f"{path}: {name} holds {values[large[0]]:g}, more than float32 can")
     return values
 
 
