@@ -11,6 +11,7 @@ from fastkd.cli.options import (
     open_teacher,
     outputs_option,
     parse_outputs,
+    refuse_idle,
     teacher_options,
     view_options,
 )
@@ -44,9 +45,7 @@ _SECTIONS = {
     type=click.FloatRange(0, min_open=True),
     help="Measure the codec's KL on real rows first, and stop where it is above this.",
 )
-@click.option(
-    "--tau", type=click.FloatRange(0, min_open=True), default=4.0, show_default=True, help="Temperature of --max-kl."
-)
+@click.option("--tau", type=click.FloatRange(0, min_open=True), help="Temperature of --max-kl.  [default: 4]")
 @click.option(
     "--reuse",
     multiple=True,
@@ -73,7 +72,7 @@ def cache_logits(
     mix_alpha: float | None,
     codec: str,
     max_kl: float | None,
-    tau: float,
+    tau: float | None,
     reuse: tuple[Path, ...],
     shard: str | None,
     batch_size: int,
@@ -100,6 +99,7 @@ def cache_logits(
     from fastkd.train.store_recipe import StoreRecipe
     from fastkd.train.teacher import embedding_of
 
+    refuse_idle({"tau": tau}, "max-kl", max_kl)
     with_embedding = parse_outputs(outputs)
     part = _parse_shard(shard)
     with compute(device) as (world, device_name):
@@ -119,7 +119,7 @@ def cache_logits(
             codec=codec,
             block_rows=batch_size,
             max_kl=max_kl,
-            tau=tau,
+            tau=4.0 if tau is None else tau,
         )
         with progress_bar("cache-logits", "rows", unit_bytes=recipe.row_bytes) as progress:
             counts = fill_store(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.errors import OptionError
+
 if TYPE_CHECKING:
     from fastkd.train.teacher import Teacher
 
@@ -96,3 +98,14 @@ def open_teacher(teacher: str, options: dict[str, Any], num_classes: int, device
         num_classes=num_classes,
         device=device,
     )
+
+
+def refuse_idle(options: dict[str, Any], partner: str, given: object) -> None:
+    """Refuses options that do nothing where another one is not given.
+
+    Raises:
+        OptionError: one of them was given, and its partner was not.
+    """
+    idle = [name for name, value in options.items() if value not in (None, False, "fp32")]
+    if idle and not given:
+        raise OptionError(f"--{idle[0].replace('_', '-')} does nothing without --{partner}")

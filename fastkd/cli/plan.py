@@ -11,6 +11,7 @@ from fastkd.cli.options import (
     open_teacher,
     outputs_option,
     parse_outputs,
+    refuse_idle,
     teacher_options,
     view_options,
 )
@@ -99,6 +100,9 @@ def plan(
         raise click.UsageError("--embedding-dim is for --outputs logits,embedding")
     if with_embedding and (embedding_dim is None) == (teacher is None):
         raise click.UsageError("--outputs logits,embedding needs either --embedding-dim or the --teacher that tells it")
+    if teacher is not None and not (measure or with_embedding):
+        raise click.UsageError("--teacher is for --measure and --outputs logits,embedding")
+    refuse_idle(teacher_flags, "teacher", teacher)
     kept = Mask.load(mask) if mask else None
     if beton is None:
         if num_samples is None or num_classes is None or num_seeds is None:

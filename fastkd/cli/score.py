@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "variance", "memorization")
 _OF_NETWORKS = ("model_name", "features_out", "grand_params", "compat", "centre")
-_OF_MEMORIZATION = ("num_models", "subset", "min_count", "student", "epochs")
+_OF_MEMORIZATION = ("num_models", "subset", "min_count", "student", "epochs", "seed")
 _UNUSED = {
     "networks": _OF_MEMORIZATION,
     "store": ("norm", "size", "batch_size", *_OF_NETWORKS, *_OF_MEMORIZATION),
@@ -60,11 +60,7 @@ _UNUSED = {
 @click.option("--student", metavar="NAME", help="memorization: the network.  [default: resnet8]")
 @click.option("--epochs", type=int, help="memorization: epochs of each.  [default: 30]")
 @click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="memorization: of the subsets and networks.",
+    "--seed", type=click.IntRange(0, 2**63 - 1), help="memorization: of the subsets and networks.  [default: 0]"
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The score file to write.")
 @device_options
@@ -75,7 +71,6 @@ def score(
     logits: Path | None,
     size: int | None,
     batch_size: int | None,
-    seed: int,
     out: Path,
     device: str,
     num_workers: int,
@@ -101,7 +96,7 @@ def score(
         common = {"num_workers": num_workers, "device": device_name, "world": world}
         inputs: dict[str, str] = {}
         if source == "memorization":
-            values, described = _by_memorization(dataset, out, size, batch_size, seed, given, common)
+            values, described = _by_memorization(dataset, out, size, batch_size, given, common)
         elif source == "store":
             assert logits is not None
             values, described, inputs = _by_store(dataset, logits, methods)
@@ -253,7 +248,6 @@ def _by_memorization(
     out: Path,
     size: int | None,
     batch_size: int | None,
-    seed: int,
     given: dict[str, Any],
     common: dict[str, Any],
 ) -> "tuple[dict[str, np.ndarray], dict[str, Any]]":
@@ -263,6 +257,7 @@ def _by_memorization(
     from fastkd.train.recipe import choose_recipe
 
     epochs = 30 if given["epochs"] is None else given["epochs"]
+    seed = given["seed"] or 0
     views = choose_views(dataset, size=size, num_epochs=max(1, epochs))
     recipe = choose_recipe(
         views.kind,

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastkd.cli.common import command, compute, progress_bar, say
-from fastkd.cli.options import device_options, open_teacher, teacher_options, view_options
+from fastkd.cli.options import device_options, open_teacher, refuse_idle, teacher_options, view_options
 from fastkd.cli.train_options import (
     loss_options,
     parse_names,
     parse_recorded,
     record_options,
-    refuse_idle,
     schedule_options,
 )
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.cli.options import option_list
-from fastkd.errors import OptionError
+from fastkd.cli.options import option_list, refuse_idle
 
 if TYPE_CHECKING:
     from fastkd.train.recording import Record
@@ -108,14 +107,3 @@ def parse_recorded(text: str | None, **options: Any) -> "Record | None":
 def parse_names(text: str | None) -> tuple[str, ...] | None:
     """Names with commas between them; None where there are none."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
-
-
-def refuse_idle(options: dict[str, Any], partner: str, given: object) -> None:
-    """Refuses options that do nothing where another one is not given.
-
-    Raises:
-        OptionError: one of them was given, and its partner was not.
-    """
-    idle = [name for name, value in options.items() if value not in (None, False, "fp32")]
-    if idle and not given:
-        raise OptionError(f"--{idle[0].replace('_', '-')} does nothing without --{partner}")

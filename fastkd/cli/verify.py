@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fastkd.cli.common import choose_device, command, progress_bar, say
-from fastkd.cli.options import device_options, open_teacher, teacher_options
+from fastkd.cli.options import device_options, open_teacher, refuse_idle, teacher_options
 from fastkd.dist import read_world
 
 
@@ -22,14 +22,14 @@ from fastkd.dist import read_world
 )
 @click.option("--teacher", metavar="T", help="The teacher for --against: a checkpoint, or a torchvision / timm: name.")
 @teacher_options
-@click.option("--rows", type=click.IntRange(1), default=1000, show_default=True, help="Rows for --against.")
+@click.option("--rows", type=click.IntRange(1), help="Rows for --against.  [default: 1000]")
 @device_options
 def verify(
     files: tuple[Path, ...],
     write_manifest: bool,
     against: Path | None,
     teacher: str | None,
-    rows: int,
+    rows: int | None,
     device: str,
     num_workers: int,
     **teacher_flags: Any,
@@ -47,6 +47,7 @@ def verify(
 
     if (against is None) != (teacher is None):
         raise click.UsageError("--against and --teacher are given together")
+    refuse_idle({"rows": rows} | teacher_flags, "against", against)
     if write_manifest:
         from fastkd.data.beton import open_beton
         from fastkd.data.renew import renew_manifest
@@ -60,7 +61,7 @@ def verify(
             problems += check(path, progress)
     result: dict[str, Any] = {"ok": not problems, "problems": problems}
     if against is not None and teacher is not None and not problems:
-        result |= _compute_again(files, against, teacher, teacher_flags, rows, device, num_workers)
+        result |= _compute_again(files, against, teacher, teacher_flags, rows or 1000, device, num_workers)
     names = ", ".join(str(path) for path in files)
     text = f"{names}: {len(result['problems'])} problems\n" + "\n".join(result["problems"])
     return result, f"{names}: whole" if result["ok"] else text
