@@ -28,8 +28,7 @@ import measure
 import numpy as np
 from PIL import Image
 
-from fastkd.data import loader as loading
-from fastkd.data.beton import HEADER_BYTES, Beton, manifest_path, open_beton
+from fastkd.data.beton import HEADER_BYTES, manifest_path, open_beton
 from fastkd.data.build import build_beton
 from fastkd.data.encode import WriteOptions
 from fastkd.data.loader import ViewLoader
@@ -124,18 +123,6 @@ def open_beton_tables(content: bytes) -> tuple[int, int]:
     return start, start + num_samples * (24 if num_fields == 2 else 32)
 
 
-_compiled: dict[tuple, tuple] = {}
-_compile = loading._compile
-
-
-def compile_once(beton: Beton, *args: object) -> tuple:
-    """FFCV compiles a second for each loader, and the same for all copies with the same fields."""
-    key = beton.field_types, beton.field_names
-    if key not in _compiled:
-        _compiled[key] = _compile(beton, *args)
-    return _compiled[key]
-
-
 def load(path: Path) -> list:
     """Checksums of what a loader gives: (sample_id, label, pixels), and the dataset's identity."""
     dataset = open_dataset(path)
@@ -170,7 +157,6 @@ def child(folder: Path, kind: str, count: int, seed: int) -> dict[str, Counter]:
     path = folder / f"{kind}.beton"
     content = path.read_bytes()
     manifest = manifest_path(path).read_bytes() if manifest_path(path).exists() else b""
-    loading._compile = compile_once
     whole, rng = load(path), np.random.default_rng(seed)
     copy = folder / f"{kind}-{seed}" / "x.beton"
     copy.parent.mkdir()

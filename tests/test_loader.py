@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.event import install_recorder
 from PIL import Image
 from synthetic import build, encoded, files_of, photo, pillow, stored, write_files
 
@@ -504,6 +505,13 @@ print("ffcv", sum(len(labels) for _, labels in Loader(sys.argv[1], batch_size=4,
 print("equal", all((a == b).all().item() for a, b in zip(before, views(), strict=True)))
 """
     return in_a_new_process(code, photo_jpg)
+
+
+def test_loaders_of_a_process_share_what_is_compiled(raw_beton, jpg_beton):
+    list(ViewLoader(open_beton(raw_beton), Views("crop-flip", 32)).epoch(0))
+    with install_recorder("numba:compile") as compiled:
+        list(ViewLoader(open_beton(jpg_beton), Views("rrc", 24)).epoch(0))
+    assert compiled.buffer == []
 
 
 def test_importing_the_loader_leaves_torchs_threads_as_they_are(beside_ffcvs_loader):

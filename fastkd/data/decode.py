@@ -5,8 +5,9 @@ the size in the JPEG header against the one in the table, the checksum of a colu
 status array, one entry a sample, from which the loader raises.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,10 +20,12 @@ from fastkd.data.views import CENTER, CROP_FLIP, PAD, Views, center_view, crop_f
 from fastkd.intrinsics import prefetch
 
 _num_threads = torch.get_num_threads()
+from ffcv.fields import RGBImageField  # noqa: E402
 from ffcv.memory_managers import OSCacheManager  # noqa: E402
-from ffcv.pipeline.allocation_query import AllocationQuery  # noqa: E402
 from ffcv.pipeline.compiler import Compiler  # noqa: E402
+from ffcv.pipeline.graph import Graph  # noqa: E402
 from ffcv.pipeline.operation import Operation  # noqa: E402
+from ffcv.pipeline.pipeline_spec import PipelineSpec  # noqa: E402
 from ffcv.pipeline.state import State  # noqa: E402
 
 torch.set_num_threads(_num_threads)  # importing ffcv sets torch to one thread
@@ -173,46 +176,38 @@ class Column:
 
 
 class ViewDecoder(Operation):
-    """Decoder of an RGB image field: one seeded view of each sample of the batch, and its row of the column.
+    """Decoder of an RGB image field: one seeded view of each sample of the batch, and its rows of the columns.
 
-    `storage_state` is what the loader passes for each batch: (file, sizes, aug_seed, status, column, mixing). Views and
-    rows come out of one operation, since calling a compiled one takes as long as decoding the rows of a whole batch.
+    All numbers come with each batch, in `storage_state`: (file, sizes, aug_seed, status, `view_numbers`, columns, mixing),
+    so that what is compiled for one loader serves all whose views are mixed, or not, and whose columns unpack alike.
+    Views and rows come out of one operation, since calling a compiled one takes as long as decoding the rows of a whole
+    batch.
+
+    is_mixed: whether each view is mixed with another. unpacks: how the rows of each column are unpacked; two at most.
     """
 
-    def __init__(self, views: Views, column: Column | None, embeddings: Column | None = None) -> None:
+    def __init__(self, is_mixed: bool, unpacks: tuple[Callable, ...]) -> None:
         super().__init__()
-        self.views, self.column, self.embeddings = views, column, embeddings
+        self.is_mixed, self.unpacks = is_mixed, unpacks
 
-    def declare_state_and_memory(
-        self, previous_state: State
-    ) -> tuple[State, AllocationQuery | tuple[AllocationQuery, ...]]:
-        shape = (self.views.size, self.views.size, 3)
-        state = replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype("u1"))
-        pixels = AllocationQuery(shape, np.dtype("u1"))
-        if self.column is None:
-            return state, pixels
-        columns = (self.column, self.embeddings)
-        rows = (AllocationQuery((one.width,), np.dtype("f4")) for one in columns if one is not None)
-        return state, (pixels, *rows)
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
+        return previous_state, None  # the loader has memory of its own
 
     def generate_code(self) -> Callable:
-        code, size, crop_ratio = self.views.code, self.views.size, self.views.crop_ratio
-        decode_views, mix = _decode_views, 0
-        if self.views.mix is not None:
-            decode_views, mix = _decode_mixed_views, self.views.mix.code
+        decode_views = _decode_mixed_views if self.is_mixed else _decode_views
 
         def decode(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, _, mixing = state
+            data, sizes, aug_seed, status, (code, mix, size, crop_ratio), _, mixing = state
             decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, status, mixing, out)
             return out
 
-        if self.column is None:
+        if not self.unpacks:
             return decode
-        unpack, salt = self.column.unpack, np.uint64(self.column.salt)
-        _, num_rows, row_bytes = self.column.records.shape
+        unpack = self.unpacks[0]
 
         def decode_with_rows(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, (records, rows), mixing = state
+            data, sizes, aug_seed, status, (code, mix, size, crop_ratio), (rows, one), mixing = state
+            records, num_rows, row_bytes, salt = one
             pixels, values = out
             numbers = _find_rows(ids, aug_seed * num_rows, rows, records, row_bytes, status)
             good = np.empty(len(ids), np.bool_)
@@ -221,12 +216,14 @@ class ViewDecoder(Operation):
             decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, status, mixing, pixels)
             return out
 
-        if self.embeddings is None:
+        if len(self.unpacks) == 1:
             return decode_with_rows
-        unpack_more, more_salt = self.embeddings.unpack, np.uint64(self.embeddings.salt)
+        unpack_more = self.unpacks[1]
 
         def decode_with_embeddings(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, (records, rows, more_records), mixing = state
+            data, sizes, aug_seed, status, (code, mix, size, crop_ratio), (rows, one, more), mixing = state
+            records, num_rows, row_bytes, salt = one
+            more_records, _, _, more_salt = more
             pixels, values, more_values = out
             numbers = _find_rows(ids, aug_seed * num_rows, rows, records, row_bytes, status)
             good = np.empty(len(ids), np.bool_)
@@ -238,6 +235,37 @@ class ViewDecoder(Operation):
             return out
 
         return decode_with_embeddings
+
+
+@functools.cache
+def compiled_stage(image_field: int, is_mixed: bool, *unpacks: Callable) -> tuple[Callable, int]:
+    """FFCV's pipeline over one field of a beton: the compiled stage, and the number by which it knows its operation.
+
+    Made once a process for all loaders of such views and columns, as Numba takes a second for each. The decoder is made
+    here and shared with no other pipeline: FFCV's pipelines change the lists and operations that they are given.
+    """
+    graph = Graph(
+        {"views": PipelineSpec("image", decoder=ViewDecoder(is_mixed, unpacks))},
+        {"image": RGBImageField()},
+        {"image": image_field},
+        {f"f{image_field}": None},  # what the images are is told with each batch
+        None,  # FFCV's own reader of the storage state: the operation above reads it itself
+    )
+    _, code = graph.collect_requirements()
+    ((stage, _),), (node,) = graph.codegen_all(code)
+    return stage, node
+
+
+def view_numbers(views: Views) -> tuple[int, int, int, float]:
+    """What of the views the compiled operation goes by: kind, kind of the mix, size, crop ratio."""
+    return views.code, 0 if views.mix is None else views.mix.code, views.size, float(views.crop_ratio)
+
+
+def column_state(columns: Sequence[Column]) -> tuple | None:
+    """What of the columns it goes by: the row of each sample, then (records, num_rows, row_bytes, salt) of each column."""
+    if not columns:
+        return None
+    return columns[0].rows, *((one.records.reshape(-1), *one.records.shape[1:], np.uint64(one.salt)) for one in columns)
 
 
 @njit(nogil=True, inline="always")

@@ -7,7 +7,7 @@ of its own, and as long as any of it is held it is not written to again.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NoReturn
 
@@ -16,7 +16,7 @@ import torch
 
 from fastkd.data.batch import Batch
 from fastkd.data.beton import Beton
-from fastkd.data.decode import OF_PARTNER, REASONS, Column, ViewDecoder, first_outside
+from fastkd.data.decode import OF_PARTNER, REASONS, Column, column_state, compiled_stage, first_outside, view_numbers
 from fastkd.data.memory import BatchMemory
 from fastkd.data.mix import KeptSet, Mixes
 from fastkd.data.order import PAGES_BATCHES, batch_ids, check_ids, check_order, epoch_order, num_batches
@@ -120,13 +120,11 @@ class ViewLoader:
             "labels": ((), np.dtype("i8")),
             "sample_ids": ((), np.dtype("i8")),
         }
-        self._rows: tuple[np.ndarray, ...] | None = None
-        if column is not None:
-            self._rows = column.records.reshape(-1), column.rows
-            layout["logits"] = ((column.width,), np.dtype("f4"))
-            if embeddings is not None:
-                self._rows = (*self._rows, embeddings.records.reshape(-1))
-                layout["embeddings"] = ((embeddings.width,), np.dtype("f4"))
+        columns = [one for one in (column, embeddings) if one is not None]
+        layout |= {
+            name: ((one.width,), np.dtype("f4")) for name, one in zip(("logits", "embeddings"), columns, strict=False)
+        }
+        self._numbers, self._columns = view_numbers(views), column_state(columns)
         self._kept = None
         if views.mix is not None:
             self._kept = KeptSet(self.ids, beton.num_samples)
@@ -138,7 +136,8 @@ class ViewLoader:
         # What is made in one go takes long to hand over: no worker shall wait for that.
         self._num_ahead = self.num_workers if self._most * world.size > self.global_batch else 0
         self._memory = BatchMemory(layout, num_kept=max(prefetch, self._num_ahead) + 2, is_pinned=is_pinned)
-        self._stage, self._node = _compile(beton, ViewDecoder(views, column, embeddings))
+        unpacks = (one.unpack for one in columns)
+        self._stage, self._node = compiled_stage(beton.image_field, views.mix is not None, *unpacks)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -278,35 +277,13 @@ class ViewLoader:
                 self.beton.sizes,
                 aug_seed,
                 status,
-                self._rows,
+                self._numbers,
+                self._columns,
                 None if mixes is None else (mixes.partners, mixes.regions),
             ),
             **{
-                f"memory_{self._node}": tuple(outputs) if self._rows else arrays["images"],
+                f"memory_{self._node}": tuple(outputs) if self._columns else arrays["images"],
                 f"shared_memory_{self._node}": None,
             },
         )
         return arrays, status if status.any() else None
-
-
-def _compile(beton: Beton, decoder: ViewDecoder) -> tuple[Callable, int]:
-    """FFCV's pipeline over the beton's images: the compiled stage, and the number by which it knows its operation.
-
-    The decoder is made afresh for each loader: FFCV's pipelines change the lists and operations they are given.
-    """
-    # Not at the top: importing ffcv sets torch to one thread, unless decode.py has imported it before.
-    from ffcv.fields import RGBImageField
-    from ffcv.pipeline.graph import Graph
-    from ffcv.pipeline.pipeline_spec import PipelineSpec
-
-    image = beton.field_names[beton.image_field]
-    graph = Graph(
-        {"views": PipelineSpec(image, decoder=decoder)},
-        {image: RGBImageField()},
-        {image: beton.image_field},
-        beton.metadata,
-        None,  # FFCV's own reader of the storage state: the operation above reads it itself
-    )
-    _, code = graph.collect_requirements()
-    ((stage, _),), (node,) = graph.codegen_all(code)
-    return stage, node
