@@ -1,16 +1,20 @@
-"""Running the commands of fastkd: in this process, in another, or in two ranks under torchrun."""
+"""Running the commands of fastkd: in this process, in another, in forked ranks, or in ranks under torchrun."""
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from unittest import mock
+
+from ranks import forked, wait_for
 
 from fastkd.cli import main
 
@@ -52,6 +56,47 @@ def fastkd(*arguments: object) -> Outcome:
             file.seek(0)
             texts.append(file.read())
     return Outcome(code, *texts)
+
+
+@contextmanager
+def own_port() -> Iterator[int]:
+    """A port that nobody else is given who asks for any, and that a server can still be bound to by its number."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def fastkd_in_ranks(size: int, *arguments: object, until: Callable[[], bool] = lambda: False) -> list[Outcome]:
+    """`fastkd ARGUMENTS` in forked processes that find what torchrun tells its ranks; what each of them came to.
+
+    until: kill -9 to all of them as soon as it holds.
+    """
+    with own_port() as port, tempfile.TemporaryDirectory() as folder:
+
+        def run(rank: int) -> None:
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+            names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ.update({name: str(value) for name, value in names.items()})
+            Path(folder, str(rank)).write_text(json.dumps(astuple(fastkd(*arguments))))
+
+        pids = [forked(lambda rank=rank: run(rank)) for rank in range(size)]
+        written = [Path(folder, str(rank)) for rank in range(size)]
+        while not until() and not all(map(has_ended, pids)):
+            time.sleep(0.005)
+        if until():
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+        codes = wait_for(pids)
+        return [
+            Outcome(*json.loads(path.read_text())) if code == 0 else Outcome(code, "", "")
+            for path, code in zip(written, codes, strict=True)
+        ]
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process that nobody has waited for yet is at its end."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def start(*arguments: object, ranks: int = 1, env: dict[str, str] | None = None) -> subprocess.Popen:

@@ -1,8 +1,10 @@
-"""Data sets that many tests share; made once a session, so a test that changes one works on a copy."""
+"""Data sets that many tests share; made once a session, so a test that changes one works on a copy. Workers of xdist."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,8 +15,25 @@ from fastkd.data.beton import manifest_path
 from fastkd.data.build import WriteOptions, build_beton
 from fastkd.data.sources import open_source
 
+if TYPE_CHECKING:
+    from fastkd.feed import Dataset
+    from fastkd.prune.mask import Mask
+    from fastkd.train.teacher import Teacher
+
 settings.register_profile("fastkd", deadline=None)  # the first call of a compiled function takes as long as it takes
 settings.load_profile("fastkd")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: a worker for each CPU of this process, of which each takes up to a gigabyte of memory."""
+    return min(8, len(os.sched_getaffinity(0)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """One thread for each worker and for what it starts, which have a CPU for each worker."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +90,44 @@ def raw_mask(raw_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         params={"method": "random", "seed": 0},
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def dataset(raw_beton: Path) -> "Dataset":
+    """`raw_beton`, opened."""
+    from fastkd.feed import open_dataset
+
+    return open_dataset(raw_beton)
+
+
+@pytest.fixture(scope="session")
+def mask(raw_mask: Path) -> "Mask":
+    """`raw_mask`, loaded."""
+    from fastkd.prune.mask import Mask
+
+    return Mask.load(raw_mask)
+
+
+@pytest.fixture(scope="session")
+def ids(mask: "Mask") -> np.ndarray:
+    """The sample_ids of `raw_mask` in their order."""
+    return mask.sample_ids
+
+
+@pytest.fixture(scope="session")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a resnet8 of the ten classes of `raw_beton`, with seeded weights."""
+    from stores import save_teacher
+
+    return save_teacher(tmp_path_factory.mktemp("teacher") / "t.safetensors")
+
+
+@pytest.fixture(scope="module")
+def teacher(teacher_file: Path) -> "Teacher":
+    """`teacher_file` as a teacher, one for each module."""
+    from fastkd.train.teacher import load_teacher
+
+    return load_teacher(str(teacher_file))
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,26 @@
-"""Running a function as the ranks of a run, in forked processes that share a gloo group."""
+"""Running functions in forked processes: alone, or as the ranks of a run that share a gloo group."""
 
 import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import torch.distributed as dist
-
 from fastkd.dist import World
+
+
+def forked(function: Callable[[], object]) -> int:
+    """Starts a process that calls the function and ends, with 1 where it raises; returns its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        function()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def start_ranks(size: int, rendezvous: Path, function: Callable[[World], object]) -> list[int]:
@@ -15,23 +28,14 @@ def start_ranks(size: int, rendezvous: Path, function: Callable[[World], object]
 
     rendezvous: a file that does not exist yet, by which they find one another.
     """
-    pids = []
-    for rank in range(size):
-        pid = os.fork()
-        if pid:
-            pids.append(pid)
-            continue
-        code = 1
-        try:
-            dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size)
-            function(World(rank=rank, local_rank=rank, size=size))
-            dist.destroy_process_group()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return pids
+    import torch.distributed as dist
+
+    def as_rank(rank: int) -> None:
+        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size)
+        function(World(rank=rank, local_rank=rank, size=size))
+        dist.destroy_process_group()
+
+    return [forked(lambda rank=rank: as_rank(rank)) for rank in range(size)]
 
 
 def wait_for(pids: list[int]) -> list[int]:

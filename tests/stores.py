@@ -16,13 +16,16 @@ from fastkd.store.filling import StoreFiller, create_store
 from fastkd.store.tables import read_tables
 from fastkd.train.caching import fill_store
 from fastkd.train.checkpoint import save_weights
+from fastkd.train.norm import Norm
 from fastkd.train.store_recipe import StoreRecipe
 from fastkd.train.teacher import Teacher
 
-torch.set_num_threads(1)  # on networks as small as these, threads only wait for each other
+torch.set_num_threads(1)  # threads would wait for each other on networks as small, and not come along in forks
 
 IDS = np.random.default_rng(5).permutation(90)[:37]
 VIEWS = Views("crop-flip", 32, 3)
+NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+"""Of the networks that `save_teacher` makes, and of their students."""
 
 
 def random_logits(num_seeds: int, num_rows: int, num_classes: int, seed: int = 0) -> np.ndarray:
@@ -110,6 +113,5 @@ def save_teacher(path: Path, *, num_classes: int = 10, seed: int = 0, name: str 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = create_model(name, num_classes)
-    norm = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "size": None}
-    save_weights(path, model, {"model": name, "num_classes": num_classes, "norm": norm} | meta)
+    save_weights(path, model, {"model": name, "num_classes": num_classes, "norm": NORM.describe()} | meta)
     return path

@@ -14,7 +14,6 @@ from stores import cache, save_teacher
 
 from fastkd.data.views import Views
 from fastkd.errors import BusyError, CorruptError, MismatchError, OptionError, SpaceError, UnfinishedError
-from fastkd.feed import Dataset, open_dataset
 from fastkd.prune.mask import Mask, save_mask
 from fastkd.store.codec import make_codec
 from fastkd.store.fidelity import through
@@ -24,20 +23,10 @@ from fastkd.store.merge import merge_stores
 from fastkd.store.tables import read_tables
 from fastkd.store.verify import verify_store
 from fastkd.train.recompute import recompute_rows
-from fastkd.train.teacher import Teacher, load_teacher
+from fastkd.train.teacher import load_teacher
 
 VIEWS = Views("crop-flip", 32, 8)
 BLOCK_ROWS = 16
-
-
-@pytest.fixture(scope="module")
-def dataset(raw_beton) -> Dataset:
-    return open_dataset(raw_beton)
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Teacher:
-    return load_teacher(str(save_teacher(tmp_path_factory.mktemp("teacher") / "t.safetensors")))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +63,7 @@ def test_any_number_of_ranks_fills_the_same_bytes(recipe, at_once, tmp_path, siz
 
 def test_three_ranks_killed_and_two_that_go_on_fill_the_same_bytes(recipe, at_once, tmp_path):
     path = tmp_path / "l.h5"
-    slowly = lambda done, total: time.sleep(0.02)  # noqa: E731
+    slowly = lambda done, total: time.sleep(0.05)  # noqa: E731
     pids = start_ranks(3, tmp_path / "meet", lambda world: cache(path, **recipe, world=world, progress=slowly))
     while not path.exists() or read_tables(path).done.sum() < 20:
         time.sleep(0.005)

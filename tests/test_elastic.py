@@ -3,15 +3,15 @@
 import json
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import fastkd, finish, start
+from commands import fastkd, finish, own_port, start
 from ranks import start_ranks, wait_for
+from stores import NORM
 
 from fastkd.data.views import Views
 from fastkd.dist import World
@@ -19,11 +19,9 @@ from fastkd.errors import OptionError, StoppedError
 from fastkd.feed import Dataset, Loader, open_dataset
 from fastkd.train import losses
 from fastkd.train.methods import METHODS, Context
-from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe
 from fastkd.train.student import train
 
-NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 VIEWS = Views("crop-flip", 32, 3)
 
 
@@ -54,7 +52,6 @@ def train_part(
     world: World, dataset: Dataset, num_ids: int, global_batch: int, run: Path, notes: Path, stop_after: int | None
 ) -> None:
     """Trains until the SIGTERM, or to the end."""
-    torch.set_num_threads(1)
     notes.mkdir(exist_ok=True)
     loader = Loader(
         dataset,
@@ -145,12 +142,13 @@ def test_ranks_that_sigterm_stops_exit_75_and_one_process_goes_on_with_their_bat
     run = tmp_path / "run"
     options = ["--alpha", 0, "--model", "resnet8", "--epochs", 5, "--batch-size", 20, "--device", "cpu"]
     command = ("train", raw_beton, *options, "--num-workers", 1, "--out", run, "--json")
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    ranks = [start(*command, env=meeting | {"RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(2)]
-    while not (run / "resume.pt").exists() and all(rank.poll() is None for rank in ranks):
-        time.sleep(0.005)
-    ranks[1].send_signal(signal.SIGTERM)
-    stopped = [finish(rank) for rank in ranks]
+    with own_port() as port:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        ranks = [start(*command, env=meeting | {"RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(2)]
+        while not (run / "resume.pt").exists() and all(rank.poll() is None for rank in ranks):
+            time.sleep(0.005)
+        ranks[1].send_signal(signal.SIGTERM)
+        stopped = [finish(rank) for rank in ranks]
     assert [outcome.code for outcome in stopped] == [75, 75], stopped[0].err + stopped[1].err
     assert "stopped by SIGTERM after epoch" in stopped[0].err
     assert "Traceback" not in stopped[0].err + stopped[1].err
@@ -158,12 +156,6 @@ def test_ranks_that_sigterm_stops_exit_75_and_one_process_goes_on_with_their_bat
     assert outcome.code == 0, outcome.err
     assert "5 epochs of 15 steps of 40" in outcome.err
     assert len(step_losses(run)) == 5 * 15
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def test_more_ranks_than_samples_in_a_batch_are_refused(raw_beton, tmp_path):

@@ -15,14 +15,14 @@ from stores import IDS, cache, make_store, random_logits, save_teacher
 
 from fastkd.data.views import Views
 from fastkd.errors import CorruptError, FormatError, MismatchError
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.prune.mask import Mask, save_mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.merge import merge_stores
 from fastkd.store.tables import read_tables
 from fastkd.store.verify import verify_store
 from fastkd.train.recompute import recompute_rows
-from fastkd.train.teacher import Teacher, embedding_of, load_teacher
+from fastkd.train.teacher import embedding_of, load_teacher
 
 VIEWS = Views("crop-flip", 32, 4)
 LOGITS, EMBEDDINGS = random_logits(3, len(IDS), 20), random_logits(3, len(IDS), 20, seed=1)
@@ -32,16 +32,6 @@ LOGITS, EMBEDDINGS = random_logits(3, len(IDS), 20), random_logits(3, len(IDS), 
 def path(tmp_path) -> Path:
     """A store whose logits and embeddings have records of the same size."""
     return make_store(tmp_path / "l.h5", LOGITS, embeddings=EMBEDDINGS)
-
-
-@pytest.fixture(scope="module")
-def dataset(raw_beton) -> Dataset:
-    return open_dataset(raw_beton)
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Teacher:
-    return load_teacher(str(save_teacher(tmp_path_factory.mktemp("teacher") / "t.safetensors")))
 
 
 @pytest.fixture(scope="module")

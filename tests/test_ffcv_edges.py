@@ -5,6 +5,7 @@ EDGES says of each what FFCV does, how it is closed, and the tests that hold it,
 
 import ast
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ranks import forked, wait_for
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fastkd.data.batch import Batch
@@ -240,12 +242,17 @@ def expected(loader) -> list[tuple[int, bytes]]:
 # Threads
 
 
+def threads() -> set[threading.Thread]:
+    """Those that Python's `threading` has started; not what a worker of xdist has beside them."""
+    return {thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
+
+
 def test_an_exception_of_any_kind_in_a_worker_reaches_the_caller(raw_beton, monkeypatch):
-    loader = ViewLoader(open_beton(raw_beton), VIEWS, num_workers=2)
+    before, loader = threads(), ViewLoader(open_beton(raw_beton), VIEWS, num_workers=2)
     monkeypatch.setattr(loader, "_memory", None)  # what a mistake in the loader itself would do
     with pytest.raises(AttributeError):
         list(loader.epoch(0))
-    assert threading.active_count() == 1
+    assert threads() == before
 
 
 def test_more_workers_than_cores_change_nothing_but_the_number_of_threads(raw_beton, loader, expected):
@@ -290,18 +297,13 @@ def test_two_threads_load_under_numbas_workqueue_layer(under_workqueue):
 
 def run_forked(function) -> int:
     """The exit code of a forked process that calls the function: 0, 1 where it raises; -14 where it hangs."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            import signal
 
-            signal.alarm(60)
-            function()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    def run() -> None:
+        signal.alarm(60)
+        function()
+
+    (code,) = wait_for([forked(run)])
+    return code
 
 
 def test_a_process_that_is_forked_after_loading_loads_the_same(loader, expected):
@@ -434,14 +436,14 @@ def resident_bytes() -> int:
 
 
 def test_a_hundred_epochs_take_the_memory_of_ten(loader):
-    used = []
+    before, used = threads(), []
     for epochs in (10, 90):
         for epoch in range(epochs):
             for _ in loader.epoch(epoch):
                 pass
         used.append(resident_bytes())
     assert used[1] - used[0] < 4 * 2**20  # an epoch's batches are 2 MB, the ring of each of FFCV's 1 MB
-    assert threading.active_count() == 1
+    assert threads() == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from commands import fastkd
-from stores import save_teacher
+from stores import NORM, save_teacher
 from torch import nn
 
 from fastkd.data.views import Views
@@ -19,12 +19,9 @@ from fastkd.train.contrast import Contrast
 from fastkd.train.hooks import Taps, embedding_name, stage_names
 from fastkd.train.learner import make_learner
 from fastkd.train.methods import METHODS, native_weight
-from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe
 from fastkd.train.student import train
 from fastkd.train.teacher import load_teacher
-
-NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 @pytest.fixture(scope="module")

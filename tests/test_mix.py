@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from commands import fastkd
-from stores import cache, save_teacher
+from stores import NORM, cache
 from synthetic import overwrite
 
 from fastkd.data.batch import Batch
@@ -18,17 +18,13 @@ from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import CorruptError, MismatchError, OptionError
 from fastkd.feed import Loader, open_dataset
-from fastkd.prune.mask import Mask
 from fastkd.store.logit_store import LogitStore
-from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe
 from fastkd.train.recording import Record
 from fastkd.train.resident import Resident
 from fastkd.train.student import train
-from fastkd.train.teacher import load_teacher
 
 MIXES = [Mix("cutmix"), Mix("mixup", 0.4)]
-NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def views_with(mix: Mix | None, num_seeds: int = 3) -> Views:
@@ -36,27 +32,7 @@ def views_with(mix: Mix | None, num_seeds: int = 3) -> Views:
 
 
 @pytest.fixture(scope="module")
-def dataset(raw_beton):
-    return open_dataset(raw_beton)
-
-
-@pytest.fixture(scope="module")
-def ids(raw_mask) -> np.ndarray:
-    return Mask.load(raw_mask).sample_ids
-
-
-@pytest.fixture(scope="module")
-def teacher_path(tmp_path_factory) -> Path:
-    return save_teacher(tmp_path_factory.mktemp("mix") / "t.safetensors")
-
-
-@pytest.fixture(scope="module")
-def teacher(teacher_path):
-    return load_teacher(str(teacher_path))
-
-
-@pytest.fixture(scope="module")
-def stores(dataset, raw_mask, teacher, tmp_path_factory) -> dict[str, Path]:
+def stores(dataset, mask, teacher, tmp_path_factory) -> dict[str, Path]:
     """A mixed store of the 200 samples of `raw_mask` by the codec."""
     folder, found = tmp_path_factory.mktemp("mix"), {}
     for codec in ("fp16", "int8+top4", "int4+top8"):
@@ -66,7 +42,7 @@ def stores(dataset, raw_mask, teacher, tmp_path_factory) -> dict[str, Path]:
             dataset,
             teacher,
             views_with(MIXES[0]),
-            mask=Mask.load(raw_mask),
+            mask=mask,
             codec=codec,
             block_rows=64,
             num_workers=1,
@@ -261,8 +237,8 @@ def test_a_mixed_store_serves_its_own_mask_alone(dataset, ids, stores):
         Loader(dataset, views_with(None), mask=ids, logits=stores["fp16"])
 
 
-def test_a_mixed_store_is_reused_for_the_same_kept_set_alone(dataset, raw_mask, stores, teacher, tmp_path):
-    mask, views = Mask.load(raw_mask), views_with(MIXES[0], 4)
+def test_a_mixed_store_is_reused_for_the_same_kept_set_alone(dataset, mask, stores, teacher, tmp_path):
+    views = views_with(MIXES[0], 4)
     options = {"codec": "fp16", "block_rows": 64, "num_workers": 1, "reuse": [stores["fp16"]]}
     counts = cache(tmp_path / "more.h5", dataset, teacher, views, mask=mask, **options)
     assert (counts["rows_written"], counts["rows_reused"]) == (200, 600)
@@ -284,8 +260,8 @@ def test_what_goes_by_one_label_is_refused(dataset, ids, teacher, tmp_path, kd):
         train(plain, loader, tmp_path / "run", norm=NORM, inputs={}, params={}, record=Record(methods=("el2n",)))
 
 
-def test_from_the_command_line(raw_beton, raw_mask, teacher_path, tmp_path):
-    make = ("cache-logits", raw_beton, "--mask", raw_mask, "--teacher", teacher_path, "--num-seeds", 2)
+def test_from_the_command_line(raw_beton, raw_mask, teacher_file, tmp_path):
+    make = ("cache-logits", raw_beton, "--mask", raw_mask, "--teacher", teacher_file, "--num-seeds", 2)
     store = tmp_path / "l.h5"
     assert fastkd(*make, "--mix", "mixup", "--mix-alpha", 0.2, "--out", store, "--json").result["rows_written"] == 400
     found = fastkd("inspect", store, "--json").result
@@ -294,7 +270,7 @@ def test_from_the_command_line(raw_beton, raw_mask, teacher_path, tmp_path):
         found["size_bytes"]
         == fastkd("plan", raw_beton, "--mask", raw_mask, "--num-seeds", 2, "--json").result["size_bytes"]
     )
-    verified = fastkd("verify", store, "--against", raw_beton, "--teacher", teacher_path, "--rows", 50, "--json").result
+    verified = fastkd("verify", store, "--against", raw_beton, "--teacher", teacher_file, "--rows", 50, "--json").result
     assert verified["ok"]
     learn = ("train", raw_beton, "--mask", raw_mask, "--logits", store, "--model", "resnet8", "--epochs", 1)
     told = fastkd(*learn, "--out", tmp_path / "run", "--json")

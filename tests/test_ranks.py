@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 import torch
 from ranks import start_ranks, wait_for
+from stores import NORM
 from torch import nn
 
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.feed import Loader, open_dataset
-from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe
 from fastkd.train.student import train
 from fastkd.train.sync_norm import synchronise_norms
-
-NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def train_as(world: World, beton: Path, out: Path, *, batch_size: int, epochs: int, **recipe) -> None:

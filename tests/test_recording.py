@@ -1,43 +1,31 @@
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from commands import exists_and, fastkd, finish, kill_when, start
+from commands import fastkd, fastkd_in_ranks
 from ranks import start_ranks, wait_for
+from stores import NORM
 from test_scores import reference
 
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import FormatError, MismatchError, OptionError
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Dataset, Loader
 from fastkd.prune.mask import Mask
 from fastkd.prune.recorder import RECORDABLE
 from fastkd.prune.score_file import Scores, load_scores
 from fastkd.train import learner
-from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe
 from fastkd.train.recording import Record, TrainingRecord, parse_record
 from fastkd.train.student import train
 
-torch.set_num_threads(1)  # so that the ranks, which are forked, find no pool of threads that did not come along
-
-NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 RECORD = Record(methods=RECORDABLE, window=3, el2n_epochs=4)
 EPOCHS = 6
 CPU = ("--device", "cpu", "--num-workers", 1)
-
-
-@pytest.fixture(scope="module")
-def dataset(raw_beton) -> Dataset:
-    return open_dataset(raw_beton)
-
-
-@pytest.fixture(scope="module")
-def mask(raw_mask) -> Mask:
-    return Mask.load(raw_mask)
 
 
 def run(
@@ -207,8 +195,8 @@ def arguments(beton: Path, mask: Path, out: Path) -> list[object]:
 @pytest.fixture(scope="module")
 def two_ranks(raw_beton, raw_mask, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("ranks") / "run"
-    outcome = finish(start(*arguments(raw_beton, raw_mask, out), "--batch-size", 24, "--json", ranks=2))
-    assert outcome.code == 0, outcome.err
+    outcomes = fastkd_in_ranks(2, *arguments(raw_beton, raw_mask, out), "--batch-size", 24)
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].err
     return out
 
 
@@ -224,8 +212,10 @@ def test_two_ranks_record_every_sample_of_every_epoch(two_ranks, mask):
 
 def test_two_ranks_killed_and_resumed_record_the_same_bits(two_ranks, raw_beton, raw_mask, tmp_path):
     command = [*arguments(raw_beton, raw_mask, tmp_path / "run"), "--batch-size", 24]
-    kill_when(start(*command, ranks=2), exists_and(tmp_path / "run" / "resume.pt", lambda: True))
-    assert finish(start(*command, ranks=2)).code == 0
+    killed = fastkd_in_ranks(2, *command, until=(tmp_path / "run" / "resume.pt").exists)
+    assert [outcome.code for outcome in killed] == [-signal.SIGKILL] * 2
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert [outcome.code for outcome in fastkd_in_ranks(2, *command)] == [0, 0]
     assert same_scores(load_scores(tmp_path / "run" / "scores.h5"), load_scores(two_ranks / "scores.h5"))
 
 

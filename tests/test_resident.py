@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from stores import make_store, random_logits
@@ -10,8 +9,7 @@ from stores import make_store, random_logits
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import OptionError
-from fastkd.feed import Loader, open_dataset
-from fastkd.prune.mask import Mask
+from fastkd.feed import Loader
 from fastkd.store.logit_store import LogitStore
 from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe
@@ -20,16 +18,6 @@ from fastkd.train.student import train
 
 NUM_SEEDS = 5
 VIEWS = Views("crop-flip", 32, NUM_SEEDS)
-
-
-@pytest.fixture(scope="module")
-def dataset(raw_beton):
-    return open_dataset(raw_beton)
-
-
-@pytest.fixture(scope="module")
-def ids(raw_mask) -> np.ndarray:
-    return Mask.load(raw_mask).sample_ids
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import fastkd, finish, start
+from commands import fastkd, fastkd_in_ranks
 from stores import make_store, random_logits, save_teacher
 
 from fastkd.data.views import Views
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.prune.score_file import load_features, load_scores
 from fastkd.prune.scores import row_statistics
 from fastkd.prune.select import class_centre_distances
@@ -19,11 +19,6 @@ from fastkd.train.teacher import load_teacher
 
 CPU = ("--device", "cpu", "--num-workers", 1)
 METHODS = ("el2n", "grand", "margin", "entropy", "confidence", "moderate")
-
-
-@pytest.fixture(scope="module")
-def dataset(raw_beton) -> Dataset:
-    return open_dataset(raw_beton)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +129,8 @@ def test_grand_does_not_depend_on_the_batch_but_deepcores_does(networks, raw_bet
 def test_two_ranks_score_as_one_does(raw_beton, networks, scored, tmp_path):
     flags = [part for name in METHODS for part in ("--method", name)]
     flags += [part for path in networks for part in ("--model", path)]
-    outcome = finish(start("score", raw_beton, *flags, *CPU, "--out", tmp_path / "s.h5", "--json", ranks=2))
-    assert outcome.code == 0, outcome.err
+    outcomes = fastkd_in_ranks(2, "score", raw_beton, *flags, *CPU, "--out", tmp_path / "s.h5")
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].err
     one, two = load_scores(scored), load_scores(tmp_path / "s.h5")
     for name in METHODS:
         np.testing.assert_allclose(two.values[name], one.values[name], rtol=1e-4, atol=1e-5, err_msg=name)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stores import NORM
 
 from fastkd.data.views import Views
 from fastkd.errors import OptionError
@@ -12,11 +13,8 @@ from fastkd.feed import Loader, open_dataset
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask
 from fastkd.train.checkpoint import load_model
-from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe, input_size
 from fastkd.train.student import train
-
-NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 @pytest.fixture(scope="module")

@@ -11,22 +11,11 @@ from stores import make_store, random_logits, save_teacher
 
 from fastkd.data.views import Views
 from fastkd.errors import CorruptError, MismatchError
-from fastkd.feed import Dataset, Loader, open_dataset
-from fastkd.prune.mask import Mask
+from fastkd.feed import Loader
 from fastkd.store.logit_store import LogitStore
 from fastkd.train.resident import Resident
 
 VIEWS = Views("crop-flip", 32, 3)
-
-
-@pytest.fixture(scope="module")
-def dataset(raw_beton) -> Dataset:
-    return open_dataset(raw_beton)
-
-
-@pytest.fixture(scope="module")
-def ids(raw_mask) -> np.ndarray:
-    return Mask.load(raw_mask).sample_ids
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from commands import exists_and, finish, kill_when, start
-from stores import cache, save_teacher
+from stores import NORM, cache, save_teacher
 
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, OptionError, StoppedError
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Dataset, Loader
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask, save_mask
 from fastkd.train.checkpoint import load_model
@@ -30,18 +30,7 @@ from fastkd.train.student import train
 from fastkd.train.teacher import load_teacher
 
 VIEWS = Views("crop-flip", 32, 3)
-NORM = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 RATES = ("images_per_s", "data_wait_percent", "step_percent")
-
-
-@pytest.fixture(scope="module")
-def dataset(raw_beton) -> Dataset:
-    return open_dataset(raw_beton)
-
-
-@pytest.fixture(scope="module")
-def mask(raw_mask) -> Mask:
-    return Mask.load(raw_mask)
 
 
 @pytest.fixture(scope="module")
@@ -483,7 +472,7 @@ def test_the_recipe_is_the_papers():
 
 @pytest.fixture(scope="module")
 def training(raw_beton, raw_mask, store) -> tuple:
-    """A command that trains for eight short epochs."""
+    """A command that trains for twelve short epochs."""
     options = [
         "--mask",
         raw_mask,
@@ -507,7 +496,7 @@ def test_a_run_that_was_killed_goes_on_to_the_bits_of_an_undisturbed_one(trainin
     kill_when(
         start(*training, "--out", tmp_path / "killed"), exists_and(state, lambda: load_resume(state)["epoch"] >= 2)
     )
-    assert 2 <= load_resume(state)["epoch"] < 8
+    assert 2 <= load_resume(state)["epoch"] < 12
     assert not (tmp_path / "killed" / "result.json").exists()
     resumed, whole = finish(start(*training, "--out", tmp_path / "killed")), finish(undisturbed)
     assert (resumed.code, whole.code) == (0, 0), resumed.err + whole.err

@@ -21,9 +21,8 @@ from fastkd.errors import (
     OptionError,
     UnfinishedError,
 )
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Dataset, Loader
 from fastkd.models.registry import create_model
-from fastkd.prune.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.tables import read_tables
 from fastkd.train.checkpoint import save_weights
@@ -31,21 +30,6 @@ from fastkd.train.teacher import Teacher, load_teacher
 
 VIEWS = Views("crop-flip", 32, 3)
 BLOCK_ROWS = 32  # of 200: the last block of a plane is shorter
-
-
-@pytest.fixture(scope="module")
-def dataset(raw_beton) -> Dataset:
-    return open_dataset(raw_beton)
-
-
-@pytest.fixture(scope="module")
-def mask(raw_mask) -> Mask:
-    return Mask.load(raw_mask)
-
-
-@pytest.fixture(scope="module")
-def teacher_file(tmp_path_factory) -> Path:
-    return save_teacher(tmp_path_factory.mktemp("teacher") / "t.safetensors")
 
 
 @pytest.fixture
