@@ -30,14 +30,14 @@ EDGES: dict[str, tuple[str, str, list[str]]] = {
     "S4": (
         "a boolean mask as indices ends in a hang",
         "refused, with the way out",
-        ["test_loader.test_ids_that_name_no_samples_are_refused"],
+        ["test_loader_arguments.test_ids_that_name_no_samples_are_refused"],
     ),
     "S5": (
         "an index out of range reads foreign memory, -1 the last sample",
         "ids are checked when the loader is made, and again where batches are named one by one",
         [
-            "test_loader.test_ids_that_name_no_samples_are_refused",
-            "test_loader.test_a_batch_that_names_what_is_not_there_is_refused",
+            "test_loader_arguments.test_ids_that_name_no_samples_are_refused",
+            "test_loader_arguments.test_a_batch_that_names_what_is_not_there_is_refused",
         ],
     ),
     "S6": (
@@ -67,7 +67,7 @@ EDGES: dict[str, tuple[str, str, list[str]]] = {
         "fewer samples than a batch give no batch, and no message",
         "drop_last is off unless asked for, and then refused",
         [
-            "test_loader.test_fewer_samples_than_a_batch_that_has_to_be_full_are_refused",
+            "test_loader_arguments.test_fewer_samples_than_a_batch_that_has_to_be_full_are_refused",
             "test_loader.test_the_last_batch_is_what_is_left",
         ],
     ),
@@ -88,7 +88,7 @@ EDGES: dict[str, tuple[str, str, list[str]]] = {
         "ranks repeat samples to get equal shards",
         "no padding: every sample comes once, and ranks differ by one sample a batch",
         [
-            "test_loader.test_two_ranks_see_each_sample_once_and_as_one_rank_would",
+            "test_loader_pixels.test_two_ranks_see_each_sample_once_and_as_one_rank_would",
             "test_order.test_ranks_differ_by_at_most_one_sample_in_any_batch",
         ],
     ),
@@ -96,7 +96,7 @@ EDGES: dict[str, tuple[str, str, list[str]]] = {
         "two loaders in two threads abort the process under Numba's workqueue layer",
         "no compiled loop here is parallel: the threads are Python's, so that layer is never started",
         [
-            "test_loader.test_two_loaders_in_two_threads_do_not_disturb_each_other",
+            "test_loader_pixels.test_two_loaders_in_two_threads_do_not_disturb_each_other",
             "test_two_threads_load_under_numbas_workqueue_layer",
         ],
     ),
