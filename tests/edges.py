@@ -165,8 +165,8 @@ EDGES: dict[str, tuple[str, str, list[str]]] = {
         "an image that cannot be read hangs the writer and leaves shared memory behind",
         "the build stops with the name of the image, or of what happened to the worker",
         [
-            "test_build.test_a_cut_jpeg_stops_the_build_with_its_name_and_leaves_no_file",
-            "test_build.test_a_worker_that_is_killed_ends_the_build_and_leaves_nothing",
+            "test_build_ends.test_a_cut_jpeg_stops_the_build_with_its_name_and_leaves_no_file",
+            "test_build_ends.test_a_worker_that_is_killed_ends_the_build_and_leaves_nothing",
         ],
     ),
     "W2": (
