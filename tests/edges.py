@@ -172,13 +172,13 @@ EDGES: dict[str, tuple[str, str, list[str]]] = {
     "W2": (
         "a killed writer's file opens",
         "a beton appears whole or not at all; a killed FFCV writer's is refused with the reason",
-        ["test_beton.test_a_beton_whose_writer_was_killed_is_refused_with_the_reason"],
+        ["test_malformed_betons.test_a_beton_whose_writer_was_killed_is_refused_with_the_reason"],
     ),
     "W3": (
         "a cut file misses samples, zeroed pages read as images",
         "tables are checked when a beton is opened, payloads by verify",
         [
-            "test_beton.test_a_beton_that_is_cut_is_refused_wherever_it_is_cut",
+            "test_malformed_betons.test_a_beton_that_is_cut_is_refused_wherever_it_is_cut",
             "test_beton.test_a_changed_payload_byte_is_found_with_its_sample",
         ],
     ),

@@ -13,6 +13,7 @@ from fastkd.data.sources import open_source
 from fastkd.data.tables import MODE_JPG
 
 PAGE = 2**21  # bytes
+FIELDS, METADATA, ROW = 24, 24 + 2 * 1041, 24  # where the tables of (image, label) begin; bytes of a sample's row
 
 
 def photo(seed: int, height: int, width: int) -> np.ndarray:
