@@ -45,7 +45,7 @@ EDGES: dict[str, tuple[str, str, list[str]]] = {
         "what the decoder returns is looked at; CorruptError names the sample",
         [
             "test_loader.test_a_corrupt_jpeg_is_named_where_its_batch_would_have_come",
-            "test_pixels.test_a_damaged_image_does_not_show_in_the_next",
+            "test_damaged_jpegs.test_a_damaged_image_does_not_show_in_the_next",
         ],
     ),
     "S7": (
