@@ -71,3 +71,7 @@ def flip_bits_apart(path: Path, kind: str, count: int, seed: int = 0) -> dict[st
 if __name__ == "__main__":
     file, kind, count, seed = sys.argv[1:]
     print(json.dumps(flip_bits(Path(file), kind, int(count), int(seed))))
+
+
+def flipped(content: bytes, i: int, bit: int) -> bytes:
+    return content[:i] + bytes([content[i] ^ 1 << bit]) + content[i + 1 :]
