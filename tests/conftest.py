@@ -131,6 +131,30 @@ def teacher(teacher_file: Path) -> "Teacher":
 
 
 @pytest.fixture(scope="session")
+def teacher_store(
+    dataset: "Dataset", mask: "Mask", teacher_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The teacher's logits of three crop-flip views of the samples of `raw_mask`."""
+    from stores import VIEWS, cache
+
+    from fastkd.train.teacher import load_teacher
+
+    path = tmp_path_factory.mktemp("student") / "l.h5"
+    cache(path, dataset, load_teacher(str(teacher_file)), VIEWS, mask=mask)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: "Dataset", mask: "Mask", teacher_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run from `teacher_store`."""
+    from runs import run
+
+    out = tmp_path_factory.mktemp("student") / "run"
+    run(out, dataset, mask, logits=teacher_store)
+    return out
+
+
+@pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """ImageFolder of 12 JPEG photos of 40×56 (height by width), four in each of the classes a, b and c."""
     files = {f"{'abc'[i // 4]}/{i:02}.jpg": encoded(photo(i, 40, 56), "JPEG", quality=92) for i in range(12)}

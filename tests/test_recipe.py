@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fastkd.errors import OptionError
-from fastkd.train.recipe import choose_alpha, choose_recipe
+from fastkd.train.recipe import Recipe, choose_alpha, choose_recipe, learning_rate
 
 
 def alpha_of(fraction: float, rule: str | None = None, alpha: str | None = "auto", kd: str = "kd") -> float:
@@ -89,3 +89,50 @@ def test_the_paper_kd_row_of_table_1_can_be_asked_for():
 def test_values_out_of_range_name_the_option(options, words):
     with pytest.raises(OptionError, match=words):
         choose_recipe("crop-flip", 10, model="resnet8", **options)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (240, [0.05] * 150 + [0.005] * 30 + [0.0005] * 30 + [0.00005] * 30),
+        (15, [0.05] * 9 + [0.005] * 2 + [0.0005] * 2 + [0.00005] * 2),
+    ],
+)
+def test_the_milestones_move_with_the_number_of_epochs(epochs, expected):
+    recipe = Recipe(model="resnet8", epochs=epochs)
+    assert [learning_rate(recipe, epoch) for epoch in range(epochs)] == pytest.approx(expected)
+
+
+def test_a_cosine_falls_from_the_initial_rate_towards_zero():
+    recipe = Recipe(model="resnet8", epochs=100, schedule="cosine", lr=0.1)
+    rates = [learning_rate(recipe, epoch) for epoch in range(100)]
+    assert rates[0] == 0.1
+    assert rates[50] == pytest.approx(0.05)
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *[("epochs", 0), ("epochs", -1), ("batch_size", 0), ("lr", 0.0), ("lr", -0.1), ("lr", float("inf"))],
+        *[("lr", float("nan")), ("momentum", 1.0), ("momentum", -0.1), ("weight_decay", -1e-4), ("schedule", "linear")],
+        *[("alpha", -0.1), ("alpha", 2.0), ("alpha", float("nan")), ("tau", 0.0), ("tau", -4.0), ("tau", float("inf"))],
+        *[("seed", -1), ("seed", 2**63)],
+    ],
+)
+def test_a_recipe_out_of_range_names_the_option(option, value):
+    with pytest.raises(OptionError, match=rf"^--{option.replace('_', '-')} {value}: expected"):
+        Recipe(model="resnet8", **{option: value})
+
+
+def test_the_recipe_is_the_papers():
+    recipe = Recipe(model="resnet8")
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.momentum, recipe.weight_decay) == (
+        240,
+        64,
+        0.05,
+        0.9,
+        5e-4,
+    )
+    assert (recipe.alpha, recipe.tau, recipe.tau_squared, recipe.schedule) == (0.5, 4.0, True, "step")
