@@ -132,3 +132,12 @@ def kill_when(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
 def exists_and(path: Path, condition: Callable[[], bool]) -> Callable[[], bool]:
     """A condition on a file that may not be there yet."""
     return lambda: path.exists() and condition()
+
+
+def assert_one_clear_line(outcome: Outcome, culprit: str) -> None:
+    assert outcome.code in (1, 2)
+    printed = outcome.out + outcome.err
+    assert "Traceback" not in printed
+    assert "internal error" not in printed
+    assert len([line for line in outcome.err.splitlines() if line.strip()]) <= 3, outcome.err
+    assert culprit in printed
