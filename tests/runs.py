@@ -55,7 +55,7 @@ RATES = ("images_per_s", "data_wait_percent", "step_percent")
 
 @functools.cache
 def loader_of(dataset: Dataset, mask: Mask, logits: Path | None, **options: Any) -> Loader:
-    """One loader for all runs that want the same: each compiles its pipeline, and none remembers anything."""
+    """One loader for all runs that want the same, as none remembers anything."""
     return Loader(dataset, VIEWS, mask=mask, logits=logits, shuffle=True, num_workers=1, **options)
 
 

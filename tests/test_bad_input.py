@@ -57,11 +57,7 @@ def bad(done, lab, raw_folder, jpg_folder, jpg_beton) -> Callable[[str], list[st
 
 
 TRAIN = "train {x} --mask {m} --model resnet8 --epochs 1 --out {new}"
-
-
 CACHE = "cache-logits {x} --mask {m} --teacher {t} --num-seeds 2 --out {new}"
-
-
 BUILD = "build-beton {bad}/no-images --out {new}"
 
 

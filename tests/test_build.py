@@ -19,11 +19,7 @@ from fastkd.data.verify import verify_beton
 from fastkd.errors import OptionError, SourceError
 
 MODES = ("raw", "jpg", "keep")
-
-
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]  # of the twelve photos
-
-
 STOCK_LOADER = """
 import sys
 import numpy as np

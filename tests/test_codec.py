@@ -12,15 +12,11 @@ thorough = settings(max_examples=300)
 
 
 NAMES = ("fp16", "int8+top4", "int4+top8")
-
-
 QUANTISED = {"int8+top4": (4, 255), "int4+top8": (8, 15)}
 """name → (largest logits kept, codes)"""
 
 
 LOGITS = np.array([[0.1, -2.5, 3.25, 7.125, -0.0, 1e-3, -11.25, 3.25, 2.0, 0.7]], np.float32)
-
-
 SALT = 2**64 - 3
 
 

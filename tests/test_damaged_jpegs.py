@@ -14,14 +14,8 @@ from fastkd.data.pixels import BAD_BOX, BAD_JPEG, OK, WRONG_SIZE, check_image
 from fastkd.data.tables import MODE_JPG, MODE_RAW
 
 ROOT = Path(__file__).parent.parent
-
-
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
-
-
 WHOLE = encoded(photo(7, 90, 120), quality=90)
-
-
 SIDE = (90, 120)
 
 

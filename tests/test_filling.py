@@ -26,8 +26,6 @@ from fastkd.store.tables import read_tables
 from fastkd.train.teacher import Teacher, load_teacher
 
 VIEWS = Views("crop-flip", 32, 3)
-
-
 BLOCK_ROWS = 32  # of 200: the last block of a plane is shorter
 
 
@@ -72,7 +70,7 @@ def clear(path: Path, blocks: list[tuple[int, int]]) -> None:
 
 @functools.cache
 def loader_of(dataset: Dataset) -> Loader:
-    """One loader for all tests: making one compiles its pipeline."""
+    """One loader for all tests."""
     return Loader(dataset, VIEWS)
 
 

@@ -18,11 +18,7 @@ from fastkd.errors import MissingDependencyError
 from fastkd.hashing import crc32c
 
 ROOT = Path(__file__).parent.parent
-
-
 GOLDEN = Path(__file__).parent / "golden"
-
-
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 

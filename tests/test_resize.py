@@ -17,8 +17,6 @@ from fastkd.data.pixels import load_library
 from fastkd.data.tables import MODE_RAW
 
 ROOT = Path(__file__).parent.parent
-
-
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 
