@@ -195,46 +195,27 @@ class ViewDecoder(Operation):
 
     def generate_code(self) -> Callable:
         decode_views = _decode_mixed_views if self.is_mixed else _decode_views
+        has_rows, has_more = len(self.unpacks) > 0, len(self.unpacks) > 1
+        spare: list[Callable] = [len, len]  # stand for what is not there and never called
+        unpack, unpack_more = [*self.unpacks, *spare][:2]
 
         def decode(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, (code, mix, size, crop_ratio), _, mixing = state
-            decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, status, mixing, out)
+            data, sizes, aug_seed, status, (code, mix, size, crop_ratio), columns, mixing = state
+            # Numba leaves out what a constant excludes before it looks at types: without columns it sees None alone.
+            if has_rows:
+                records, num_rows, row_bytes, salt = columns[1]
+                numbers = _find_rows(ids, aug_seed * num_rows, columns[0], records, row_bytes, status)
+                good = np.empty(len(ids), np.bool_)
+                unpack(records, numbers, salt, out[1], good)
+                _note_bad(good, status)
+            if has_more:
+                more_records, _, _, more_salt = columns[2]
+                unpack_more(more_records, numbers, more_salt, out[2], good)
+                _note_bad(good, status)
+            decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, status, mixing, out[0])
             return out
 
-        if not self.unpacks:
-            return decode
-        unpack = self.unpacks[0]
-
-        def decode_with_rows(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, (code, mix, size, crop_ratio), (rows, one), mixing = state
-            records, num_rows, row_bytes, salt = one
-            pixels, values = out
-            numbers = _find_rows(ids, aug_seed * num_rows, rows, records, row_bytes, status)
-            good = np.empty(len(ids), np.bool_)
-            unpack(records, numbers, salt, values, good)
-            _note_bad(good, status)
-            decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, status, mixing, pixels)
-            return out
-
-        if len(self.unpacks) == 1:
-            return decode_with_rows
-        unpack_more = self.unpacks[1]
-
-        def decode_with_embeddings(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, (code, mix, size, crop_ratio), (rows, one, more), mixing = state
-            records, num_rows, row_bytes, salt = one
-            more_records, _, _, more_salt = more
-            pixels, values, more_values = out
-            numbers = _find_rows(ids, aug_seed * num_rows, rows, records, row_bytes, status)
-            good = np.empty(len(ids), np.bool_)
-            unpack(records, numbers, salt, values, good)
-            _note_bad(good, status)
-            unpack_more(more_records, numbers, more_salt, more_values, good)
-            _note_bad(good, status)
-            decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, status, mixing, pixels)
-            return out
-
-        return decode_with_embeddings
+        return decode
 
 
 @functools.cache

@@ -281,9 +281,6 @@ class ViewLoader:
                 self._columns,
                 None if mixes is None else (mixes.partners, mixes.regions),
             ),
-            **{
-                f"memory_{self._node}": tuple(outputs) if self._columns else arrays["images"],
-                f"shared_memory_{self._node}": None,
-            },
+            **{f"memory_{self._node}": tuple(outputs), f"shared_memory_{self._node}": None},
         )
         return arrays, status if status.any() else None
