@@ -1,11 +1,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import Outcome, assert_one_clear_line, fastkd
 from lab import CPU, run_all
 
+from fastkd.cli.common import progress_bar
 from fastkd.prune.mask import Mask
 from fastkd.store.tables import read_tables
 
@@ -219,3 +221,17 @@ def test_an_exception_is_shown_whole_where_that_is_asked_for(done, lab, monkeypa
     monkeypatch.setenv("FASTKD_DEBUG", "1")
     with pytest.raises(Exception, match="nothing: no such file"):
         fastkd("inspect", lab / "nothing")
+
+
+def test_the_rate_that_is_told_is_of_this_run_alone(monkeypatch, capsys):
+    clock = iter([100.0, 120.0, 130.0, 145.0])
+    monkeypatch.setattr("fastkd.cli.common.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with progress_bar("train", "steps") as tell:
+        tell(3000, 4000)  # it goes on from here
+        tell(3100, 4000)
+        tell(1, 400)  # another file
+        tell(31, 400)
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 3,100 of 4,000 steps, 5 steps/s, 180 s left",
+        "train: 31 of 400 steps, 2 steps/s, 184 s left",
+    ]

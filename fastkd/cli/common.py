@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import sys
 import time
@@ -111,7 +112,10 @@ def say(line: str) -> None:
 @contextmanager
 def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Callable[..., None]]:
     """A callback (done, total, note="") that shows a bar with rate and time left on a terminal, and a plain line at
-    intervals elsewhere; nothing on ranks other than 0. With the bytes of a unit it shows gigabytes as well."""
+    intervals elsewhere; nothing on ranks other than 0. With the bytes of a unit it shows gigabytes as well.
+
+    The rate is of what was done after the first call: a run that goes on has not done now what it begins with. A call with
+    less done begins anew."""
 
     def size(done: int, total: int) -> str:
         return f"{done * unit_bytes / 1e9:,.2f} of {total * unit_bytes / 1e9:,.2f} GB" if unit_bytes else ""
@@ -125,20 +129,27 @@ def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Calla
         with tqdm(desc=what, unit=unit, unit_scale=True, dynamic_ncols=True) as bar:
 
             def show(done: int, total: int, note: str = "") -> None:
+                if bar.total is None or done < bar.n:
+                    bar.reset(total)
+                    bar.initial = bar.n = done
                 bar.total = total
                 bar.set_postfix_str(note or size(done, total), refresh=False)
                 bar.update(done - bar.n)
 
             yield show
         return
-    begin = last = time.monotonic()
+    begin = last = 0.0
+    first, latest = 0, math.inf
 
     def tell(done: int, total: int, note: str = "") -> None:
-        nonlocal last
+        nonlocal begin, last, first, latest
         now = time.monotonic()
+        if done < latest:
+            begin, last, first = now, now, done
+        latest = done
         if now - last >= _LINE_INTERVAL_S:
             last = now
-            rate = done / (now - begin)
+            rate = (done - first) / (now - begin)
             left = (total - done) / rate if rate else 0.0
             parts = [
                 f"{done:,} of {total:,} {unit}",
