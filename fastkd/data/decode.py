@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numba.typed
 import numpy as np
 import torch
 from numba import njit
@@ -19,16 +20,21 @@ from fastkd.data.pixels import OK, check_image, cut_padded_view, cut_view
 from fastkd.data.views import CENTER, CROP_FLIP, PAD, Views, center_view, crop_flip_view, rrc_view
 from fastkd.intrinsics import prefetch
 
-_num_threads = torch.get_num_threads()
-from ffcv.fields import RGBImageField  # noqa: E402
-from ffcv.memory_managers import OSCacheManager  # noqa: E402
-from ffcv.pipeline.compiler import Compiler  # noqa: E402
-from ffcv.pipeline.graph import Graph  # noqa: E402
-from ffcv.pipeline.operation import Operation  # noqa: E402
-from ffcv.pipeline.pipeline_spec import PipelineSpec  # noqa: E402
-from ffcv.pipeline.state import State  # noqa: E402
-
-torch.set_num_threads(_num_threads)  # importing ffcv sets torch to one thread
+_num_threads, _typed_dict = torch.get_num_threads(), numba.typed.Dict
+# ffcv.fields fills a typed dictionary of two numbers, which only Python code reads, and for which Numba compiles for
+# seconds at the start of every process; an ordinary one serves as well.
+numba.typed.Dict = dict
+try:
+    from ffcv.fields import RGBImageField
+    from ffcv.memory_managers import OSCacheManager
+    from ffcv.pipeline.compiler import Compiler
+    from ffcv.pipeline.graph import Graph
+    from ffcv.pipeline.operation import Operation
+    from ffcv.pipeline.pipeline_spec import PipelineSpec
+    from ffcv.pipeline.state import State
+finally:
+    numba.typed.Dict = _typed_dict
+    torch.set_num_threads(_num_threads)  # importing ffcv sets torch to one thread
 
 
 def _compile_reader(_: OSCacheManager) -> Callable:
