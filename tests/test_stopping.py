@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -36,3 +37,17 @@ def test_sigterm_before_the_first_step_asks_for_another_start(raw_beton, tmp_pat
     assert ended.err == "fastkd: error: stopped by SIGTERM; the same command goes on\n"
     assert ended.out == ""
     assert not out.exists()
+
+
+def test_sigterm_ends_a_rank_that_waits_for_another(raw_beton, tmp_path):
+    with socket.socket() as listener:  # the other rank: it takes the call and says nothing
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        host, port = listener.getsockname()
+        meeting = {"MASTER_ADDR": host, "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+        options = ["--alpha", 0, "--model", "resnet8", "--out", tmp_path / "run", "--device", "cpu"]
+        process = start("train", raw_beton, *options, env=meeting)
+        listener.settimeout(120)
+        with listener.accept()[0]:
+            process.send_signal(signal.SIGTERM)
+            assert finish(process).code == 75

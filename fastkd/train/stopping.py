@@ -31,15 +31,36 @@ def stop_on_sigterm() -> Iterator[StopFlag]:
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """For the length of the block SIGTERM ends the process at once, as it does by itself, but with StoppedError's exit code."""
+    """For the length of the block SIGTERM ends the process at once, as it does by itself, but with StoppedError's exit code.
 
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        # No exception, which a library that is just being imported may swallow, and no print, which may be under way.
-        os.write(2, b"fastkd: error: stopped by SIGTERM; the same command goes on\n")
-        os._exit(StoppedError.exit_code)
+    Also while the main thread waits outside of Python, for other ranks for instance, where no handler gets its turn.
+    """
 
-    with _on_sigterm(end):
+    def leave_to_watch(_signal: int, _frame: FrameType | None) -> None:
+        """The main thread does no more. No exception: a library that is just being imported may swallow it."""
+        while True:
+            signal.pause()
+
+    def watch(reader: int) -> None:
+        while number := os.read(reader, 1):
+            if number[0] == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is leave_to_watch:
+                os.write(2, b"fastkd: error: stopped by SIGTERM; the same command goes on\n")
+                os._exit(StoppedError.exit_code)
+        os.close(reader)
+
+    if threading.current_thread() is not threading.main_thread():
         yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    threading.Thread(target=watch, args=(reader,), daemon=True).start()
+    before = signal.set_wakeup_fd(writer)
+    try:
+        with _on_sigterm(leave_to_watch):
+            yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
 
 
 @contextmanager
