@@ -2,7 +2,8 @@
 
 import json
 import os
-import threading
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,21 @@ from fastkd.train.student import train
 from fastkd.train.sync_norm import synchronise_norms
 
 
-def train_as(world: World, beton: Path, out: Path, *, batch_size: int, epochs: int, **recipe) -> None:
+def train_as(
+    world: World,
+    beton: Path,
+    out: Path,
+    *,
+    batch_size: int,
+    epochs: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **recipe,
+) -> None:
     recipe = Recipe(model="resnet8", epochs=epochs, batch_size=batch_size, alpha=0, **recipe)
     loader = Loader(
         open_dataset(beton), Views("crop-flip", 32, 3), batch_size=batch_size, shuffle=True, num_workers=1, world=world
     )
-    train(recipe, loader, out, norm=NORM, inputs={}, params={}, world=world)
+    train(recipe, loader, out, norm=NORM, inputs={}, params={}, world=world, progress=progress)
 
 
 def losses(out: Path) -> list[float]:
@@ -99,9 +109,11 @@ def test_every_kept_sample_is_in_one_batch_of_one_rank(raw_beton, size, num_ids)
 
 def test_sigterm_to_one_rank_stops_both_after_the_same_step(raw_beton, tmp_path):
     def as_rank(world: World) -> None:
-        if world.rank == 1:
-            threading.Timer(0.5, lambda: os.kill(os.getpid(), 15)).start()
-        train_as(world, raw_beton, tmp_path / "run", batch_size=8, epochs=30)
+        def stop(done: int, total: int) -> None:
+            if world.rank == 1 and done == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        train_as(world, raw_beton, tmp_path / "run", batch_size=8, epochs=30, progress=stop)
 
     pids = start_ranks(2, tmp_path / "meet", as_rank)
     assert wait_for(pids) == [1, 1]  # StoppedError in both; neither hangs

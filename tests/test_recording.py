@@ -60,6 +60,7 @@ def recorded(dataset, mask, tmp_path_factory) -> tuple[Path, np.ndarray]:
         patch.setattr(learner, "create_model", hooked)
         run(out, dataset, mask)
     loader = Loader(dataset, Views("crop-flip", 32, 9), mask=mask, batch_size=48, shuffle=True, num_workers=1)
+    assert len(seen.pop(0)) == 1  # an empty image, before the run: whether the network can take the views
     batches = iter(seen)
     for epoch in range(EPOCHS):
         for batch in loader.epoch(epoch):
