@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,5 +88,19 @@ def records(out: Path, kind: str | None = None) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in RATES} for line in lines if kind in (None, line["kind"])]
 
 
+def step_losses(out: Path) -> list[float]:
+    return [line["loss"] for line in records(out, "step")]
+
+
 def weights(out: Path) -> bytes:
     return (out / "model.safetensors").read_bytes()
+
+
+def interrupt_after(num_steps: int) -> Callable[[int, int], None]:
+    """A `progress` that stops a run once so many steps are done."""
+
+    def progress(done: int, total: int) -> None:
+        if done == num_steps:
+            raise KeyboardInterrupt
+
+    return progress

@@ -11,6 +11,7 @@ import pytest
 import torch
 from commands import fastkd, finish, own_port, start
 from ranks import start_ranks, wait_for
+from runs import step_losses
 from stores import NORM
 
 from fastkd.data.views import Views
@@ -84,11 +85,6 @@ def seen(notes: Path, size: int) -> dict[tuple[int, int], list[list[int]]]:
             epoch, step, ids = json.loads(line)
             parts.setdefault((epoch, step), []).append(ids)
     return parts
-
-
-def step_losses(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "step"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """Numbers of a run in TensorBoard and Weights & Biases."""
 
 import importlib.util
-import json
 
 import pytest
 from commands import fastkd
+from runs import records
 
 from fastkd.errors import OptionError
 from fastkd.train.logs import parse_trackers, scalars_of
@@ -30,11 +30,10 @@ def test_tensorboard_shows_what_metrics_jsonl_holds(raw_beton, tmp_path):
     outcome = train(raw_beton, tmp_path / "run", "tensorboard")
     assert outcome.code == 0, outcome.err
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     shown = {event.step: event.value for event in events.Scalars("train/loss")}
-    assert shown == pytest.approx({line["step"]: line["loss"] for line in lines if line["kind"] == "step"}, rel=1e-6)
+    assert shown == pytest.approx({line["step"]: line["loss"] for line in records(tmp_path / "run", "step")}, rel=1e-6)
     top1 = [(event.step, event.value) for event in events.Scalars("val/top1")]
-    found = [line["val_top1"] for line in lines if line["kind"] == "epoch"]
+    found = [line["val_top1"] for line in records(tmp_path / "run", "epoch")]
     assert top1 == [(2, pytest.approx(found[0], rel=1e-6)), (5, pytest.approx(found[1], rel=1e-6))]
 
 

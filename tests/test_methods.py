@@ -1,12 +1,12 @@
 """The methods that look inside the teacher: their layers, what of them is trained, and how they join the loss."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 import torch
 from commands import fastkd
+from runs import records
 from stores import NORM, save_teacher
 from torch import nn
 
@@ -35,16 +35,11 @@ def teacher_file(tmp_path_factory):
     return save_teacher(tmp_path_factory.mktemp("methods") / "t.safetensors", seed=5, name="resnet14")
 
 
-def steps(out) -> list[dict]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == "step"]
-
-
 @pytest.mark.parametrize("kd", METHODS)
 def test_every_method_trains_as_the_sum_of_appendix_e(kd, loader, teacher_file, tmp_path):
     recipe = Recipe(model="resnet8", epochs=1, batch_size=100, kd=kd, alpha=0.7, beta=0.25, lr=0.01)
     train(recipe, loader, tmp_path, norm=NORM, teacher=load_teacher(str(teacher_file)), inputs={}, params={})
-    found = steps(tmp_path)
+    found = records(tmp_path, "step")
     assert len(found) == 2
     for line in found:
         assert line[kd] != 0

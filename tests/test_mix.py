@@ -1,6 +1,5 @@
 """Views mixed among the kept samples: their pixels, labels and shares, whatever loads them; stores and students of them."""
 
-import json
 import math
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from commands import fastkd
+from runs import records
 from stores import NORM, cache
 from synthetic import overwrite
 
@@ -207,8 +207,7 @@ def test_students_of_a_mixed_store_and_of_the_live_teacher_agree(dataset, ids, s
         loader = Loader(dataset, views_with(MIXES[0]), mask=ids, logits=stores.get(name), **options)
         live = teacher if name == "live" else None
         train(recipe, loader, tmp_path / name, norm=NORM, inputs={}, params={}, teacher=live)
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        losses[name] = [line["loss"] for line in lines]
+        losses[name] = [line["loss"] for line in records(tmp_path / name)]
     for codec, limit in (("fp16", 1e-3), ("int8+top4", 2e-3), ("int4+top8", 2e-2)):
         np.testing.assert_allclose(losses[codec], losses["live"], rtol=limit)
 
@@ -217,7 +216,7 @@ def test_the_loss_weighs_both_labels_of_each_sample(dataset, ids, tmp_path):
     recipe = Recipe(model="resnet8", epochs=1, batch_size=200, alpha=0, label_smoothing=0.1)
     loader = Loader(dataset, views_with(MIXES[1]), mask=ids, batch_size=200, num_workers=1)
     train(recipe, loader, tmp_path / "run", norm=NORM, inputs={}, params={})
-    found = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    found = records(tmp_path / "run")[0]["loss"]
     torch.manual_seed(recipe.seed)
     from fastkd.models.registry import create_model
 

@@ -1,6 +1,5 @@
 """Training in several processes: the numbers of one process, and every sample once."""
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import start_ranks, wait_for
+from runs import step_losses
 from stores import NORM
 from torch import nn
 
@@ -38,11 +38,6 @@ def train_as(
     train(recipe, loader, out, norm=NORM, inputs={}, params={}, world=world, progress=progress)
 
 
-def losses(out: Path) -> list[float]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "step"]
-
-
 def test_two_ranks_of_64_are_one_process_of_128(raw_beton, tmp_path):
     """20 steps, every fifth of a batch that is not full; batch norms over both ranks.
 
@@ -57,7 +52,7 @@ def test_two_ranks_of_64_are_one_process_of_128(raw_beton, tmp_path):
         lambda world: train_as(world, raw_beton, tmp_path / "two", batch_size=64, sync_bn=True, **options),
     )
     assert wait_for(pids) == [0, 0]
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    one, two = step_losses(tmp_path / "one"), step_losses(tmp_path / "two")
     assert len(one) == len(two) == 20
     np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
 

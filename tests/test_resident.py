@@ -1,9 +1,8 @@
 """Data on the device against the loader: the same bytes, the same losses."""
 
-import json
-
 import pytest
 import torch
+from runs import records
 from stores import make_store, random_logits
 
 from fastkd.data.views import Views
@@ -80,8 +79,7 @@ def test_losses_are_the_loaders(dataset, ids, store, tmp_path):
     ):
         norm = Norm((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
         train(recipe, loader, tmp_path / name, norm=norm, inputs={}, params={})
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        found.append([line["loss"] for line in lines])
+        found.append([line["loss"] for line in records(tmp_path / name)])
     assert found[0] == found[1]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("loader", "resident")]
     assert weights[0] == weights[1]

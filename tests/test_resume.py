@@ -8,7 +8,7 @@ import signal
 
 import pytest
 from commands import exists_and, finish, kill_when, start
-from runs import records, run, weights
+from runs import interrupt_after, records, run, weights
 
 from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, StoppedError
 from fastkd.models.registry import create_model
@@ -26,14 +26,6 @@ def test_a_finished_run_gives_its_result_without_training(trained, dataset, mask
     assert result == json.loads((trained / "result.json").read_text())
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
     assert "finished" in told[0]
-
-
-def interrupt_after(num_steps: int):
-    def progress(done: int, total: int) -> None:
-        if done == num_steps:
-            raise KeyboardInterrupt
-
-    return progress
 
 
 @pytest.mark.parametrize("num_steps", [2, 7])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import interrupt_after, records
 from stores import NORM
 
 from fastkd.data.views import Views
@@ -27,20 +28,11 @@ def run(out: Path, loader: Loader, *, options: dict | None = None, **recipe) -> 
     """Two epochs of four steps on labels alone; returns the steps' lines."""
     recipe = Recipe(**{"model": "resnet8", "epochs": 2, "batch_size": 50, "alpha": 0} | recipe)
     train(recipe, loader, out, norm=NORM, inputs={}, params={}, **options or {})
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == "step"]
+    return records(out, "step")
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_model(out / "model.safetensors")[0].state_dict()
-
-
-def interrupt_after(num_steps: int):
-    def progress(done: int, total: int) -> None:
-        if done == num_steps:
-            raise KeyboardInterrupt
-
-    return progress
 
 
 def test_bf16_starts_near_the_loss_of_float32_and_saves_float32(loader, tmp_path):

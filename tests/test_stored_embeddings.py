@@ -1,12 +1,12 @@
 """Stored embeddings in batches and in training: what the relational losses compare without a teacher at hand."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import fastkd
+from runs import records
 from stores import make_store, random_logits, save_teacher
 
 from fastkd.data.views import Views
@@ -97,8 +97,7 @@ def test_the_commands_say_what_a_store_holds(lab, raw_beton, raw_mask):
 
 
 def losses(out: Path, kd: str) -> np.ndarray:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return np.array([[line["loss"], line["kd"], line[kd]] for line in lines if line["kind"] == "step"])
+    return np.array([[line["loss"], line["kd"], line[kd]] for line in records(out, "step")])
 
 
 def train(raw_beton, raw_mask, out, *options):

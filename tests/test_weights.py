@@ -10,6 +10,7 @@ import torch
 from commands import fastkd
 from damage import flip_bits_apart
 from ranks import start_ranks, wait_for
+from runs import step_losses
 from stores import make_store, random_logits
 from torch.nn import functional as F
 
@@ -231,11 +232,6 @@ def test_batches_have_the_weights_of_their_samples(raw_beton, weighted):
     assert next(Loader(raw_beton, VIEWS, mask=mask.sample_ids, num_workers=1).epoch(0)).weights is None
 
 
-def losses(out: Path) -> list[float]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "step"]
-
-
 def test_two_ranks_with_their_data_on_the_device_are_one_process(raw_beton, weighted, tmp_path):
     mask, dataset = Mask.load(weighted), open_dataset(raw_beton)
     path = make_store(tmp_path / "l.h5", random_logits(3, 300, 10), mask.sample_ids, dataset=dataset, views=VIEWS)
@@ -252,7 +248,7 @@ def test_two_ranks_with_their_data_on_the_device_are_one_process(raw_beton, weig
     train_as(World(), tmp_path / "one", 128, False)
     pids = start_ranks(2, tmp_path / "meet", lambda world: train_as(world, tmp_path / "two", 64, True, sync_bn=True))
     assert wait_for(pids) == [0, 0]
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    one, two = step_losses(tmp_path / "one"), step_losses(tmp_path / "two")
     assert len(one) == len(two) == 6  # every third of a batch that is not full
     np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
 
@@ -272,7 +268,7 @@ def test_train_uses_the_weights_says_so_and_leaves_them_out_where_asked(raw_beto
         outcome = fastkd("train", raw_beton, "--mask", path, *flags, *more, "--out", out)
         assert outcome.code == 0, outcome.err
         params = json.loads((out / "run.json").read_text())["params"]
-        found[name] = losses(out)
+        found[name] = step_losses(out)
         assert ("weights" in params) == (name == "weighted")
         assert params["recipe"]["mask_weights"] == (name != "left out")
         assert ("CE and KD of each sample times its weight" in outcome.err) == (name == "weighted")
