@@ -21,9 +21,9 @@ import measure
 from photos import some
 
 from fastkd.data.build import build_beton, build_part
+from fastkd.data.dataset import open_dataset
 from fastkd.data.encode import WriteOptions
 from fastkd.data.sources import open_source
-from fastkd.feed import open_dataset
 from fastkd.prune.mask import random_order, save_mask
 
 BATCH = 32
@@ -34,7 +34,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import fastkd.data.loader
 from fastkd import Loader, Views
-from fastkd.feed import open_dataset
+from fastkd.data.dataset import open_dataset
 from fastkd.prune.mask import Mask
 from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
 from ffcv.loader import Loader as FFCV, OrderOption

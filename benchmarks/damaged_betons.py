@@ -30,13 +30,13 @@ from PIL import Image
 
 from fastkd.data.beton import HEADER_BYTES, manifest_path, open_beton
 from fastkd.data.build import build_beton
+from fastkd.data.dataset import open_dataset
 from fastkd.data.encode import WriteOptions
 from fastkd.data.loader import ViewLoader
 from fastkd.data.sources import open_source
 from fastkd.data.verify import verify_beton
 from fastkd.data.views import Views
 from fastkd.errors import FastKDError
-from fastkd.feed import open_dataset
 
 NUM_IMAGES, PAGE, HANGS_AFTER_S = 12, 2**21, 60
 KINDS = ("raw", "jpg", "foreign")

@@ -18,10 +18,11 @@ import measure
 import numpy as np
 
 from fastkd.data.build import WriteOptions, build_beton
+from fastkd.data.dataset import open_dataset
 from fastkd.data.identity import view_identity
 from fastkd.data.sources import open_source
 from fastkd.data.views import Views
-from fastkd.feed import Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.store.codec import make_codec
 from fastkd.store.filling import StoreFiller, create_store
 from fastkd.store.logit_store import LogitStore

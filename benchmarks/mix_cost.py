@@ -17,10 +17,11 @@ import measure
 import numpy as np
 
 from fastkd.data.build import WriteOptions, build_beton
+from fastkd.data.dataset import open_dataset
 from fastkd.data.mix import CUTMIX, Mix
 from fastkd.data.sources import open_source
 from fastkd.data.views import Views
-from fastkd.feed import Loader, open_dataset
+from fastkd.feed import Loader
 
 NUM_SEEDS = 4
 MIXES = {"cutmix": Mix("cutmix"), "mixup": Mix("mixup", 0.8)}

@@ -20,10 +20,11 @@ import measure
 import torch
 
 from fastkd.data.build import WriteOptions, build_beton
+from fastkd.data.dataset import open_dataset
 from fastkd.data.sources import open_source
 from fastkd.data.views import Views
 from fastkd.dist import World
-from fastkd.feed import Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.prune.mask import random_order
 from fastkd.prune.recorder import RECORDABLE
 from fastkd.train.learner import make_learner

@@ -17,13 +17,15 @@ import measure
 import numpy as np
 
 from fastkd.data.build import WriteOptions, build_beton
+from fastkd.data.dataset import Dataset, open_dataset
 from fastkd.data.sources import open_source
 from fastkd.data.views import Views
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.prune.recorder import RECORDABLE
 from fastkd.prune.score_file import load_scores, save_scores
 from fastkd.prune.select import select_level
-from fastkd.report.selection import compare_scores, gallery_rows, write_gallery
+from fastkd.report.gallery import gallery_rows, write_gallery
+from fastkd.report.selection import compare_scores
 from fastkd.train.norm import parse_norm
 from fastkd.train.recording import Record
 from fastkd.train.scoring import score_networks

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from fastkd.data.build import WriteOptions, build_beton
+from fastkd.data.dataset import open_dataset
 from fastkd.data.sources import open_source
 from fastkd.data.views import Views
 from fastkd.errors import FastKDError
-from fastkd.feed import Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.store.codec import CODECS, make_codec
 from fastkd.store.fidelity import kl_rows, through
 from fastkd.train.teacher import load_teacher

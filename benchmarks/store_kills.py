@@ -25,9 +25,9 @@ from ranks import start_ranks, wait_for
 from stores import cache, save_teacher
 from synthetic import build, coloured_noise, encoded, write_files
 
+from fastkd.data.dataset import open_dataset
 from fastkd.data.views import Views
 from fastkd.errors import FastKDError
-from fastkd.feed import open_dataset
 from fastkd.store.tables import read_tables
 from fastkd.train.teacher import load_teacher
 

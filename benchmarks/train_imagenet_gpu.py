@@ -25,10 +25,11 @@ from photos import some
 
 from fastkd.data.beton import Beton
 from fastkd.data.build import WriteOptions, build_beton
+from fastkd.data.dataset import Dataset, open_dataset
 from fastkd.data.pixels import load_library
 from fastkd.data.sources import open_source
 from fastkd.data.views import Views, boxes
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.train.norm import PRESETS, Norm
 from fastkd.train.recipe import Recipe
 from fastkd.train.student import train

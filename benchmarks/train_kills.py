@@ -21,9 +21,10 @@ import measure
 import numpy as np
 import torch
 
+from fastkd.data.dataset import Dataset, open_dataset
 from fastkd.data.views import Views
 from fastkd.errors import StoppedError
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.models.registry import create_model
 from fastkd.train.checkpoint import save_weights
 from fastkd.train.norm import PRESETS, Norm

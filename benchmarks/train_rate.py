@@ -25,8 +25,9 @@ import torch
 import torch.nn.functional as F
 
 from fastkd.data.batch import Batch
+from fastkd.data.dataset import Dataset, open_dataset
 from fastkd.data.views import Views
-from fastkd.feed import Dataset, Loader, choose_views, open_dataset
+from fastkd.feed import Loader, choose_views
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask, save_mask
 from fastkd.train.caching import fill_store

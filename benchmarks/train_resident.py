@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from loader_with_logits import fill_with_noise
 
-from fastkd.feed import Dataset, Loader, choose_views, open_dataset
+from fastkd.data.dataset import Dataset, open_dataset
+from fastkd.feed import Loader, choose_views
 from fastkd.store.logit_store import LogitStore
 from fastkd.train.norm import PRESETS, Norm
 from fastkd.train.recipe import Recipe

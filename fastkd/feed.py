@@ -1,7 +1,7 @@
 """Beton + mask + store → batches: opens the three, checks that they belong together, and joins them in one loader."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,56 +9,17 @@ import torch
 
 from fastkd.artefact import require_input
 from fastkd.data.batch import Batch
-from fastkd.data.beton import Beton, identify, open_beton
+from fastkd.data.dataset import Dataset, open_dataset
 from fastkd.data.decode import Column
 from fastkd.data.identity import probe_checksums, view_identity
 from fastkd.data.loader import ViewLoader
 from fastkd.data.mix import Mix
-from fastkd.data.part import numbered_as_full
 from fastkd.data.views import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.dist import World, read_world
 from fastkd.errors import MismatchError, OptionError
 from fastkd.prune.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.tables import Output, StoreTables
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Dataset:
-    """An opened beton with its identity. fingerprint: over its content. class_names: one for each label."""
-
-    beton: Beton
-    fingerprint: str
-    class_names: list[str]
-
-    @property
-    def num_classes(self) -> int:
-        """C, the classes that labels are drawn from."""
-        return len(self.class_names)
-
-
-def open_dataset(path: str | Path) -> Dataset:
-    """Opens and identifies a beton; a part of one is read under the sample_ids of the full beton.
-
-    Raises:
-        NotFoundError, FormatError, MismatchError: as `open_beton` and `identify`.
-    """
-    beton = open_beton(path)
-    fingerprint, class_names = identify(beton)
-    return Dataset(beton=numbered_as_full(beton), fingerprint=fingerprint, class_names=class_names)
-
-
-def require_whole(dataset: Dataset) -> None:
-    """Refuses a part of a beton where all samples are needed.
-
-    Raises:
-        MismatchError: the dataset is a part.
-    """
-    if dataset.beton.present is not None:
-        raise MismatchError(
-            f"{dataset.beton.path}: holds {len(dataset.beton.sample_ids):,} of the {dataset.beton.num_samples:,} samples of a "
-            f"beton, all of them are needed here; give the full beton"
-        )
 
 
 def kept_ids(dataset: Dataset, mask: Mask | None) -> np.ndarray:

@@ -16,7 +16,7 @@ from fastkd.data.build import WriteOptions, build_beton
 from fastkd.data.sources import open_source
 
 if TYPE_CHECKING:
-    from fastkd.feed import Dataset
+    from fastkd.data.dataset import Dataset
     from fastkd.prune.mask import Mask
     from fastkd.train.teacher import Teacher
 
@@ -95,7 +95,7 @@ def raw_mask(raw_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(raw_beton: Path) -> "Dataset":
     """`raw_beton`, opened."""
-    from fastkd.feed import open_dataset
+    from fastkd.data.dataset import open_dataset
 
     return open_dataset(raw_beton)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from stores import NORM, VIEWS, save_teacher
 
+from fastkd.data.dataset import Dataset
 from fastkd.data.views import Views
 from fastkd.dist import World
-from fastkd.feed import Dataset, Loader
+from fastkd.feed import Loader
 from fastkd.prune.mask import Mask
 from fastkd.train.recipe import Recipe
 from fastkd.train.resume import save_resume

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastkd.data.dataset import Dataset
 from fastkd.data.identity import choose_probes, probe_checksums, view_identity
 from fastkd.data.views import Views
-from fastkd.feed import Dataset
 from fastkd.models.registry import create_model
 from fastkd.store.codec import make_codec
 from fastkd.store.filling import StoreFiller, create_store

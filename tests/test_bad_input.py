@@ -9,7 +9,7 @@ from commands import Outcome, assert_one_clear_line, fastkd
 from lab import run_all
 from stores import make_store, random_logits, save_teacher
 
-from fastkd.feed import open_dataset
+from fastkd.data.dataset import open_dataset
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask
 

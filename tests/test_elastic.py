@@ -14,10 +14,11 @@ from ranks import start_ranks, wait_for
 from runs import step_losses
 from stores import NORM
 
+from fastkd.data.dataset import Dataset, open_dataset
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import OptionError, StoppedError
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.train import losses
 from fastkd.train.methods import METHODS, Context
 from fastkd.train.recipe import Recipe

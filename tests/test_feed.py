@@ -7,11 +7,12 @@ import pytest
 from stores import crc32c_by_the_polynomial, make_store, random_logits
 
 from fastkd.data.beton import manifest_path
+from fastkd.data.dataset import Dataset, open_dataset
 from fastkd.data.identity import choose_probes, probe_checksums
 from fastkd.data.manifest import manifest_text
 from fastkd.data.views import Views
 from fastkd.errors import MismatchError, OptionError, UnfinishedError
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.prune.mask import Mask, save_mask
 from fastkd.store.logit_store import LogitStore
 

@@ -12,6 +12,7 @@ import pytest
 from commands import exists_and, finish, kill_when, start
 from stores import cache, save_teacher
 
+from fastkd.data.dataset import Dataset
 from fastkd.data.views import Views
 from fastkd.errors import (
     BusyError,
@@ -20,7 +21,7 @@ from fastkd.errors import (
     OptionError,
     UnfinishedError,
 )
-from fastkd.feed import Dataset, Loader
+from fastkd.feed import Loader
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.tables import read_tables
 from fastkd.train.teacher import Teacher, load_teacher

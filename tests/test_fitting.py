@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from fastkd.data.dataset import open_dataset
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import ModelError, OptionError
-from fastkd.feed import Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.models.registry import create_model
 from fastkd.train.fitting import require_size
 from fastkd.train.learner import make_learner

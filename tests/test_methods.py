@@ -10,9 +10,10 @@ from runs import records
 from stores import NORM, save_teacher
 from torch import nn
 
+from fastkd.data.dataset import open_dataset
 from fastkd.data.views import Views
 from fastkd.errors import OptionError
-from fastkd.feed import Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask
 from fastkd.train.contrast import Contrast

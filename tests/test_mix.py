@@ -13,11 +13,12 @@ from stores import NORM, cache
 from synthetic import overwrite
 
 from fastkd.data.batch import Batch
+from fastkd.data.dataset import open_dataset
 from fastkd.data.mix import KeptSet, Mix, beta_draw, permutation
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import CorruptError, MismatchError, OptionError
-from fastkd.feed import Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.store.logit_store import LogitStore
 from fastkd.train.recipe import Recipe
 from fastkd.train.recording import Record

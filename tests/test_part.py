@@ -8,12 +8,13 @@ from synthetic import stored
 
 from fastkd.data.beton import identify, manifest_path, open_beton, read_manifest
 from fastkd.data.build import build_part
+from fastkd.data.dataset import open_dataset, require_whole
 from fastkd.data.manifest import manifest_text
 from fastkd.data.part import numbered_as_full
 from fastkd.data.verify import verify_beton
 from fastkd.data.views import Views
 from fastkd.errors import FormatError, MismatchError, OptionError
-from fastkd.feed import Loader, open_dataset, require_whole
+from fastkd.feed import Loader
 from fastkd.prune.mask import Mask, save_mask
 
 VIEWS = Views("crop-flip", 32, 3)

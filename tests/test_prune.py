@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -267,3 +269,18 @@ def test_the_library_keeps_what_the_command_keeps(raw_beton, scores, tmp_path):
     labels = open_beton(raw_beton).labels
     found = select_level(labels, 99, scores=hardness(1), level="hard", balance="none")
     assert mask.sample_ids.tolist() == found.tolist()
+
+
+LIGHT = """
+import sys
+from fastkd.cli import cli
+
+cli(sys.argv[1:], standalone_mode=False)
+assert not {"torch", "ffcv"} & set(sys.modules), "what takes seconds to load was loaded"
+"""
+
+
+def test_prune_and_inspect_load_neither_torch_nor_ffcv(raw_beton, tmp_path):
+    mask, beton = str(tmp_path / "m.h5"), str(raw_beton)
+    for command in (["prune", beton, "--keep", "0.5", "--out", mask], ["inspect", mask], ["inspect", beton]):
+        subprocess.run([sys.executable, "-c", LIGHT, *command], check=True, capture_output=True)

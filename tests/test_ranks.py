@@ -13,9 +13,10 @@ from runs import step_losses
 from stores import NORM
 from torch import nn
 
+from fastkd.data.dataset import open_dataset
 from fastkd.data.views import Views
 from fastkd.dist import World
-from fastkd.feed import Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.train.recipe import Recipe
 from fastkd.train.student import train
 from fastkd.train.sync_norm import synchronise_norms

@@ -11,10 +11,11 @@ from ranks import start_ranks, wait_for
 from stores import NORM
 from test_scores import reference
 
+from fastkd.data.dataset import Dataset
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import FormatError, MismatchError, OptionError
-from fastkd.feed import Dataset, Loader
+from fastkd.feed import Loader
 from fastkd.prune.mask import Mask
 from fastkd.prune.recorder import RECORDABLE
 from fastkd.prune.score_file import Scores, load_scores

@@ -9,7 +9,8 @@ from PIL import Image
 
 from fastkd.data.beton import identify, open_beton
 from fastkd.prune.score_file import save_scores
-from fastkd.report.selection import gallery_rows, spearman, summary
+from fastkd.report.gallery import gallery_rows
+from fastkd.report.selection import spearman, summary
 
 DESCRIBED = {"el2n": {"direction": "high = hard", "policies": {}}}
 

@@ -8,9 +8,10 @@ import torch
 from runs import interrupt_after, records
 from stores import NORM
 
+from fastkd.data.dataset import open_dataset
 from fastkd.data.views import Views
 from fastkd.errors import OptionError
-from fastkd.feed import Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask
 from fastkd.train.checkpoint import load_model

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from fastkd.artefact import write_artefact
 from fastkd.data.beton import identify, open_beton
+from fastkd.data.dataset import open_dataset
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import FormatError
-from fastkd.feed import Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.prune.mask import Mask, save_mask
 from fastkd.prune.score_file import save_scores
 from fastkd.prune.weights import carried_weights, class_weights

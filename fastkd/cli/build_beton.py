@@ -117,7 +117,8 @@ def build_beton(
 def _copy_part(full: Path, mask: Path, out: Path) -> tuple[dict[str, Any], str]:
     """`build-beton FULL --mask M --out OUT`."""
     from fastkd.data.build import build_part
-    from fastkd.feed import kept_ids, open_dataset
+    from fastkd.data.dataset import open_dataset
+    from fastkd.feed import kept_ids
     from fastkd.prune.mask import Mask
 
     if full.exists() and out.exists() and full.samefile(out):

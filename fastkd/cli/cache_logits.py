@@ -91,7 +91,8 @@ def cache_logits(
     \b
     fastkd cache-logits train.beton --mask m.h5 --teacher t.safetensors --views crop-flip --num-seeds 8 --out l.h5
     """
-    from fastkd.feed import choose_views, open_dataset
+    from fastkd.data.dataset import open_dataset
+    from fastkd.feed import choose_views
     from fastkd.prune.mask import Mask
     from fastkd.store.tables import read_tables
     from fastkd.train.caching import fill_store

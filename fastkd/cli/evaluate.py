@@ -44,8 +44,9 @@ def evaluate(
     \b
     fastkd evaluate test.beton --model run/model.safetensors
     """
+    from fastkd.data.dataset import open_dataset
     from fastkd.data.views import Views
-    from fastkd.feed import Loader, choose_views, open_dataset
+    from fastkd.feed import Loader, choose_views
     from fastkd.train.fitting import require_size
     from fastkd.train.metrics import evaluate as measure
     from fastkd.train.teacher import load_teacher

@@ -10,7 +10,7 @@ from fastkd.cli.common import command
 if TYPE_CHECKING:
     from numpy import ndarray
 
-    from fastkd.feed import Dataset
+    from fastkd.data.dataset import Dataset
     from fastkd.prune.published import Published
 
 
@@ -51,7 +51,7 @@ def import_scores(
     """
     import numpy as np
 
-    from fastkd.feed import open_dataset, require_whole
+    from fastkd.data.dataset import open_dataset, require_whole
     from fastkd.prune.imports import hard_first
     from fastkd.prune.score_file import save_scores
 

@@ -78,16 +78,18 @@ def _closer(
     count: int,
 ) -> tuple[dict[str, Any], str]:
     """A mask or score file looked at closely: keys for --json, and text."""
+    from fastkd.data.dataset import open_dataset
     from fastkd.errors import OptionError
-    from fastkd.feed import open_dataset
     from fastkd.prune.mask import Mask
     from fastkd.prune.score_file import load_scores
     from fastkd.report import selection
 
     if len(files) != 1 or kind not in ("mask", "scores"):
         raise OptionError("--beton, --compare, --score and --gallery are for one mask or score file")
-    if gallery is not None and beton is None:
-        raise OptionError("--gallery needs --beton, where the images are")
+    if gallery is not None:
+        if beton is None:
+            raise OptionError("--gallery needs --beton, where the images are")
+        from fastkd.report.gallery import gallery_rows, write_gallery
     dataset = None if beton is None else open_dataset(beton)
     extra: dict[str, Any] = {}
     lines: list[str] = []
@@ -103,7 +105,7 @@ def _closer(
                 weight = f", {of['weight_percent']:.2f} % of the weight" if "weight_percent" in of else ""
                 lines.append(f"{name:24} {of['kept']:,} of {of['all']:,}{weight}")
             if gallery is not None:
-                selection.write_gallery(gallery, dataset, {"first of the mask": mask.sample_ids[:count]}, None)
+                write_gallery(gallery, dataset, {"first of the mask": mask.sample_ids[:count]}, None)
     else:
         scores = load_scores(files[0])
         if compare is not None:
@@ -113,8 +115,8 @@ def _closer(
             scores.require_beton(dataset.fingerprint, dataset.beton.path, dataset.beton.num_samples)
             if gallery is not None:
                 values = scores.values[scores.choose(score)]
-                rows = selection.gallery_rows(values, count)
-                selection.write_gallery(gallery, dataset, rows, values)
+                rows = gallery_rows(values, count)
+                write_gallery(gallery, dataset, rows, values)
     if gallery is not None:
         extra["gallery"] = str(gallery)
         lines.append(f"{gallery}: {count} samples of each part")

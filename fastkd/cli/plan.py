@@ -113,7 +113,8 @@ def plan(
             )
         num_rows = len(kept.sample_ids) if kept else num_samples
     else:
-        from fastkd.feed import choose_views, kept_ids, open_dataset
+        from fastkd.data.dataset import open_dataset
+        from fastkd.feed import choose_views, kept_ids
 
         dataset = open_dataset(beton)
         num_classes, num_rows = dataset.num_classes, len(kept_ids(dataset, kept))

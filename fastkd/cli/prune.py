@@ -94,8 +94,8 @@ def prune(
     fastkd prune train.beton --method union --mask a.h5 --mask b.h5 --out m.h5
     fastkd prune train.beton --keep 0.3 --method random --weights inverse-rate --out m.h5
     """
+    from fastkd.data.dataset import open_dataset, require_whole
     from fastkd.errors import OptionError
-    from fastkd.feed import open_dataset, require_whole
     from fastkd.prune.choose import choose, options_of
     from fastkd.prune.mask import class_counts, parse_keep, save_mask
     from fastkd.prune.weights import describe_weights

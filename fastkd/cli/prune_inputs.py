@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastkd.data.beton import Beton
-    from fastkd.feed import Dataset
+    from fastkd.data.dataset import Dataset
     from fastkd.prune.choose import Candidates
 
 _USUAL = {"moderate": "moderate", "dual-beta": "dual"}

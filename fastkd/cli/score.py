@@ -11,7 +11,7 @@ from fastkd.cli.options import device_options
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastkd.feed import Dataset
+    from fastkd.data.dataset import Dataset
 
 _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "variance", "memorization")
 _OF_NETWORKS = ("model_name", "features_out", "grand_params", "compat", "centre")
@@ -86,7 +86,7 @@ def score(
     fastkd score train.beton --method variance --logits l.h5 --out s.h5
     fastkd score train.beton --method memorization --num-models 20 --subset 0.7 --out s.h5
     """
-    from fastkd.feed import open_dataset, require_whole
+    from fastkd.data.dataset import open_dataset, require_whole
     from fastkd.prune.score_file import save_scores
 
     source = _source(methods, model, logits, given | {"size": size, "batch_size": batch_size})

@@ -167,7 +167,8 @@ def train(
     fastkd train train.beton --mask m.h5 --teacher t.safetensors --kd vid --model resnet20 --out run/
     fastkd train flowers.beton --alpha 0 --model resnet18 --init imagenet.pth --reset-head --out run/
     """
-    from fastkd.feed import choose_views, kept_ids, open_dataset
+    from fastkd.data.dataset import open_dataset
+    from fastkd.feed import choose_views, kept_ids
     from fastkd.prune.mask import Mask
     from fastkd.prune.weights import describe_weights
     from fastkd.store.logit_store import LogitStore

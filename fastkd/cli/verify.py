@@ -76,7 +76,7 @@ def _compute_again(
     device: str,
     num_workers: int,
 ) -> dict[str, Any]:
-    from fastkd.feed import open_dataset
+    from fastkd.data.dataset import open_dataset
     from fastkd.store.tables import read_tables
     from fastkd.train.recompute import recompute_rows
 

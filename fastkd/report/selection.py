@@ -1,23 +1,16 @@
-"""Scores and masks looked at: their histogram, the classes they keep, how far two of them agree, and pictures of samples."""
+"""Scores and masks looked at: their histogram, the classes they keep, how far two of them agree."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from fastkd.artefact import atomic_path
-from fastkd.data.views import Views
-from fastkd.dist import World
-from fastkd.errors import MismatchError, OptionError
-from fastkd.feed import Dataset, Loader
+from fastkd.data.dataset import Dataset
+from fastkd.errors import MismatchError
 from fastkd.prune.mask import Mask, class_counts, combine_ids
 from fastkd.prune.score_file import Scores
 from fastkd.prune.select import select_level
 
 _BINS = 20
-_MARGIN = 4  # pixels between pictures
-_SMALLEST_TILE = 64  # pixels; smaller images are enlarged to it
 
 
 def summary(values: np.ndarray) -> dict[str, Any]:
@@ -131,53 +124,3 @@ def _mean_ranks(values: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
-
-
-def gallery_rows(scores: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    """The `count` hardest, middle and easiest of the samples whose score is defined: sample_ids, in that order."""
-    defined = ~np.isnan(scores)
-    if not defined.any():
-        raise OptionError("no sample has a score: there is nothing to show")
-    count, one_class = min(count, int(np.count_nonzero(defined))), np.zeros(len(scores), np.int64)
-    levels = {"highest": "hard", "middle": "moderate", "lowest": "easy"}
-    return {
-        title: select_level(one_class, count, scores=scores, level=level, balance="none", pool=defined)
-        for title, level in levels.items()
-    }
-
-
-def write_gallery(path: str | Path, dataset: Dataset, rows: dict[str, np.ndarray], values: np.ndarray | None) -> None:
-    """A contact sheet as PNG: for each entry its title and its samples, with class names and scores under them.
-
-    Args:
-        rows: title → int64 sample_ids. values: float32 (N,), the scores to write below, or None.
-    """
-    if Path(path).suffix.lower() != ".png":
-        raise OptionError(f"--gallery {path}: expected a name that ends in .png")
-    beton = dataset.beton
-    size = int(min(128, max(beton.heights[0], beton.widths[0])))
-    ids = np.unique(np.concatenate(list(rows.values())))
-    loader = Loader(dataset, Views("center", size), mask=ids, batch_size=64, num_workers=1, world=World())
-    pixels: dict[int, np.ndarray] = {}
-    for batch in loader.epoch(0):
-        for sample_id, image in zip(batch.sample_ids.tolist(), batch.images.permute(0, 2, 3, 1).numpy(), strict=True):
-            pixels[sample_id] = image.copy()
-    tile, line, columns = max(size, _SMALLEST_TILE), 12, 10
-    blocks = {title: -(-len(own) // columns) for title, own in rows.items()}
-    high = tile + 2 * line + _MARGIN
-    height = sum(2 * line + count * high for count in blocks.values())
-    sheet = Image.new("RGB", (columns * (tile + _MARGIN) + _MARGIN, height + _MARGIN), "white")
-    draw, top = ImageDraw.Draw(sheet), 0
-    for title, own in rows.items():
-        draw.text((_MARGIN, top + line // 2), title, fill="black")
-        top += 2 * line
-        for k, sample_id in enumerate(own.tolist()):
-            left, at = _MARGIN + k % columns * (tile + _MARGIN), top + k // columns * high
-            picture = Image.fromarray(pixels[sample_id]).resize((tile, tile), Image.Resampling.NEAREST)
-            sheet.paste(picture, (left, at))
-            draw.text((left, at + tile), dataset.class_names[beton.labels[sample_id]][: tile // 6], fill="black")
-            if values is not None:
-                draw.text((left, at + tile + line), f"{values[sample_id]:.4g}", fill="dimgray")
-        top += blocks[title] * high
-    with atomic_path(path) as partial:
-        sheet.save(partial, "PNG")

@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fastkd.data.dataset import Dataset, open_dataset
 from fastkd.data.views import Views
 from fastkd.dist import World
 from fastkd.errors import MismatchError, OptionError
-from fastkd.feed import Dataset, Loader, open_dataset
+from fastkd.feed import Loader
 from fastkd.prune.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.train.methods import METHODS, teacher_needed

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from fastkd.artefact import Header, read_artefact, write_artefact
+from fastkd.data.dataset import Dataset
 from fastkd.data.views import Views
 from fastkd.dist import World, barrier, sum_over_ranks
 from fastkd.errors import MismatchError, OptionError
-from fastkd.feed import Dataset, Loader
+from fastkd.feed import Loader
 from fastkd.hashing import draw
 from fastkd.prune.mask import random_order
 from fastkd.prune.scores import memorization_scores

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastkd.artefact import require_input
+from fastkd.data.dataset import Dataset
 from fastkd.data.identity import view_identity
 from fastkd.errors import MismatchError, OptionError
-from fastkd.feed import Dataset, Loader, check_probes, views_of
+from fastkd.feed import Loader, check_probes, views_of
 from fastkd.hashing import draw_below
 from fastkd.store.fidelity import kl_rows, through
 from fastkd.store.logit_store import read_rows

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from fastkd.data.dataset import Dataset
 from fastkd.data.identity import view_identity
 from fastkd.data.views import Views
 from fastkd.errors import OptionError
-from fastkd.feed import Dataset, kept_ids
+from fastkd.feed import kept_ids
 from fastkd.prune.mask import Mask
 from fastkd.store.codec import Codec, make_codec
 from fastkd.store.tables import embedding_codec
