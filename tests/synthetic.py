@@ -1,6 +1,7 @@
 """Images made for the tests, seeded and small, and betons of them."""
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ def write_files(folder: Path, files: dict[str, bytes]) -> str:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return str(folder)
+
+
+def write_zip(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> str:
+    """Writes files into a zip; returns it as a source."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return str(path)
 
 
 def files_of(folder: str) -> list[Path]:

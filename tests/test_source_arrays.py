@@ -7,19 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from fastkd.data import source_arrays
 from fastkd.data.sources import open_source
-from fastkd.errors import FastKDError, FormatError, MissingDependencyError, NotFoundError, OptionError
+from fastkd.errors import FormatError, MissingDependencyError, NotFoundError, OptionError
 
 NAMES = [f"class {i}" for i in range(10)]
-
-
-def refused(kind: type[FastKDError], spec: str, **options) -> str:
-    with pytest.raises(kind) as error:
-        open_source(spec, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def pixels(count: int, seed: int) -> np.ndarray:
@@ -121,7 +115,7 @@ class Hostile:
 def test_a_pickle_that_calls_a_command_is_refused_and_not_run(tmp_path, protocol, name):
     write_cifar10(tmp_path)
     (tmp_path / name).write_bytes(pickle.dumps({"data": Hostile(tmp_path / "ran")}, protocol))
-    assert "posix.system" in refused(FormatError, f"cifar10:{tmp_path}")
+    assert "posix.system" in refused(FormatError, open_source, f"cifar10:{tmp_path}")
     assert not (tmp_path / "ran").exists()
 
 
@@ -139,12 +133,12 @@ def test_a_pickle_that_calls_a_command_is_refused_and_not_run(tmp_path, protocol
 )
 def test_a_cifar_batch_that_disagrees_with_itself_is_refused(tmp_path, change, word):
     write_cifar10(tmp_path, lambda batch: pickle.dumps(batch | change, 2))
-    assert word in refused(FormatError, f"cifar10:{tmp_path}")
+    assert word in refused(FormatError, open_source, f"cifar10:{tmp_path}")
 
 
 def test_a_missing_cifar_batch_is_named(tmp_path):
     (write_cifar10(tmp_path) / "data_batch_4").unlink()
-    assert "data_batch_4" in refused(NotFoundError, f"cifar10:{tmp_path}")
+    assert "data_batch_4" in refused(NotFoundError, open_source, f"cifar10:{tmp_path}")
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -165,7 +159,7 @@ def test_mnist_has_digits_for_names(tmp_path):
 
 def test_fashion_mnist_without_a_folder_names_the_debian_package(monkeypatch, tmp_path):
     monkeypatch.setattr(source_arrays, "DEBIAN_FASHION_MNIST", str(tmp_path / "nothing"))
-    assert "dataset-fashion-mnist" in refused(NotFoundError, "fashion-mnist:")
+    assert "dataset-fashion-mnist" in refused(NotFoundError, open_source, "fashion-mnist:")
     write_fashion(tmp_path / "nothing")
     assert len(open_source("fashion-mnist:")) == 7
 
@@ -190,7 +184,7 @@ def test_a_malformed_idx_file_is_refused(tmp_path, suffix, damage, word):
     path = tmp_path / f"train-images-idx3-ubyte{suffix}"
     content = damage(gzip.decompress(path.read_bytes()) if suffix else path.read_bytes())
     path.write_bytes(gzip.compress(content) if suffix else content)
-    assert word in refused(FormatError, f"fashion-mnist:{tmp_path}")
+    assert word in refused(FormatError, open_source, f"fashion-mnist:{tmp_path}")
 
 
 @pytest.mark.parametrize(
@@ -200,13 +194,13 @@ def test_a_damaged_gzip_file_is_refused(tmp_path, damage):
     write_fashion(tmp_path, ".gz")
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
-    assert "gzip" in refused(FormatError, f"fashion-mnist:{tmp_path}")
+    assert "gzip" in refused(FormatError, open_source, f"fashion-mnist:{tmp_path}")
 
 
 def test_a_label_without_a_class_is_refused(tmp_path):
     write_fashion(tmp_path)
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.full(7, 10, np.uint8))
-    assert "label 10" in refused(FormatError, f"fashion-mnist:{tmp_path}")
+    assert "label 10" in refused(FormatError, open_source, f"fashion-mnist:{tmp_path}")
 
 
 def test_svhn_counts_its_label_ten_as_the_digit_zero(tmp_path):
@@ -232,7 +226,7 @@ def test_svhn_counts_its_label_ten_as_the_digit_zero(tmp_path):
 def test_a_mat_file_of_other_content_is_refused(tmp_path, change, word):
     content = {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": np.ones((4, 1), np.uint8)} | change
     write_svhn(tmp_path / "train_32x32.mat", **{key: value for key, value in content.items() if value is not None})
-    assert word in refused(FormatError, f"svhn:{tmp_path}")
+    assert word in refused(FormatError, open_source, f"svhn:{tmp_path}")
 
 
 def test_every_fifth_digit_is_the_test_split():
@@ -250,27 +244,27 @@ def test_digits_without_scikit_learn_name_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name == "sklearn" or name.startswith("sklearn.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert "fastkd[digits]" in refused(MissingDependencyError, "digits:")
+    assert "fastkd[digits]" in refused(MissingDependencyError, open_source, "digits:")
 
 
 @pytest.mark.parametrize("scheme", ["cifar10", "cifar100", "svhn", "mnist", "fashion-mnist"])
 def test_a_folder_without_the_files_or_no_folder_is_not_found(tmp_path, scheme):
-    assert "found no " in refused(NotFoundError, f"{scheme}:{tmp_path}")
-    assert "nothing there" in refused(NotFoundError, f"{scheme}:{tmp_path / 'x'}")
+    assert "found no " in refused(NotFoundError, open_source, f"{scheme}:{tmp_path}")
+    assert "nothing there" in refused(NotFoundError, open_source, f"{scheme}:{tmp_path / 'x'}")
     (tmp_path / "file").write_text("")
-    assert "a file" in refused(NotFoundError, f"{scheme}:{tmp_path / 'file'}")
+    assert "a file" in refused(NotFoundError, open_source, f"{scheme}:{tmp_path / 'file'}")
 
 
 @pytest.mark.parametrize("scheme", ["cifar10", "cifar100", "svhn", "mnist"])
 def test_a_scheme_without_its_folder_asks_for_it(scheme):
-    assert f"{scheme}:DIR" in refused(OptionError, f"{scheme}:")
+    assert f"{scheme}:DIR" in refused(OptionError, open_source, f"{scheme}:")
 
 
 def test_options_that_do_not_go_with_an_array_source_are_refused(tmp_path):
-    assert "--root" in refused(OptionError, "digits:", root="train")
-    assert "--classes" in refused(OptionError, "digits:", classes=tmp_path)
-    assert "--split" in refused(OptionError, "digits:", split="val")
-    assert "ships" in refused(OptionError, "digits:there")
+    assert "--root" in refused(OptionError, open_source, "digits:", root="train")
+    assert "--classes" in refused(OptionError, open_source, "digits:", classes=tmp_path)
+    assert "--split" in refused(OptionError, open_source, "digits:", split="val")
+    assert "ships" in refused(OptionError, open_source, "digits:there")
 
 
 def test_an_array_source_pickles_without_its_pixels_and_reads_them_again(tmp_path, monkeypatch):

@@ -2,15 +2,16 @@ import os
 import pickle
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refused
+from synthetic import write_zip
 
 from fastkd.data.source_layout import read_class_list
 from fastkd.data.sources import open_source
-from fastkd.errors import FastKDError, FormatError, NotFoundError, OptionError, SourceError
+from fastkd.errors import FormatError, NotFoundError, OptionError, SourceError
 
 FILES = {
     "cat/b.png": b"cat b",
@@ -33,26 +34,12 @@ def write_folder(path: Path, files: dict[str, bytes]) -> str:
     return str(path)
 
 
-def write_zip(path: Path, files: dict[str, bytes]) -> str:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return str(path)
-
-
 @pytest.fixture(params=["folder", "zip"])
 def write(request, tmp_path):
     """Writes files as a folder or as a zip and returns its path."""
     if request.param == "folder":
         return lambda files: write_folder(tmp_path / "images", files)
     return lambda files: write_zip(tmp_path / "images.zip", files)
-
-
-def refused(kind: type[FastKDError], *args, **options) -> str:
-    with pytest.raises(kind) as error:
-        open_source(*args, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def below(top: str, files: dict[str, bytes] = FILES) -> dict[str, bytes]:
@@ -102,48 +89,48 @@ def test_root_chooses_the_folder_that_holds_the_classes(write, root):
 
 def test_a_root_with_all_images_one_folder_deeper_is_taken_at_its_word(write):
     path = write({"n1/images/0.jpg": b"", "n2/images/0.jpg": b"", "n2/more/1.jpg": b""})
-    assert "--root . takes all as classes" in refused(SourceError, path)
+    assert "--root . takes all as classes" in refused(SourceError, open_source, path)
     assert open_source(path, root=".").labels.tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize("root", [None, "set", "."])
 def test_splits_are_not_taken_for_classes(write, root):
     path = write(below("set/train") | {"set/test/cat/0.jpg": b""})
-    message = refused(SourceError, path, root=root)
+    message = refused(SourceError, open_source, path, root=root)
     assert "--root" in message
     assert "'set/test', 'set/train'" in message
 
 
 def test_images_without_class_folders_are_refused(write):
-    assert "--root" in refused(SourceError, write({"0.jpg": b"", "1.jpg": b""}))
+    assert "--root" in refused(SourceError, open_source, write({"0.jpg": b"", "1.jpg": b""}))
 
 
 def test_images_beside_class_folders_are_not_left_out_in_silence(write):
     path = write(FILES | {"sheet.png": b""})
-    assert "found 1 image beside" in refused(SourceError, path)
+    assert "found 1 image beside" in refused(SourceError, open_source, path)
     assert open_source(path, root=".").names == ORDER
 
 
 def test_a_root_that_is_not_there_names_those_that_are(write):
     path = write(below("set/train") | {"set/test/cat/0.jpg": b""})
-    assert "'set/test', 'set/train'" in refused(NotFoundError, path, root="train")
+    assert "'set/test', 'set/train'" in refused(NotFoundError, open_source, path, root="train")
 
 
 @pytest.mark.parametrize("root", ["..", "../images", "/", "/etc", "cat/../.."])
 def test_a_root_outside_the_source_is_refused(write, root):
-    assert "leads out" in refused(OptionError, write(FILES), root=root)
+    assert "leads out" in refused(OptionError, open_source, write(FILES), root=root)
 
 
 def test_a_source_without_images_is_refused(write):
-    assert "found no images" in refused(NotFoundError, write({"cat/notes.txt": b""}))
+    assert "found no images" in refused(NotFoundError, open_source, write({"cat/notes.txt": b""}))
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    assert "found no images" in refused(NotFoundError, str(tmp_path))
+    assert "found no images" in refused(NotFoundError, open_source, str(tmp_path))
 
 
 def test_a_class_folder_without_images_is_named(write):
-    assert "eel" in refused(SourceError, write(FILES | {"eel/": b""}))
+    assert "eel" in refused(SourceError, open_source, write(FILES | {"eel/": b""}))
 
 
 def test_a_class_list_fixes_labels_and_may_name_absent_classes(write, tmp_path):
@@ -156,7 +143,7 @@ def test_a_class_list_fixes_labels_and_may_name_absent_classes(write, tmp_path):
 
 def test_a_class_folder_that_is_not_listed_is_named(write, tmp_path):
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
-    assert "class folder 'ant'" in refused(SourceError, write(FILES), classes=tmp_path / "classes.txt")
+    assert "class folder 'ant'" in refused(SourceError, open_source, write(FILES), classes=tmp_path / "classes.txt")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +157,7 @@ def test_a_malformed_class_list_is_refused(tmp_path, content, word):
 
 
 def test_a_missing_class_list_is_refused(tmp_path, write):
-    refused(NotFoundError, write(FILES), classes=tmp_path / "nothing")
+    refused(NotFoundError, open_source, write(FILES), classes=tmp_path / "nothing")
 
 
 def test_no_sample_lies_outside_the_range(write):
@@ -192,13 +179,13 @@ def test_a_source_pickles_without_its_open_files(write, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("spec", ["foo:bar", "webdataset:x-{0..9}.tar", "parquet:x", "CIFAR10:x"])
 def test_an_unknown_scheme_is_refused_with_the_known_ones(spec):
-    assert "cifar10:" in refused(OptionError, spec)
+    assert "cifar10:" in refused(OptionError, open_source, spec)
 
 
 @pytest.mark.parametrize("spec", ["", "nothing", "C:\\images", "some/foo:bar", "a\0b", "x" * 5000, "~"])
 def test_a_path_that_does_not_exist_is_not_found(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(NotFoundError, spec)
+    refused(NotFoundError, open_source, spec)
 
 
 @pytest.mark.parametrize("name", ["foo:bar", "digits:", "cifar10:x", "C:x"])
@@ -209,7 +196,7 @@ def test_an_existing_path_with_a_colon_is_a_path(name, tmp_path, monkeypatch):
 
 
 def test_a_device_is_neither_folder_nor_zip():
-    assert "neither" in refused(NotFoundError, "/dev/null")
+    assert "neither" in refused(NotFoundError, open_source, "/dev/null")
 
 
 def test_importing_sources_loads_neither_torch_nor_ffcv():
