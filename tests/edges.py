@@ -105,7 +105,7 @@ EDGES: dict[str, tuple[str, str, list[str]]] = {
         "workers are threads of one loader's own, any number of them; torch's are left alone",
         [
             "test_more_workers_than_cores_change_nothing_but_the_number_of_threads",
-            "test_loader.test_importing_the_loader_leaves_torchs_threads_as_they_are",
+            "test_loader.test_importing_the_loader_leaves_torchs_threads_and_numbas_dictionary_as_they_are",
         ],
     ),
     "S16": (
