@@ -53,9 +53,11 @@ def kill_many(folder: Path, kills: int, seed: int = 0) -> dict:
     found["failed"] += any(wait_for(pids)) or path.read_bytes() != undisturbed
     path.unlink()
     whole_s = time.perf_counter() - begin
+    attempts = 0
     while found["kills"] < kills:
+        attempts += 1
         begin = time.perf_counter()
-        pids = start_ranks(RANKS, folder / f"meet{found['kills']}", lambda world: cache(path, **recipe, world=world))
+        pids = start_ranks(RANKS, folder / f"meet{attempts}", lambda world: cache(path, **recipe, world=world))
         deadline = begin + rng.uniform(0, MOMENTS * whole_s)
         ended: dict[int, int] = {}
         while len(ended) < RANKS and time.perf_counter() < deadline:
