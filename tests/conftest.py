@@ -16,6 +16,9 @@ from fastkd.data.build import WriteOptions, build_beton
 from fastkd.data.sources import open_source
 
 if TYPE_CHECKING:
+    from commands import Outcome
+    from torch import nn
+
     from fastkd.data.dataset import Dataset
     from fastkd.prune.mask import Mask
     from fastkd.train.teacher import Teacher
@@ -152,6 +155,37 @@ def trained(dataset: "Dataset", mask: "Mask", teacher_store: Path, tmp_path_fact
     out = tmp_path_factory.mktemp("student") / "run"
     run(out, dataset, mask, logits=teacher_store)
     return out
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `done`."""
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture(scope="module")
+def done(lab: Path, raw_folder: str) -> "dict[str, Outcome]":
+    """What each command of the main job came to, by its name."""
+    from lab import run_all
+
+    return run_all(lab, raw_folder)
+
+
+@pytest.fixture
+def model() -> "nn.Module":
+    """A small network of ten classes."""
+    from fastkd.models.registry import create_model
+
+    return create_model("resnet8", 10)
+
+
+@pytest.fixture
+def saved(model: "nn.Module", tmp_path: Path) -> Path:
+    """`model` as a checkpoint with a few entries of its own."""
+    from fastkd.train.checkpoint import save_weights
+
+    save_weights(tmp_path / "a.safetensors", model, {"model": "resnet8", "mean": [0.5, 0.5, 0.5], "note": "é"})
+    return tmp_path / "a.safetensors"
 
 
 @pytest.fixture(scope="session")

@@ -5,23 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Outcome, assert_one_clear_line, fastkd
-from lab import run_all
+from commands import assert_one_clear_line, fastkd
 from stores import make_store, random_logits, save_teacher
 
 from fastkd.data.dataset import open_dataset
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import Mask
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("lab")
-
-
-@pytest.fixture(scope="module")
-def done(lab, raw_folder) -> dict[str, Outcome]:
-    return run_all(lab, raw_folder)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +241,7 @@ def test_bad_input_is_met_by_one_clear_line(bad, lab, line, code, culprit):
 
 def test_a_gpu_that_is_not_there_is_named(bad):
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("here is a GPU")
     for device in ("cuda", "cuda:3"):
         outcome = fastkd(*bad(f"{TRAIN} --device {device}"))
         assert_one_clear_line(outcome, f"device {device}: torch sees no GPU")

@@ -14,19 +14,8 @@ from damage import flipped
 from torch import nn
 
 from fastkd.errors import CorruptError, FastKDError, FormatError, ModelError, NotFoundError
-from fastkd.models.registry import create_model, weights_fingerprint
+from fastkd.models.registry import weights_fingerprint
 from fastkd.train.checkpoint import load_model, read_checkpoint, save_weights
-
-
-@pytest.fixture
-def model() -> nn.Module:
-    return create_model("resnet8", 10)
-
-
-@pytest.fixture
-def saved(model, tmp_path) -> Path:
-    save_weights(tmp_path / "a.safetensors", model, {"model": "resnet8", "mean": [0.5, 0.5, 0.5], "note": "é"})
-    return tmp_path / "a.safetensors"
 
 
 def assert_refused(path: Path, kind: type[FastKDError], *words: str) -> None:

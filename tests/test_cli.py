@@ -4,8 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import Outcome, assert_one_clear_line, fastkd
-from lab import CPU, run_all
+from commands import assert_one_clear_line, fastkd
+from lab import CPU
 
 from fastkd.cli.common import progress_bar
 from fastkd.prune.mask import Mask
@@ -29,16 +29,6 @@ INSPECTED = {
     "run": "kind path epochs val_top1 val_top5 images_per_s data_wait_percent",
     "run/model.safetensors": "kind path fingerprint model num_classes",
 }
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("lab")
-
-
-@pytest.fixture(scope="module")
-def done(lab, raw_folder) -> dict[str, Outcome]:
-    return run_all(lab, raw_folder)
 
 
 @pytest.mark.parametrize("command", sorted(KEYS))

@@ -7,23 +7,9 @@ import numpy as np
 import pytest
 import torch
 from damage import flipped
-from torch import nn
 
 from fastkd.errors import CorruptError, FormatError, NotFoundError
-from fastkd.models.registry import create_model
-from fastkd.train.checkpoint import save_weights
 from fastkd.train.resume import load_resume, save_resume
-
-
-@pytest.fixture
-def model() -> nn.Module:
-    return create_model("resnet8", 10)
-
-
-@pytest.fixture
-def saved(model, tmp_path) -> Path:
-    save_weights(tmp_path / "a.safetensors", model, {"model": "resnet8", "mean": [0.5, 0.5, 0.5], "note": "é"})
-    return tmp_path / "a.safetensors"
 
 
 def test_resume_state_round_trips(model, tmp_path):
