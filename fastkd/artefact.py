@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from fastkd.errors import CorruptError, FormatError, MismatchError, NotFoundError
-from fastkd.hashing import fingerprint
+from fastkd.fingerprint import fingerprint
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HDF5_VERSION = ("v110", "v110")

@@ -1,13 +1,11 @@
-"""Counter-based draws, CRC32C and content fingerprints.
+"""Counter-based draws and CRC32C, compiled.
 
 A draw is a pure function of what it is for (a sample, a seed, the number of the draw), never of what was drawn before:
-no state, no order, and a new operation takes a new draw number without shifting anybody else's. The mixing function is
-the finaliser of splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
-Compiled without fastmath, so that integers and IEEE doubles come out the same on every machine.
+no state, no order, and a new operation takes a new draw number without shifting anybody else's. `splitmix.draws` is the
+same without Numba. Compiled without fastmath, so that integers and IEEE doubles come out the same on every machine.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
@@ -17,27 +15,24 @@ from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
 from fastkd.intrinsics import word32_at, word_at
-
-_GOLDEN = uint64(0x9E3779B97F4A7C15)
-_MIX_1 = uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = uint64(0x94D049BB133111EB)
+from fastkd.splitmix import GOLDEN, MIX_1, MIX_2
 
 
 @njit(cache=True, nogil=True)
 def mix(value: int) -> int:
     """Finaliser of splitmix64: a bijection of uint64 in which every input bit moves every output bit."""
     z = uint64(value)
-    z = (z ^ (z >> uint64(30))) * _MIX_1
-    z = (z ^ (z >> uint64(27))) * _MIX_2
+    z = (z ^ (z >> uint64(30))) * MIX_1
+    z = (z ^ (z >> uint64(27))) * MIX_2
     return z ^ (z >> uint64(31))
 
 
 @njit(cache=True, nogil=True)
 def draw(a: int, b: int, number: int) -> int:
     """Draw `number` of the key (a, b), for instance (sample_id, aug_seed): a uint64."""
-    h = mix(uint64(a) + _GOLDEN)
-    h = mix((h ^ uint64(b)) + _GOLDEN)
-    return mix((h ^ uint64(number)) + _GOLDEN)
+    h = mix(uint64(a) + GOLDEN)
+    h = mix((h ^ uint64(b)) + GOLDEN)
+    return mix((h ^ uint64(number)) + GOLDEN)
 
 
 @njit(cache=True, nogil=True)
@@ -52,23 +47,12 @@ def draw_below(a: int, b: int, number: int, bound: int) -> np.int64:
     return np.int64(((draw(a, b, number) >> uint64(32)) * uint64(bound)) >> uint64(32))
 
 
-@njit(cache=True, nogil=True)
-def draws(a: np.ndarray, b: int, number: int) -> np.ndarray:
-    """`draw` for every entry of `a`: uint64 array of the same length."""
-    out = np.empty(len(a), np.uint64)
-    for i in range(len(a)):
-        out[i] = draw(a[i], b, number)
-    return out
-
-
 def _crc32c_tables() -> np.ndarray:
     """The eight tables of slicing-by-8 for the Castagnoli polynomial (reflected 0x82F63B78), uint32 (8, 256)."""
-    table = np.zeros((8, 256), np.uint32)
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-        table[0, byte] = crc
+    table = np.empty((8, 256), np.uint32)
+    table[0] = np.arange(256)
+    for _ in range(8):
+        table[0] = (table[0] >> 1) ^ (table[0] & 1) * np.uint32(0x82F63B78)
     for k in range(1, 8):
         table[k] = table[0, table[k - 1] & 0xFF] ^ (table[k - 1] >> 8)
     return table
@@ -162,25 +146,3 @@ def crc32c_with(crc: int, number: int) -> np.uint32:
     return np.uint32(
         _step_8(np.uint32(np.uint32(crc) ^ np.uint32(0xFFFFFFFF)), np.uint64(number)) ^ np.uint32(0xFFFFFFFF)
     )
-
-
-def fingerprint(parts: Iterable[bytes | str | np.ndarray]) -> str:
-    """BLAKE2b-128 over the parts, each preceded by its length, so that no two lists of parts share an input.
-
-    Args:
-        parts: strings (as UTF-8), bytes, or arrays (dtype, shape, then the bytes in C order).
-
-    Returns:
-        32 lower-case hexadecimal digits.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            head = f"{part.dtype.str}{part.shape}".encode()
-            digest.update((len(head) | 1 << 63).to_bytes(8, "little") + head)  # no string is so long
-            digest.update(np.ascontiguousarray(part).tobytes())
-        else:
-            data = part.encode() if isinstance(part, str) else part
-            digest.update(len(data).to_bytes(8, "little"))
-            digest.update(data)
-    return digest.hexdigest()

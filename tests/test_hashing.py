@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastkd.fingerprint import fingerprint
 from fastkd.hashing import (
     _step_1_by_table,
     _step_4_by_table,
@@ -11,10 +12,9 @@ from fastkd.hashing import (
     draw,
     draw_below,
     draw_unit,
-    draws,
-    fingerprint,
     mix,
 )
+from fastkd.splitmix import draws
 
 KEYS = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (12345, 161, 1042), (2**63 - 1, 7, 2**31)]
 WORDS = st.integers(0, 2**63 - 1)

@@ -13,6 +13,8 @@ from fastkd.cli import cli
 PACKAGE = Path(fastkd.__file__).parent
 FLOORS = [
     "errors",
+    "fingerprint",
+    "splitmix",
     "intrinsics",
     "hashing",
     "artefact",

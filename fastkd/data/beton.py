@@ -18,7 +18,7 @@ from fastkd.artefact import atomic_path
 from fastkd.data.manifest import MANIFEST_VERSION, manifest_text, parse_manifest
 from fastkd.data.tables import check_rows, find_allocations
 from fastkd.errors import FormatError, MismatchError, NotFoundError
-from fastkd.hashing import fingerprint
+from fastkd.fingerprint import fingerprint
 
 HEADER_BYTES, FIELD_BYTES = 24, 1041
 FIELD_INT, FIELD_IMAGE = 1, 2

@@ -26,7 +26,7 @@ from fastkd.data.encode import Encoded, WriteOptions, encode, stored
 from fastkd.data.pages import PageWriter
 from fastkd.data.sources import Source
 from fastkd.errors import FastKDError, OptionError, SourceError
-from fastkd.hashing import fingerprint
+from fastkd.fingerprint import fingerprint
 
 _CHUNK = 64  # samples a job: small enough that the pages in flight stay a few megabytes
 _PROBES = 32  # samples at most, one in 64, encoded beforehand to estimate the time and the space that all of them take

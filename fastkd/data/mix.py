@@ -14,7 +14,8 @@ import numpy as np
 from numba import njit, uint64
 
 from fastkd.errors import OptionError
-from fastkd.hashing import draw, draw_below, draw_unit, fingerprint, mix
+from fastkd.fingerprint import fingerprint
+from fastkd.hashing import draw, draw_below, draw_unit, mix
 
 CUTMIX, MIXUP = 0, 1
 MIXES = {"cutmix": CUTMIX, "mixup": MIXUP}

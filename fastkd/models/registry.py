@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.errors import MissingDependencyError, ModelError, OptionError
-from fastkd.hashing import fingerprint
+from fastkd.fingerprint import fingerprint
 from fastkd.models.cifar import CifarResNet, WideResNet, small_stem
 
 CIFAR_RESNET_DEPTHS = {f"resnet{depth}": depth for depth in (8, 14, 20, 32, 44, 56, 110)}

@@ -9,9 +9,9 @@ import numpy as np
 from numba import njit
 
 from fastkd.errors import OptionError
-from fastkd.hashing import draws
 from fastkd.prune.neighbours import KNN, nearest_neighbours
 from fastkd.prune.ranking import CLASS_ORDER
+from fastkd.splitmix import draws
 
 
 def symmetric_edges(

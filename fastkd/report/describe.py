@@ -11,7 +11,7 @@ from fastkd.artefact import HDF5_MAGIC, open_artefact, read_artefact
 from fastkd.data.beton import identify, open_beton, read_manifest
 from fastkd.data.tables import MODE_RAW
 from fastkd.errors import FastKDError, FormatError, NotFoundError
-from fastkd.hashing import fingerprint
+from fastkd.fingerprint import fingerprint
 from fastkd.prune.mask import Mask
 from fastkd.prune.score_file import FEATURES_KIND, FEATURES_VERSION, load_scores
 from fastkd.prune.weights import describe_weights

@@ -24,7 +24,7 @@ from torch.serialization import safe_globals
 
 from fastkd.artefact import atomic_path
 from fastkd.errors import CorruptError, FormatError, ModelError, NotFoundError
-from fastkd.hashing import fingerprint
+from fastkd.fingerprint import fingerprint
 from fastkd.models.registry import canonical_name, load_weights, state_fingerprint, strip_prefixes
 
 FORMAT_VERSION = 1

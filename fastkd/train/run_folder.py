@@ -12,7 +12,7 @@ import torch
 from fastkd.artefact import atomic_path
 from fastkd.dist import World
 from fastkd.errors import CorruptError, FormatError, MismatchError
-from fastkd.hashing import fingerprint
+from fastkd.fingerprint import fingerprint
 from fastkd.train.resume import load_resume, save_resume
 
 RUN_VERSION = 1
