@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from synthetic import build, coloured_noise, encoded, overwrite, photo, write_files
 
+from fastkd import prune
 from fastkd.data.beton import manifest_path
 from fastkd.data.build import WriteOptions, build_beton
 from fastkd.data.sources import open_source
@@ -37,6 +38,14 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_xdist_setupnodes() -> None:
     """One thread for each worker and for what it starts, which have a CPU for each worker."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module", params=["numpy", "compiled"])
+def selection_by(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How samples are selected, which goes by their number otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prune, "COMPILED_FROM", 0 if request.param == "compiled" else 2**60)
+        yield request.param
 
 
 @pytest.fixture(scope="session")

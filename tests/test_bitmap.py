@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from fastkd.prune.bitmap import bitmap_of, has_repeats_or_outside, pack_ids
 from fastkd.prune.mask import combine_ids, complement_ids
 
+pytestmark = pytest.mark.usefixtures("selection_by")
+
 sets = st.integers(1, 9000).flatmap(
     lambda n: st.tuples(st.just(n), st.lists(st.integers(0, n - 1), unique=True, max_size=300))
 )

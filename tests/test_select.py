@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastkd import prune
 from fastkd.errors import OptionError
 from fastkd.prune.balance import BALANCES, equal_quotas, proportional_quotas, water_fill
-from fastkd.prune.dual import beta_parameters, beta_weights, draw_weighted
 from fastkd.prune.mask import parse_keep, random_order
 from fastkd.prune.select import (
     LEVELS,
@@ -14,6 +14,8 @@ from fastkd.prune.select import (
     select_ccs,
     select_level,
 )
+
+pytestmark = pytest.mark.usefixtures("selection_by")
 
 SVHN = np.array([4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659])
 label_arrays = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(lambda labels: np.array(labels, np.int64))
@@ -97,16 +99,30 @@ def test_large_selections_equal_a_full_sort(distinct, balance):
         assert set(found.tolist()) == by_lexsort(labels, num_kept, scores, 9)
 
 
+@given(label_arrays, seeds, st.data())
+def test_few_and_many_samples_are_selected_alike(labels, seed, data):
+    scores = data.draw(st.sampled_from([None, random_scores(seed, len(labels)), random_scores(seed, len(labels), 3)]))
+    pool = data.draw(st.sampled_from([None, random_scores(seed + 1, len(labels), 2) > 0]))
+    options = {"level": data.draw(st.sampled_from(LEVELS)), "balance": data.draw(st.sampled_from(BALANCES))}
+    num_kept = data.draw(st.integers(0, len(labels) if pool is None else int(pool.sum())))
+    found = []
+    for compiled_from in (0, 2**60):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(prune, "COMPILED_FROM", compiled_from)
+            found.append(select_level(labels, num_kept, scores=scores, seed=seed, pool=pool, **options).tolist())
+    assert found[0] == found[1]
+
+
 def test_minus_zero_is_zero():
     scores = np.array([0.0, -0.0] * 500, np.float32)
     assert select_level(one_class(1000), 100, scores=scores).tolist() == select_level(one_class(1000), 100).tolist()
 
 
 def test_equal_scores_give_the_random_mask_of_the_seed():
-    labels = np.arange(3000) % 7
+    labels = np.arange(200_000) % 7  # so many that the upper halves of some hashes are equal
     for level in ("hard", "easy"):
-        found = select_level(labels, 500, scores=np.full(3000, 0.3, np.float32), level=level, seed=4)
-        assert found.tolist() == random_order(labels, 4)[:500].tolist()
+        found = select_level(labels, 150_000, scores=np.full(200_000, 0.3, np.float32), level=level, seed=4)
+        assert np.array_equal(found, random_order(labels, 4)[:150_000])
 
 
 def test_ties_are_broken_as_in_earlier_versions_and_on_other_machines():
@@ -214,67 +230,6 @@ def test_ccs_is_nested_and_balanced(labels, seed, balance, data):
     longer = select_ccs(labels, large, seed=seed, **options)
     assert select_ccs(labels, small, seed=seed, **options).tolist() == longer[:small].tolist()
     assert len(set(longer.tolist())) == large
-
-
-@pytest.mark.parametrize(("fraction", "b"), [(0.5, 11.25), (0.3, 9.1188), (0.1, 4.1268)])
-def test_beta_parameters_of_dual(fraction, b):
-    found = beta_parameters(0.2, fraction, 4)
-    assert found[1] == pytest.approx(b, abs=1e-4)
-    assert found[0] == pytest.approx(15 - b, abs=1e-4)
-    assert beta_parameters(0.2, fraction, 4, total=16)[0] == pytest.approx(16 - b, abs=1e-4)
-
-
-def test_beta_weights_are_the_density_times_the_score():
-    from scipy.stats import beta
-
-    scores, mu = random_scores(0, 30) ** 2, np.linspace(0.01, 0.99, 30, dtype=np.float32)
-    anchor = mu[np.argsort(-scores)[:10]].astype(float).mean()
-    a, b = beta_parameters(anchor, 0.3, 5.5)
-    np.testing.assert_allclose(beta_weights(scores, mu, 0.3, 5.5), beta.pdf(mu.astype(float), a, b) * scores, rtol=1e-6)
-
-
-def test_beta_weights_at_the_ends_are_finite():
-    mu = np.array([0, 1, 0.5], np.float32)
-    for fraction in (0.01, 1.0):
-        assert np.isfinite(beta_weights(np.ones(3, np.float32), mu, fraction, 4)).all()
-
-
-def test_weighted_draws_include_samples_as_often_as_numpy_does():
-    weights = np.array([0.0, 1, 2, 4, 8])
-    rng, times = np.random.default_rng(0), 4000
-    expected = np.bincount(
-        np.concatenate([rng.choice(5, 2, replace=False, p=weights / 15) for _ in range(times)]), minlength=5
-    )
-    found = np.bincount(
-        np.concatenate([draw_weighted(weights, one_class(5), 2, seed=seed) for seed in range(times)]), minlength=5
-    )
-    assert found[0] == 0
-    assert np.abs(found - expected).max() < 5 * (times / 4) ** 0.5 * 2**0.5  # five standard deviations of a difference
-
-
-def test_a_shorter_weighted_draw_is_a_prefix():
-    weights = np.random.default_rng(0).random(50)
-    longer = draw_weighted(weights, one_class(50), 40, seed=1)
-    assert draw_weighted(weights, one_class(50), 7, seed=1).tolist() == longer[:7].tolist()
-
-
-@pytest.mark.parametrize(
-    ("weights", "words"),
-    [
-        ([0, 0, 1], "2 samples to draw, but only 1 of 3"),
-        ([1, -1, 1], "finite and at least 0"),
-        ([1, np.nan, 1], "finite and at least 0"),
-        ([1, np.inf, 1], "finite and at least 0"),
-    ],
-)
-def test_weights_that_cannot_be_drawn_by_are_refused(weights, words):
-    with pytest.raises(OptionError, match=words):
-        draw_weighted(np.array(weights, float), one_class(3), 2)
-
-
-def test_a_class_without_weights_is_not_drawn_from():
-    with pytest.raises(OptionError, match="a class has fewer samples of a weight above 0"):
-        draw_weighted(np.array([1.0, 1, 0, 0]), np.array([0, 0, 1, 1]), 2, balance="equal")
 
 
 @pytest.mark.parametrize(

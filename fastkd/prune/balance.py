@@ -8,9 +8,9 @@ rank r of a class of n the place (2r + 1) / n (Webster's method: to within one s
 import heapq
 
 import numpy as np
-from numba import njit, uint64
 
-from fastkd.hashing import draw
+from fastkd import prune
+from fastkd.splitmix import draws
 
 BALANCES = ("equal", "proportional", "none")
 ROUND_ORDER = 2
@@ -20,18 +20,6 @@ SEEDED = np.zeros(0, np.int64)
 """Turns drawn anew in each round."""
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _turn(group: int, rank: int, num_groups: int, seed: int, turns: np.ndarray) -> int:
-    """Which groups come first among those with the same place."""
-    return draw(rank * num_groups + group, seed, ROUND_ORDER) if len(turns) == 0 else uint64(turns[group])
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _place(rank: int, size: int, proportional: bool) -> float:
-    return (2.0 * rank + 1.0) / size if proportional else float(rank)
-
-
-@njit(cache=True, nogil=True)
 def interleave(
     by_group: np.ndarray,
     quotas: np.ndarray,
@@ -51,54 +39,25 @@ def interleave(
     Returns:
         The same samples, in the order of their turns.
     """
-    num_groups, num_heap = len(quotas), 0
-    place, turn = np.empty(num_groups, np.float64), np.empty(num_groups, np.uint64)
-    heap, at, rank = np.empty(num_groups, np.int64), np.empty(num_groups, np.int64), np.zeros(num_groups, np.int64)
-    start = 0
-    for g in range(num_groups):
-        at[g] = start
-        start += quotas[g]
-        if quotas[g] > 0:
-            place[g], turn[g] = _place(0, sizes[g], proportional), _turn(g, 0, num_groups, seed, turns)
-            heap[num_heap] = g
-            num_heap += 1
-    for i in range(num_heap // 2 - 1, -1, -1):
-        _sift(heap, num_heap, i, place, turn)
-    out = np.empty_like(by_group)
-    for k in range(len(by_group)):
-        g = heap[0]
-        out[k] = by_group[at[g]]
-        at[g] += 1
-        rank[g] += 1
-        if rank[g] == quotas[g]:
-            num_heap -= 1
-            heap[0] = heap[num_heap]
-        else:
-            place[g], turn[g] = _place(rank[g], sizes[g], proportional), _turn(g, rank[g], num_groups, seed, turns)
-        _sift(heap, num_heap, 0, place, turn)
-    return out
+    if len(by_group) >= prune.COMPILED_FROM:
+        from fastkd.prune.heap import interleave_by_heap
+
+        return interleave_by_heap(by_group, quotas, sizes, proportional, seed, turns)
+    group = np.repeat(np.arange(len(quotas)), quotas)
+    rank = np.arange(len(by_group)) - np.repeat(np.cumsum(quotas) - quotas, quotas)
+    order = np.argsort(_turns(group, rank, len(quotas), seed, turns), kind="stable")
+    place = _places(rank, sizes[group], proportional)
+    return by_group[order[np.argsort(place[order], kind="stable")]]
 
 
-@njit(cache=True, nogil=True)
-def _sift(heap: np.ndarray, num_heap: int, i: int, place: np.ndarray, turn: np.ndarray) -> None:
-    """Lets the group at i sink to its place in the heap."""
-    while True:
-        child = 2 * i + 1
-        if child >= num_heap:
-            return
-        if child + 1 < num_heap and _before(heap[child + 1], heap[child], place, turn):
-            child += 1
-        if _before(heap[i], heap[child], place, turn):
-            return
-        heap[i], heap[child] = heap[child], heap[i]
-        i = child
+def _turns(group: np.ndarray, rank: np.ndarray, num_groups: int, seed: int, turns: np.ndarray) -> np.ndarray:
+    """Which groups come first among those with the same place: integers, of the same length."""
+    return draws(rank * num_groups + group, seed, ROUND_ORDER) if len(turns) == 0 else turns[group]
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _before(a: int, b: int, place: np.ndarray, turn: np.ndarray) -> bool:
-    if place[a] != place[b]:
-        return place[a] < place[b]
-    return turn[a] < turn[b] if turn[a] != turn[b] else a < b
+def _places(rank: np.ndarray, size: np.ndarray, proportional: bool) -> np.ndarray:
+    """When the sample of that rank of a group of that size has its turn."""
+    return (2.0 * rank + 1.0) / size if proportional else rank
 
 
 def equal_quotas(sizes: np.ndarray, num_kept: int, seed: int, turns: np.ndarray = SEEDED) -> np.ndarray:
@@ -113,18 +72,19 @@ def equal_quotas(sizes: np.ndarray, num_kept: int, seed: int, turns: np.ndarray 
         low, high = (level, high) if taken <= num_kept else (low, level - 1)
     quotas = np.minimum(sizes, low)
     rest = np.flatnonzero(sizes > low)
-    order = sorted(rest.tolist(), key=lambda g: (int(_turn(g, low, len(sizes), seed, turns)), g))
+    order = rest[np.argsort(_turns(rest, np.full_like(rest, low), len(sizes), seed, turns), kind="stable")]
     quotas[order[: num_kept - int(quotas.sum())]] += 1
     return quotas
 
 
 def proportional_quotas(sizes: np.ndarray, num_kept: int, seed: int) -> np.ndarray:
     """What the first `num_kept` turns by Webster's places take of each group: int64 (G,)."""
-    num_groups, total = len(sizes), int(sizes.sum())
+    num_groups, total = len(sizes), max(int(sizes.sum()), 1)
     quotas = np.minimum(sizes, (2 * num_kept * sizes + total) // (2 * total))
 
     def place(g: int, rank: int) -> tuple[float, int, int]:
-        return _place(rank, int(sizes[g]), True), int(_turn(g, rank, num_groups, seed, SEEDED)), g
+        turn = _turns(np.array([g]), np.array([rank]), num_groups, seed, SEEDED)
+        return (2.0 * rank + 1.0) / int(sizes[g]), int(turn[0]), g
 
     # Rounding gives the quotas of a nearby number of samples; the few turns up to `num_kept` are taken one by one.
     difference = num_kept - int(quotas.sum())

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 
 from fastkd.errors import OptionError
-from fastkd.prune.dual import beta_weights, draw_weighted
-from fastkd.prune.graph import d2_orders
 from fastkd.prune.select import (
     class_centre_distances,
     class_members,
@@ -118,6 +116,8 @@ def choose(
             pool=pool,
         )
     if method == "dual-beta":
+        from fastkd.prune.dual import beta_weights, draw_weighted
+
         assert scores is not None
         assert candidates.target_prob_mean is not None
         if not options["exponent"] > 0:
@@ -133,6 +133,8 @@ def choose(
 
 def _choose_d2(candidates: Candidates, num_kept: int, seed: int, options: Mapping[str, Any]) -> np.ndarray:
     """D2 within each class (or over all samples), after the hardest are dropped."""
+    from fastkd.prune.graph import d2_orders
+
     labels, scores, features = candidates.labels, candidates.scores, candidates.features
     assert scores is not None
     assert features is not None

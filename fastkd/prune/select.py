@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from fastkd.errors import OptionError
 from fastkd.prune.balance import (
@@ -215,21 +214,12 @@ def equal_width_bins(scores: np.ndarray, groups: np.ndarray, num_groups: int, nu
     return np.minimum(np.floor((values - low[groups]) / width * num_bins), num_bins - 1).astype(np.int64)
 
 
-@njit(cache=True)
 def _middle_out(n: int) -> np.ndarray:
     """0 … n-1 from the middle outwards, the lower of two equally far ones first: int64 (n,)."""
     out = np.empty(n, np.int64)
-    low, high = (n - 1) // 2, (n - 1) // 2 + 1
-    if n % 2:
-        low, high = n // 2, n // 2 + 1
-    for k in range(n):
-        from_middle_low, from_middle_high = abs(2 * low - (n - 1)), abs(2 * high - (n - 1))
-        if low >= 0 and (high >= n or from_middle_low <= from_middle_high):
-            out[k] = low
-            low -= 1
-        else:
-            out[k] = high
-            high += 1
+    low, high = out[n % 2 :: 2], out[1 - n % 2 :: 2]
+    low[:] = np.arange(len(low))[::-1]
+    high[:] = np.arange(n - len(high), n)
     return out
 
 
@@ -263,10 +253,8 @@ def _check_scores(labels: np.ndarray, scores: np.ndarray, pool: np.ndarray | Non
         raise OptionError(f"{int(np.isnan(values).sum())} scores are NaN, that of sample {bad} the first of them")
 
 
-@njit(cache=True, nogil=True)
 def first_nan(values: np.ndarray) -> int:
     """Where the first NaN is; -1 where there is none."""
-    for i in range(len(values)):
-        if values[i] != values[i]:
-            return i
-    return -1
+    found = np.isnan(values)
+    first = int(found.argmax()) if len(found) else 0
+    return first if len(found) and found[first] else -1
