@@ -211,19 +211,21 @@ class Loader(ViewLoader):
             of_all = torch.ones(mask.num_samples)
             of_all[torch.from_numpy(mask.sample_ids)] = torch.from_numpy(mask.weights)
             self.weights = of_all.to(device)
-        column = its_embeddings = None
+        its_logits = its_embeddings = None
         self.store, self._num_rows = store, 0
         if embeddings and store is None:
             raise OptionError("embeddings come from a store: give logits too")
         if store is not None:
             check_store(store, self.dataset, views)
-            column, its_embeddings = store_columns(store, ids, self.dataset.beton.num_samples, embeddings=embeddings)
-            self._num_rows = int(column.rows.max()) + 1
+            its_logits, its_embeddings = store_columns(
+                store, ids, self.dataset.beton.num_samples, embeddings=embeddings
+            )
+            self._num_rows = int(its_logits.rows.max()) + 1
         super().__init__(
             self.dataset.beton,
             views,
             ids=ids,
-            column=column,
+            logits=its_logits,
             embeddings=its_embeddings,
             batch_size=batch_size,
             global_batch=global_batch,

@@ -44,7 +44,13 @@ def draw_unit(a: int, b: int, number: int) -> float:
 @njit(cache=True, nogil=True)
 def draw_below(a: int, b: int, number: int, bound: int) -> np.int64:
     """The same draw as an integer in [0, bound), for 1 <= bound <= 2**32 (bias at most bound / 2**32)."""
-    return np.int64(((draw(a, b, number) >> uint64(32)) * uint64(bound)) >> uint64(32))
+    return below(draw(a, b, number), bound)
+
+
+@njit(cache=True, nogil=True)
+def below(value: int, bound: int) -> np.int64:
+    """A uint64 as an integer in [0, bound), for 1 <= bound <= 2**32."""
+    return np.int64(((uint64(value) >> uint64(32)) * uint64(bound)) >> uint64(32))
 
 
 def _crc32c_tables() -> np.ndarray:

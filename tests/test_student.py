@@ -14,6 +14,7 @@ from fastkd.errors import CorruptError, OptionError
 from fastkd.feed import Loader
 from fastkd.models.registry import create_model
 from fastkd.prune.mask import save_mask
+from fastkd.train import loop
 from fastkd.train.checkpoint import load_model
 from fastkd.train.metrics import evaluate
 from fastkd.train.norm import Norm
@@ -185,6 +186,17 @@ def test_a_run_that_diverges_says_where(dataset, mask, tmp_path):
     with pytest.raises(CorruptError, match=r"the loss of epoch 0, step \d is (nan|inf): training diverged; lower --lr"):
         run(tmp_path / "run", dataset, mask, alpha=0, lr=1e30)
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_run_that_diverges_ends_when_its_loss_is_next_told_and_not_with_the_epoch(
+    dataset, mask, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "_NOTE_INTERVAL_S", 0.0)
+    steps = []
+    options = {"progress": lambda done, total: steps.append(done)}
+    with pytest.raises(CorruptError, match=r"the loss of epoch 0, step \d is (nan|inf)"):
+        run(tmp_path / "run", dataset, mask, alpha=0, lr=1e30, batch_size=10, options=options)
+    assert len(steps) < 10  # of the epoch's 20
 
 
 def test_the_learning_rate_in_the_metrics_is_the_schedules(dataset, mask, tmp_path):

@@ -112,13 +112,16 @@ def say(line: str) -> None:
 @contextmanager
 def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Callable[..., None]]:
     """A callback (done, total, note="") that shows a bar with rate and time left on a terminal, and a plain line at
-    intervals elsewhere; nothing on ranks other than 0. With the bytes of a unit it shows gigabytes as well.
+    intervals elsewhere; nothing on ranks other than 0. With the bytes of a unit it shows those as well.
 
     The rate is of what was done after the first call: a run that goes on has not done now what it begins with. A call with
     less done begins anew."""
 
     def size(done: int, total: int) -> str:
-        return f"{done * unit_bytes / 1e9:,.2f} of {total * unit_bytes / 1e9:,.2f} GB" if unit_bytes else ""
+        if not unit_bytes:
+            return ""
+        scale, name = (1e9, "GB") if total * unit_bytes >= 1e9 else (1e6, "MB")
+        return f"{done * unit_bytes / scale:,.2f} of {total * unit_bytes / scale:,.2f} {name}"
 
     if not read_world().is_main:
         yield lambda done, total, note="": None

@@ -46,7 +46,7 @@ class ViewLoader:
         beton: an opened beton.
         views: which views; their `num_seeds` is the K of `aug_seed = epoch mod K`. Mixed ones have partners among `ids`.
         ids: int64 (n,), distinct sample_ids in any order; None for all.
-        column: rows that accompany the samples (their logits); embeddings: others of the same samples, in the same order.
+        logits: rows that accompany the samples; embeddings: others of the same samples, in the same order.
         batch_size: samples a batch on each rank. global_batch: on all ranks together, shared out evenly; None for
             batch_size × ranks. The batches are the same samples for any number of ranks that share one global batch.
         shuffle, seed: the order of an epoch is a pure function of (seed, epoch), or `ids` as they are.
@@ -70,7 +70,7 @@ class ViewLoader:
         views: Views,
         *,
         ids: np.ndarray | None = None,
-        column: Column | None = None,
+        logits: Column | None = None,
         embeddings: Column | None = None,
         batch_size: int = 64,
         global_batch: int | None = None,
@@ -94,7 +94,7 @@ class ViewLoader:
         if not 0 <= seed < 2**63:
             raise OptionError(f"seed is {seed}, expected 0 … 2^63-1")
         check_order(order)
-        self.beton, self.views, self.column, self.embeddings = beton, views, column, embeddings
+        self.beton, self.views, self.logits, self.embeddings = beton, views, logits, embeddings
         self.ids = check_ids(beton.sample_ids if ids is None else np.array(ids), beton.num_samples)
         if beton.present is not None and not beton.present[self.ids].all():
             missing = self.ids[~beton.present[self.ids]]
@@ -120,7 +120,7 @@ class ViewLoader:
             "labels": ((), np.dtype("i8")),
             "sample_ids": ((), np.dtype("i8")),
         }
-        columns = [one for one in (column, embeddings) if one is not None]
+        columns = [one for one in (logits, embeddings) if one is not None]
         layout |= {
             name: ((one.width,), np.dtype("f4")) for name, one in zip(("logits", "embeddings"), columns, strict=False)
         }

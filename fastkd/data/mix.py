@@ -15,7 +15,7 @@ from numba import njit, uint64
 
 from fastkd.errors import OptionError
 from fastkd.fingerprint import fingerprint
-from fastkd.hashing import draw, draw_below, draw_unit, mix
+from fastkd.hashing import below, draw, draw_below, draw_unit, mix
 
 CUTMIX, MIXUP = 0, 1
 MIXES = {"cutmix": CUTMIX, "mixup": MIXUP}
@@ -119,19 +119,13 @@ def _permuted(place: int, num_places: int, keys: np.ndarray) -> int:
     while True:
         left, right = place % a, place // a
         for i in range(0, _ROUNDS, 2):
-            left += _below(mix(uint64(right) + keys[i]), a)
+            left += below(mix(uint64(right) + keys[i]), a)
             left -= a if left >= a else 0
-            right += _below(mix(uint64(left) + keys[i + 1]), b)
+            right += below(mix(uint64(left) + keys[i + 1]), b)
             right -= b if right >= b else 0
         place = left + a * right
         if place < num_places:
             return place
-
-
-@njit(cache=True, nogil=True)
-def _below(value: int, bound: int) -> np.int64:
-    """A uint64 as an integer in [0, bound), for 1 <= bound <= 2**32."""
-    return np.int64(((value >> uint64(32)) * uint64(bound)) >> uint64(32))
 
 
 @njit(cache=True, nogil=True)

@@ -1,5 +1,6 @@
 """The step loop of a training run: an epoch's steps, its lines, and the states from which it can go on."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,10 +66,13 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
     steps = len(run.loader)
     pending: list[Tensor] = []  # rows that are still on the device
 
-    def checkpoint(step: int) -> None:
+    def collect() -> None:
         run.rows += torch.stack(pending)[:, :4].tolist() if pending else []
         pending.clear()
         _require_finite(run.rows, epoch)
+
+    def checkpoint(step: int) -> None:
+        collect()
         if run.world.is_main and run.recording is None:
             _save(run, epoch, step)
 
@@ -82,7 +86,10 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
         run.watch.num_images += num_global
         if run.world.is_main and time.monotonic() - run.noted_s >= _NOTE_INTERVAL_S:
             run.noted_s = time.monotonic()
-            _note(run, epoch, float(torch.stack(pending[-20:])[:, 0].mean()))
+            loss = float(torch.stack(pending[-20:])[:, 0].mean())
+            if run.world.size == 1 and not math.isfinite(loss):
+                collect()  # of several ranks all see it where they all look, at the next checkpoint
+            _note(run, epoch, loss)
         run.progress(epoch * steps + step + 1, run.recipe.epochs * steps)
         # Ranks agree on stopping by what they exchanged a step ago, so that no GPU is waited for.
         asked = run.stop.asked if run.world.size == 1 else len(pending) > 1 and bool(pending[-2][4] > 0)
@@ -91,11 +98,10 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
             raise StoppedError(f"stopped by SIGTERM after epoch {epoch}, step {step + 1}; the same command goes on")
         if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and step + 1 < steps:
             checkpoint(step + 1)
-    run.rows += torch.stack(pending)[:, :4].tolist() if pending else []
+    collect()
     if run.recording is not None:
         run.recording.end_epoch()
     run.watch.stop()
-    _require_finite(run.rows, epoch)
 
 
 def one_step(run: Run, batch: Batch, number: int, share: float) -> Tensor:

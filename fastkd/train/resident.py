@@ -38,7 +38,7 @@ class Resident:
         if reason:
             raise OptionError(f"--resident on: {reason}; use --resident auto")
         self.loader, self.dataset, self.beton = loader, loader.dataset, loader.beton
-        self.ids, self.views, self.column, self.device = loader.ids, loader.views, loader.column, loader.device
+        self.ids, self.views, self.logits, self.device = loader.ids, loader.views, loader.logits, loader.device
         self.weights, self.embeddings = loader.weights, loader.embeddings
         self.global_batch = loader.global_batch
         pad = PAD if loader.views.kind == "crop-flip" else 0
@@ -47,7 +47,7 @@ class Resident:
         self._sample_ids = torch.from_numpy(self.ids).to(self.device)
         self._boxes = torch.from_numpy(_geometry(loader)).to(self.device)
         self._logits = None
-        if store is not None and loader.column is not None:
+        if store is not None and loader.logits is not None:
             planes = (torch.from_numpy(store.read(self.ids, seed)) for seed in range(loader.views.num_seeds))
             self._logits = torch.stack([plane.to(self.device) for plane in planes])
         self._embeddings = None
@@ -141,7 +141,7 @@ def make_resident(loader: Loader, store: LogitStore | None, choice: str) -> "Loa
     if choice == "off" or loader.device.type != "cuda" or why_not(loader):
         return loader
     side = loader.views.size + 2 * PAD
-    row_bytes = (3 if loader.views.mix is None else 19) + 4 * (loader.column.width if loader.column is not None else 0)
+    row_bytes = (3 if loader.views.mix is None else 19) + 4 * (loader.logits.width if loader.logits is not None else 0)
     row_bytes += 2 * (loader.embeddings.width if loader.embeddings is not None else 0)
     needed = len(loader.ids) * (3 * side * side + loader.views.num_seeds * row_bytes)
     free, _ = torch.cuda.mem_get_info(loader.device)

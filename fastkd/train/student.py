@@ -88,7 +88,7 @@ def train(
         )
     if loader.global_batch < world.size:
         raise OptionError(f"batches of {loader.global_batch} samples cannot be shared by {world.size} ranks; use fewer")
-    if recipe.alpha > 0 and loader.column is None and teacher is None:
+    if recipe.alpha > 0 and loader.logits is None and teacher is None:
         raise OptionError(f"--alpha {recipe.alpha} needs --logits or --teacher; --alpha 0 trains on labels alone")
     if record is not None and loader.views.mix is not None:
         raise OptionError(
