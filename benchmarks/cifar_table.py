@@ -10,21 +10,12 @@ The table has mean and standard deviation over the seeds; a difference counts wh
 """
 
 import argparse
-import json
 import math
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import measure
-
-
-def fastkd(*arguments: object) -> dict:
-    """Runs a command; returns its result."""
-    command = [sys.executable, "-m", "fastkd", *map(str, arguments), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
 
 
 def difference(ours: list[float], theirs: list[float]) -> dict[str, float]:
@@ -53,21 +44,25 @@ def main() -> None:
     common = ["--device", args.device]
     weights = args.teacher or args.folder / "teacher" / "model.safetensors"
     if args.teacher is None:
-        fastkd(
+        measure.fastkd(
             *("train", args.train, "--alpha", 0, "--model", args.teacher_model, "--epochs", args.teacher_epochs),
             *("--schedule", "cosine", "--batch-size", 128, "--lr", 0.1, "--out", weights.parent, *common),
         )
-    taught = fastkd("evaluate", args.test, "--model", weights, *common)
+    taught = measure.fastkd("evaluate", args.test, "--model", weights, *common)
     num_seeds = args.num_seeds or min(args.epochs, 162)
     top1: dict[str, list[float]] = {name: [] for name in ("labels", "kd 0.5", "kd auto", "vid")}
     for seed in range(args.seeds):
         mask, store = args.folder / f"m{seed}.h5", args.folder / f"l{seed}.h5"
         if not mask.exists():
-            fastkd("prune", args.train, "--keep", args.fraction, "--method", "random", "--seed", seed, "--out", mask)
+            measure.fastkd(
+                "prune", args.train, "--keep", args.fraction, "--method", "random", "--seed", seed, "--out", mask
+            )
         views = ["--num-seeds", num_seeds, "--views", "crop-flip"]
         if not store.exists():
             part = args.folder / f"l{seed}-part.h5"
-            fastkd("cache-logits", args.train, "--mask", mask, "--teacher", weights, *views, "--out", part, *common)
+            measure.fastkd(
+                "cache-logits", args.train, "--mask", mask, "--teacher", weights, *views, "--out", part, *common
+            )
             part.rename(store)
         contenders = {
             "labels": ["--alpha", 0],
@@ -76,7 +71,7 @@ def main() -> None:
             "vid": ["--kd", "vid", "--teacher", weights],
         }
         for name, options in contenders.items():
-            result = fastkd(
+            result = measure.fastkd(
                 *("train", args.train, "--mask", mask, "--model", args.student, "--epochs", args.epochs),
                 *("--seed", seed, "--val", args.test, "--val-every", args.epochs, *views, *options, *common),
                 *("--out", args.folder / f"{name.replace(' ', '-')}-{seed}"),
@@ -91,7 +86,7 @@ def teacher_of(args: argparse.Namespace, top1: float) -> dict:
     """What the teacher is: its own record where it was given."""
     if args.teacher is None:
         return {"model": args.teacher_model, "epochs": args.teacher_epochs, "top1_percent": top1}
-    recipe = fastkd("inspect", args.teacher)["params"]["recipe"]
+    recipe = measure.fastkd("inspect", args.teacher)["params"]["recipe"]
     return {"model": recipe["model"], "epochs": recipe["epochs"], "top1_percent": top1}
 
 

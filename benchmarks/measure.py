@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -12,6 +14,14 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("fastkd", "ffcv", "numba", "numpy", "torch", "h5py")
+
+
+def fastkd(*arguments: object) -> dict[str, Any]:
+    """Runs a command; returns its result."""
+    command = [sys.executable, "-m", "fastkd", *map(str, arguments), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def interleave(contenders: dict[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:

@@ -1,92 +1,98 @@
 """Claim: which scores say the same about a sample when only the seed of the network changes.
 
-Two networks of one recipe and two seeds are trained on the images of SOURCE, recording forgetting, EL2N, AUM and DUAL;
-each then scores all of them by EL2N, GraNd, Moderate, margin and entropy. For each method: Spearman's correlation between
-the seeds over all samples, and the Jaccard index of the hardest tenths. Asserted in the same run: the hardest tenth is the
-mask that `fastkd prune --level hard --keep 0.1` writes, of exactly a tenth of the samples.
+For each of two seeds, by the commands alone: a network is trained on the beton, recording forgetting, EL2N, AUM and DUAL;
+EL2N, GraNd, Moderate, margin and entropy come from the trained network, confidence and variance over four views from its
+logit store, memorization from networks on random parts. For each method: Spearman's correlation between the seeds over all
+samples that both define, and the Jaccard index of the hardest tenths. Asserted in the same run: `fastkd prune --level hard
+--keep 0.1` keeps a tenth of the samples, and none of a lower score than one that it leaves out. Commands that are done
+in FOLDER are not run again.
 
-    python benchmarks/score_stability.py cifar.zip --root cifar10/test --epochs 8 --gallery hard.png
+    python benchmarks/score_stability.py test.beton FOLDER --epochs 8 --gallery hard.png
 """
 
 import argparse
-import tempfile
-import time
 from pathlib import Path
 
 import measure
 import numpy as np
 
-from fastkd.data.build import WriteOptions, build_beton
-from fastkd.data.dataset import Dataset, open_dataset
-from fastkd.data.sources import open_source
-from fastkd.data.views import Views
-from fastkd.feed import Loader
-from fastkd.prune.recorder import RECORDABLE
-from fastkd.prune.score_file import load_scores, save_scores
-from fastkd.prune.select import select_level
-from fastkd.report.gallery import gallery_rows, write_gallery
+from fastkd.prune.mask import Mask
+from fastkd.prune.score_file import load_scores
 from fastkd.report.selection import compare_scores
-from fastkd.train.norm import parse_norm
-from fastkd.train.recording import Record
-from fastkd.train.scoring import score_networks
-from fastkd.train.student import Recipe, train
-from fastkd.train.teacher import load_teacher
 
-BY_NETWORK = ("el2n", "grand", "moderate", "margin", "entropy")
+SOURCES = {"recorded": "run/scores.h5", "trained network": "n.h5", "store": "s.h5", "subsets": "m.h5"}
+"""Where a method's scores come from, and the file below a seed's folder."""
 
 
-def scores_of_seed(dataset: Dataset, seed: int, folder: Path, args: argparse.Namespace) -> Path:
-    """Trains a network and writes what it recorded and what it says afterwards as one score file."""
-    recipe = Recipe(model=args.model, epochs=args.epochs, batch_size=64, alpha=0, seed=seed)
-    views = Views("crop-flip", int(dataset.beton.heights[0]), 162)
-    loader = Loader(dataset, views, batch_size=64, shuffle=True, seed=seed, num_workers=1)
-    record = Record(methods=RECORDABLE, window=min(10, max(2, args.epochs // 2)))
-    run = folder / f"run{seed}"
-    inputs = {"beton": dataset.fingerprint}
-    train(recipe, loader, run, norm=parse_norm("cifar"), record=record, inputs=inputs, params={})
-    center = Loader(dataset, Views("center", views.size), batch_size=250, num_workers=1)
-    network = load_teacher(str(run / "model.safetensors"))
-    values, _ = score_networks([network], center, BY_NETWORK)
-    recorded = load_scores(run / "scores.h5").values
-    found = {f"{name}, trained network": value for name, value in values.items()}
-    found |= {f"{name}, recorded": value for name, value in recorded.items()}
-    described = {name: {"direction": "high = hard", "policies": {}} for name in found}
-    path = folder / f"{seed}.h5"
-    save_scores(path, found, described, beton_fingerprint=dataset.fingerprint)
-    return path
+def once(out: Path, command: str, *arguments: object) -> None:
+    """Runs a command that writes `out`, unless it is there."""
+    if not out.exists():
+        measure.fastkd(command, *arguments)
+
+
+def make_scores(beton: Path, folder: Path, seed: int, args: argparse.Namespace) -> None:
+    """All score files of one seed."""
+    network, device = ["--model", args.model, "--epochs", args.epochs, "--seed", seed], ["--device", args.device]
+    window = min(10, max(2, args.epochs // 2))
+    record = ["--record", "forgetting,el2n,aum,dual", "--dual-window", window]
+    once(folder / "run/scores.h5", "train", beton, "--alpha", 0, *network, *record, "--out", folder / "run", *device)
+    trained = folder / "run/model.safetensors"
+    methods = [word for method in ("el2n", "grand", "moderate", "margin", "entropy") for word in ("--method", method)]
+    once(folder / "n.h5", "score", beton, *methods, "--model", trained, "--out", folder / "n.h5", *device)
+    store = folder / "l.h5"
+    if not (folder / "s.h5").exists():
+        store.unlink(missing_ok=True)
+        measure.fastkd("cache-logits", beton, "--teacher", trained, "--num-seeds", 4, "--out", store, *device)
+    methods = ["--method", "confidence", "--method", "variance"]
+    once(folder / "s.h5", "score", beton, *methods, "--logits", store, "--out", folder / "s.h5")
+    subsets = ["--num-models", args.num_models, "--epochs", args.subset_epochs, "--min-count", 1, "--seed", seed]
+    subsets += ["--student", args.model, "--out", folder / "m.h5", *device]
+    once(folder / "m.h5", "score", beton, "--method", "memorization", *subsets)
+
+
+def check_hard_mask(beton: Path, scores: Path, name: str, mask: Path) -> None:
+    """The mask of the hardest tenth holds just that."""
+    measure.fastkd(
+        *("prune", beton, "--method", "scores", "--scores", scores, "--score", name, "--level", "hard", "--keep", 0.1),
+        *("--unscored", "drop", "--out", mask),
+    )
+    values, kept = load_scores(scores).values[name], Mask.load(mask).sample_ids
+    assert len(kept) == round(0.1 * len(values))
+    assert values[kept].min() >= np.nanmax(np.delete(values, kept))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source")
-    parser.add_argument("--root")
+    parser.add_argument("beton", type=Path)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--num-models", type=int, default=6, help="networks of memorization")
+    parser.add_argument("--subset-epochs", type=int, default=8, help="epochs of each of them")
     parser.add_argument("--gallery", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--name", default="score_stability", help="of the results")
     args = parser.parse_args()
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        build_beton(open_source(args.source, root=args.root), folder / "bench.beton", WriteOptions(mode="raw"))
-        dataset = open_dataset(folder / "bench.beton")
-        one, other = (load_scores(scores_of_seed(dataset, seed, folder, args)) for seed in (0, 1))
-        labels, tenth = dataset.beton.labels, round(0.1 * dataset.beton.num_samples)
-        for values in one.values.values():
-            hard = select_level(labels, tenth, scores=values, balance="none")
-            assert len(np.unique(hard)) == tenth
-            assert values[hard].min() >= np.sort(values)[-tenth]
-        if args.gallery:
-            values = one.values["el2n, recorded"]
-            write_gallery(args.gallery, dataset, gallery_rows(values, 30), values)
-        agreement = compare_scores(one, other, None)
+    folders = [args.folder / str(seed) for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        folder.mkdir(parents=True, exist_ok=True)
+        make_scores(args.beton, folder, seed, args)
+    agreement = {}
+    for source, path in SOURCES.items():
+        one, other = (load_scores(folder / path) for folder in folders)
+        for name, found in compare_scores(one, other, None).items():
+            check_hard_mask(args.beton, folders[0] / path, name, args.folder / "hard.h5")
+            agreement[f"{name}, {source}"] = found
+    if args.gallery:
+        shown = ["--beton", args.beton, "--gallery", args.gallery]
+        measure.fastkd("inspect", folders[0] / SOURCES["recorded"], "--score", "el2n", *shown)
     measure.save(
-        "score_stability",
+        args.name,
         {
             "between_two_seeds": agreement,
             "model": args.model,
             "epochs": args.epochs,
-            "images": dataset.beton.num_samples,
-            "seconds": time.perf_counter() - begin,
+            "memorization": {"networks": args.num_models, "epochs": args.subset_epochs},
         },
     )
 

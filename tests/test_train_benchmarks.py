@@ -66,3 +66,16 @@ def test_photos_over_and_over_for_a_large_network(run, jpg_folder, tmp_path):
     assert found["train"]["images_per_s"] > 0
     assert 0 <= found["train"]["data_wait_percent"] <= 100
     assert found["loader_over_decode_limit"]["median"] > 0
+
+
+def test_scores_of_two_seeds_by_every_method(run, raw_beton, tmp_path):
+    few = ["--epochs", 3, "--num-models", 2, "--subset-epochs", 1, "--device", "cpu"]
+    found = run("score_stability", raw_beton, tmp_path / "work", *few, "--gallery", tmp_path / "hard.png")
+    assert set(found["between_two_seeds"]) == {
+        *(f"{name}, recorded" for name in ("forgetting", "el2n", "aum", "dual")),
+        *(f"{name}, trained network" for name in ("el2n", "grand", "moderate", "margin", "entropy")),
+        *(f"{name}, store" for name in ("confidence", "variance")),
+        "memorization, subsets",
+    }
+    assert found["between_two_seeds"]["el2n, recorded"]["num_samples"] == 600
+    assert (tmp_path / "hard.png").read_bytes().startswith(b"\x89PNG")
