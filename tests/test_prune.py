@@ -275,17 +275,12 @@ LIGHT = """
 import sys
 from fastkd.cli import cli
 
-heavy = set(sys.argv[1].split())
-cli(sys.argv[2:], standalone_mode=False)
-assert not heavy & set(sys.modules), "what takes long to load was loaded"
+cli(sys.argv[1:], standalone_mode=False)
+assert not {"torch", "ffcv", "numba", "scipy"} & set(sys.modules), "what takes long to load was loaded"
 """
 
 
-def test_prune_and_inspect_load_neither_torch_nor_ffcv_and_prune_no_numba(raw_beton, tmp_path):
+def test_prune_and_inspect_load_no_torch_ffcv_or_numba(raw_beton, tmp_path):
     mask, beton = str(tmp_path / "m.h5"), str(raw_beton)
-    for heavy, *command in (
-        ("torch ffcv numba scipy", "prune", beton, "--keep", "0.5", "--out", mask),
-        ("torch ffcv", "inspect", mask),
-        ("torch ffcv", "inspect", beton),
-    ):
-        subprocess.run([sys.executable, "-c", LIGHT, heavy, *command], check=True, capture_output=True)
+    for command in (["prune", beton, "--keep", "0.5", "--out", mask], ["inspect", mask], ["inspect", beton]):
+        subprocess.run([sys.executable, "-c", LIGHT, *command], check=True, capture_output=True)

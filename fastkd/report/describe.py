@@ -16,8 +16,6 @@ from fastkd.prune.mask import Mask
 from fastkd.prune.score_file import FEATURES_KIND, FEATURES_VERSION, load_scores
 from fastkd.prune.weights import describe_weights
 from fastkd.report.selection import summary
-from fastkd.store.tables import count_rows, read_tables
-from fastkd.store.verify import verify_store
 
 
 def kind_of(path: str | Path) -> str:
@@ -75,6 +73,8 @@ def _verify(path: Path, progress: Callable[[int, int], None]) -> list[str]:
 
         return verify_beton(open_beton(path), progress)
     if kind == "logit-store":
+        from fastkd.store.verify import verify_store
+
         return verify_store(path, progress)
     if kind == "run":
         from fastkd.train.checkpoint import read_checkpoint
@@ -132,6 +132,8 @@ def _features(path: Path) -> dict[str, Any]:
 
 
 def _store(path: Path) -> dict[str, Any]:
+    from fastkd.store.tables import count_rows, read_tables
+
     tables = read_tables(path)
     done = np.argwhere(tables.done == 1)
     rows = count_rows(tables, done)
