@@ -36,7 +36,8 @@ class Bitmap:
     def ids(self) -> np.ndarray:
         """All members, increasing: int64 (len,)."""
         if self.num_samples < prune.COMPILED_FROM:
-            return np.flatnonzero(_flags(self.bits, self.num_samples))
+            flags = np.unpackbits(self.bits, count=self.num_samples, bitorder="little").view(bool)
+            return np.flatnonzero(flags)
         from fastkd.prune.bits import members
 
         found = np.empty(len(self), np.int64)  # by numpy, which asks for huge pages: a third of the time of numba's
@@ -92,13 +93,12 @@ def has_repeats_or_outside(sample_ids: np.ndarray, num_samples: int) -> bool:
     return bool(first_bad(sample_ids, np.zeros(-(-num_samples // 8), np.uint8), num_samples) >= 0)
 
 
-def _flags(bits: np.ndarray, num_samples: int) -> np.ndarray:
-    return np.unpackbits(bits, count=num_samples, bitorder="little").view(bool)
-
-
 def _directory(bits: np.ndarray) -> np.ndarray:
     """Members before each block of the bytes, and in all: int64 (blocks + 1,)."""
-    before = np.zeros(-(-len(bits) // BLOCK_BYTES) + 1, np.int64)
-    in_blocks = np.add.reduceat(ONES[bits], np.arange(0, len(bits), BLOCK_BYTES), dtype=np.int64)
-    np.cumsum(in_blocks, out=before[1:])
-    return before
+    if 8 * len(bits) >= prune.COMPILED_FROM:
+        from fastkd.prune.bits import in_blocks
+
+        counts = in_blocks(bits)
+    else:
+        counts = np.add.reduceat(ONES[bits], np.arange(0, len(bits), BLOCK_BYTES), dtype=np.int64)
+    return np.append(0, np.cumsum(counts))

@@ -25,6 +25,16 @@ def first_bad(sample_ids: np.ndarray, bits: np.ndarray, num_samples: int) -> int
 
 
 @njit(cache=True, nogil=True)
+def in_blocks(bits: np.ndarray) -> np.ndarray:
+    """Members in each block of the bytes."""
+    counts = np.zeros(-(-len(bits) // BLOCK_BYTES), np.int64)
+    for block in range(len(counts)):
+        for byte in bits[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]:
+            counts[block] += ONES[byte]
+    return counts
+
+
+@njit(cache=True, nogil=True)
 def members(bits: np.ndarray, out: np.ndarray) -> None:
     """Writes the members, increasing."""
     k = 0
