@@ -23,7 +23,7 @@ CHECKS = {
     ),
     "AUM on probabilities": "test_scores: test_aum_is_on_probabilities",
     "DUAL over windows": "test_scores: test_dual_scores",
-    "the Beta density of DUAL": "test_select: test_beta_parameters_of_dual",
+    "the Beta density of DUAL": "test_dual: test_beta_parameters_of_dual",
     "water-filling; more than there is": "test_select: test_water_filling, test_more_than_there_is_cannot_be_kept",
     "CCS of negative and of constant scores": (
         "test_select: test_ccs_bins_scores_below_zero, test_ccs_of_constant_scores_still_returns_what_was_asked_for"
@@ -52,7 +52,7 @@ CHECKS = {
         "test_nothing_is_unpickled, test_scores_of_another_data_set_are_refused"
     ),
     "weighted draws against numpy's": (
-        "test_select: test_weighted_draws_include_samples_as_often_as_numpy_does, "
+        "test_dual: test_weighted_draws_include_samples_as_often_as_numpy_does, "
         "test_weights_that_cannot_be_drawn_by_are_refused"
     ),
 }
