@@ -196,6 +196,8 @@ def drop_hardest(
         raise OptionError(
             f"{num_kept} samples to keep, but --drop-hardest {share} leaves {num_left} of {num_all}; lower it or keep less"
         )
+    if num_left == num_all:
+        return np.arange(num_all) if pool is None else np.flatnonzero(pool)
     left = _best(everything, np.array([num_left]), sizes, scores=hardness, ascending=True, seed=seed)
     left.sort()
     return left
