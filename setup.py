@@ -1,4 +1,4 @@
-"""The one part that is compiled: `fastkd/data/_decoder.so`, a plain shared library; all else is in pyproject.toml."""
+"""The one part that is compiled: `fastkd/data/views/_decoder.so`, a plain shared library; all else is in pyproject.toml."""
 
 import os
 import shutil
@@ -24,9 +24,9 @@ class BuildLibrary(build_ext):
 
 
 decoder = Extension(
-    "fastkd.data._decoder",
-    sources=["fastkd/data/decoder.cpp", "fastkd/data/resize.cpp"],
-    depends=["fastkd/data/passes.h", "fastkd/data/resize.h", "setup.py"],
+    "fastkd.data.views._decoder",
+    sources=["fastkd/data/views/decoder.cpp", "fastkd/data/views/resize.cpp"],
+    depends=["fastkd/data/views/passes.h", "fastkd/data/views/resize.h", "setup.py"],
     extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *pkg_config("--cflags", "libjpeg")],
     extra_link_args=pkg_config("--libs", "libjpeg") or ["-ljpeg"],
     language="c++",

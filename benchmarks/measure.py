@@ -12,7 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("fastkd", "ffcv", "numba", "numpy", "torch", "h5py")
 
 
@@ -22,6 +23,16 @@ def fastkd(*arguments: object) -> dict[str, Any]:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
+
+
+def script(name: str, *arguments: object, python: str = sys.executable) -> list[str]:
+    """The command that runs a benchmark in a process of its own, from any folder.
+
+    Args:
+        name: of its module, `__spec__.name` for the one that asks.
+    """
+    run = f"import runpy, sys; sys.path.append({str(ROOT)!r}); runpy.run_module({name!r}, run_name='__main__')"
+    return [python, "-c", run, *map(str, arguments)]
 
 
 def interleave(contenders: dict[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:

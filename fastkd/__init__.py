@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastkd.data.mix import Mix
-    from fastkd.data.views import Views
+    from fastkd.data.views.draw import Views
+    from fastkd.data.views.mix import Mix
     from fastkd.errors import FastKDError
-    from fastkd.feed import Loader
-    from fastkd.prune.mask import Mask
+    from fastkd.feed.loader import Loader
+    from fastkd.prune.masks.mask import Mask
     from fastkd.store.logit_store import LogitStore
 
 __version__ = "0.1.0"
@@ -19,11 +19,11 @@ __all__ = ["FastKDError", "Loader", "LogitStore", "Mask", "Mix", "Views"]
 
 _HOME = {
     "FastKDError": "fastkd.errors",
-    "Loader": "fastkd.feed",
+    "Loader": "fastkd.feed.loader",
     "LogitStore": "fastkd.store.logit_store",
-    "Mask": "fastkd.prune.mask",
-    "Mix": "fastkd.data.mix",
-    "Views": "fastkd.data.views",
+    "Mask": "fastkd.prune.masks.mask",
+    "Mix": "fastkd.data.views.mix",
+    "Views": "fastkd.data.views.draw",
 }
 
 

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from helpers.synthetic import build, coloured_noise, encoded, overwrite, photo, write_files
 from hypothesis import settings
-from synthetic import build, coloured_noise, encoded, overwrite, photo, write_files
 
-from fastkd import prune
-from fastkd.data.beton import manifest_path
-from fastkd.data.build import WriteOptions, build_beton
-from fastkd.data.sources import open_source
+from fastkd.data.beton.build import WriteOptions, build_beton
+from fastkd.data.beton.read import manifest_path
+from fastkd.data.sources.open import open_source
+from fastkd.prune import scale
 
 if TYPE_CHECKING:
-    from commands import Outcome
+    from helpers.commands import Outcome
     from torch import nn
 
-    from fastkd.data.dataset import Dataset
-    from fastkd.prune.mask import Mask
-    from fastkd.train.teacher import Teacher
+    from fastkd.data.beton.dataset import Dataset
+    from fastkd.prune.masks.mask import Mask
+    from fastkd.teacher.network import Teacher
 
 settings.register_profile("fastkd", deadline=None)  # the first call of a compiled function takes as long as it takes
 settings.load_profile("fastkd")
@@ -44,7 +44,7 @@ def pytest_xdist_setupnodes() -> None:
 def selection_by(request: pytest.FixtureRequest) -> Iterator[str]:
     """How samples are selected, which goes by their number otherwise."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prune, "COMPILED_FROM", 0 if request.param == "compiled" else 2**60)
+        patch.setattr(scale, "COMPILED_FROM", 0 if request.param == "compiled" else 2**60)
         yield request.param
 
 
@@ -89,8 +89,8 @@ def jpg_beton(jpg_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def raw_mask(raw_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random, class-balanced mask that keeps 200 of the samples of `raw_beton`."""
-    from fastkd.data.beton import identify, open_beton
-    from fastkd.prune.mask import random_order, save_mask
+    from fastkd.data.beton.read import identify, open_beton
+    from fastkd.prune.masks.mask import random_order, save_mask
 
     beton = open_beton(raw_beton)
     path = tmp_path_factory.mktemp("raw") / "mask.h5"
@@ -107,7 +107,7 @@ def raw_mask(raw_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(raw_beton: Path) -> "Dataset":
     """`raw_beton`, opened."""
-    from fastkd.data.dataset import open_dataset
+    from fastkd.data.beton.dataset import open_dataset
 
     return open_dataset(raw_beton)
 
@@ -115,7 +115,7 @@ def dataset(raw_beton: Path) -> "Dataset":
 @pytest.fixture(scope="session")
 def mask(raw_mask: Path) -> "Mask":
     """`raw_mask`, loaded."""
-    from fastkd.prune.mask import Mask
+    from fastkd.prune.masks.mask import Mask
 
     return Mask.load(raw_mask)
 
@@ -129,7 +129,7 @@ def ids(mask: "Mask") -> np.ndarray:
 @pytest.fixture(scope="session")
 def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a resnet8 of the ten classes of `raw_beton`, with seeded weights."""
-    from stores import save_teacher
+    from helpers.stores import save_teacher
 
     return save_teacher(tmp_path_factory.mktemp("teacher") / "t.safetensors")
 
@@ -137,7 +137,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def teacher(teacher_file: Path) -> "Teacher":
     """`teacher_file` as a teacher, one for each module."""
-    from fastkd.train.teacher import load_teacher
+    from fastkd.teacher.network import load_teacher
 
     return load_teacher(str(teacher_file))
 
@@ -147,9 +147,9 @@ def teacher_store(
     dataset: "Dataset", mask: "Mask", teacher_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The teacher's logits of three crop-flip views of the samples of `raw_mask`."""
-    from stores import VIEWS, cache
+    from helpers.stores import VIEWS, cache
 
-    from fastkd.train.teacher import load_teacher
+    from fastkd.teacher.network import load_teacher
 
     path = tmp_path_factory.mktemp("student") / "l.h5"
     cache(path, dataset, load_teacher(str(teacher_file)), VIEWS, mask=mask)
@@ -159,7 +159,7 @@ def teacher_store(
 @pytest.fixture(scope="session")
 def trained(dataset: "Dataset", mask: "Mask", teacher_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run from `teacher_store`."""
-    from runs import run
+    from helpers.runs import run
 
     out = tmp_path_factory.mktemp("student") / "run"
     run(out, dataset, mask, logits=teacher_store)
@@ -175,7 +175,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(lab: Path, raw_folder: str) -> "dict[str, Outcome]":
     """What each command of the main job came to, by its name."""
-    from lab import run_all
+    from helpers.lab import run_all
 
     return run_all(lab, raw_folder)
 
@@ -191,7 +191,7 @@ def model() -> "nn.Module":
 @pytest.fixture
 def saved(model: "nn.Module", tmp_path: Path) -> Path:
     """`model` as a checkpoint with a few entries of its own."""
-    from fastkd.train.checkpoint import save_weights
+    from fastkd.models.checkpoint import save_weights
 
     save_weights(tmp_path / "a.safetensors", model, {"model": "resnet8", "mean": [0.5, 0.5, 0.5], "note": "é"})
     return tmp_path / "a.safetensors"

@@ -1,9 +1,9 @@
 """Where the values are that every method is held to: the scores and selections of the papers, worked out by hand."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from helpers import TESTS
 
 CHECKS = {
     "EL2N of uniform and of given logits, at most √2": (
@@ -63,7 +63,7 @@ CHECKS = {
 def test_the_tests_of_every_check_are_there(what):
     for part in CHECKS[what].split("; "):
         file, _, names = part.partition(": ")
-        tree = ast.parse(Path(__file__).with_name(f"{file}.py").read_text(encoding="utf-8"))
+        tree = ast.parse(next(TESTS.rglob(f"{file}.py")).read_text(encoding="utf-8"))
         there = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert set(names.split(", ")) <= there
 

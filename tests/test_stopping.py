@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import finish, start
+from helpers.commands import finish, start
 
 
 def open_for_writing(fifo: Path, reader: subprocess.Popen) -> int:

@@ -18,18 +18,22 @@ FLOORS = [
     "intrinsics",
     "hashing",
     "artefact",
+    "stopping",
     "dist",
     "models",
     "data",
     "prune",
     "store",
+    "distil",
     "feed",
+    "teacher",
+    "scoring",
     "train",
     "report",
     "cli",
 ]
 """The rooms of the house, ground floor first."""
-STRANGERS = {"data", "prune", "store"}
+STRANGERS = {"data", "prune", "store", "distil"}
 """Rooms that do not know one another."""
 DOORS = {"__init__", "__main__"}
 """What users come in by: files that name rooms to load them on first use."""

@@ -79,9 +79,9 @@ def build_beton(
         if unfit:
             raise OptionError(f"{unfit} does not go with --mask, which copies samples as they are")
         return _copy_part(Path(source), mask, out)
-    from fastkd.data.build import build_beton as write
-    from fastkd.data.encode import WriteOptions, default_mode
-    from fastkd.data.sources import open_source
+    from fastkd.data.beton.build import build_beton as write
+    from fastkd.data.beton.encode import WriteOptions, default_mode
+    from fastkd.data.sources.open import open_source
 
     images = open_source(source, root=root, classes=classes, split=split or "train")
     mode = mode or default_mode(images)
@@ -116,10 +116,10 @@ def build_beton(
 
 def _copy_part(full: Path, mask: Path, out: Path) -> tuple[dict[str, Any], str]:
     """`build-beton FULL --mask M --out OUT`."""
-    from fastkd.data.build import build_part
-    from fastkd.data.dataset import open_dataset
-    from fastkd.feed import kept_ids
-    from fastkd.prune.mask import Mask
+    from fastkd.data.beton.build import build_part
+    from fastkd.data.beton.dataset import open_dataset
+    from fastkd.feed.loader import kept_ids
+    from fastkd.prune.masks.mask import Mask
 
     if full.exists() and out.exists() and full.samefile(out):
         raise OptionError(f"--out {out}: is SOURCE itself")

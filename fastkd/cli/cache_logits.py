@@ -91,14 +91,14 @@ def cache_logits(
     \b
     fastkd cache-logits train.beton --mask m.h5 --teacher t.safetensors --views crop-flip --num-seeds 8 --out l.h5
     """
-    from fastkd.data.dataset import open_dataset
-    from fastkd.feed import choose_views
-    from fastkd.prune.mask import Mask
+    from fastkd.data.beton.dataset import open_dataset
+    from fastkd.feed.loader import choose_views
+    from fastkd.models.fitting import require_size
+    from fastkd.prune.masks.mask import Mask
     from fastkd.store.tables import read_tables
-    from fastkd.train.caching import fill_store
-    from fastkd.train.fitting import require_size
-    from fastkd.train.store_recipe import StoreRecipe
-    from fastkd.train.teacher import embedding_of
+    from fastkd.teacher.fill import fill_store
+    from fastkd.teacher.network import embedding_of
+    from fastkd.teacher.recipe import StoreRecipe
 
     refuse_idle({"tau": tau}, "max-kl", max_kl)
     with_embedding = parse_outputs(outputs)

@@ -17,7 +17,7 @@ import click
 from fastkd.cli.sections import SectionedCommand
 from fastkd.dist import World, find_device, process_group, read_world
 from fastkd.errors import FastKDError
-from fastkd.train.stopping import exit_on_sigterm
+from fastkd.stopping import exit_on_sigterm
 
 _LINE_INTERVAL_S = 10.0
 

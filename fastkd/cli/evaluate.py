@@ -44,12 +44,12 @@ def evaluate(
     \b
     fastkd evaluate test.beton --model run/model.safetensors
     """
-    from fastkd.data.dataset import open_dataset
-    from fastkd.data.views import Views
-    from fastkd.feed import Loader, choose_views
-    from fastkd.train.fitting import require_size
+    from fastkd.data.beton.dataset import open_dataset
+    from fastkd.data.views.draw import Views
+    from fastkd.feed.loader import Loader, choose_views
+    from fastkd.models.fitting import require_size
+    from fastkd.teacher.network import load_teacher
     from fastkd.train.metrics import evaluate as measure
-    from fastkd.train.teacher import load_teacher
 
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)

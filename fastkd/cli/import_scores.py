@@ -10,8 +10,8 @@ from fastkd.cli.common import command
 if TYPE_CHECKING:
     from numpy import ndarray
 
-    from fastkd.data.dataset import Dataset
-    from fastkd.prune.published import Published
+    from fastkd.data.beton.dataset import Dataset
+    from fastkd.prune.scores.published import Published
 
 
 @command("import-scores")
@@ -51,9 +51,9 @@ def import_scores(
     """
     import numpy as np
 
-    from fastkd.data.dataset import open_dataset, require_whole
-    from fastkd.prune.imports import hard_first
-    from fastkd.prune.score_file import save_scores
+    from fastkd.data.beton.dataset import open_dataset, require_whole
+    from fastkd.prune.scores.imports import hard_first
+    from fastkd.prune.scores.score_file import save_scores
 
     dataset = open_dataset(beton)
     require_whole(dataset)
@@ -93,9 +93,9 @@ def read_joined(
     """A file that others wrote: what it holds, its values in the order of the samples, and how it was read."""
     import hashlib
 
-    from fastkd.data.beton import read_manifest
-    from fastkd.prune.imports import join_samples
-    from fastkd.prune.published import read_published
+    from fastkd.data.beton.read import read_manifest
+    from fastkd.prune.scores.imports import join_samples
+    from fastkd.prune.scores.published import read_published
 
     names = (read_manifest(dataset.beton, columns=True) or {}).get("names")
     found = read_published(file, array=array, trust_pickle=trust_pickle, allow_nan=allow_nan)

@@ -78,10 +78,10 @@ def _closer(
     count: int,
 ) -> tuple[dict[str, Any], str]:
     """A mask or score file looked at closely: keys for --json, and text."""
-    from fastkd.data.dataset import open_dataset
+    from fastkd.data.beton.dataset import open_dataset
     from fastkd.errors import OptionError
-    from fastkd.prune.mask import Mask
-    from fastkd.prune.score_file import load_scores
+    from fastkd.prune.masks.mask import Mask
+    from fastkd.prune.scores.score_file import load_scores
     from fastkd.report import selection
 
     if len(files) != 1 or kind not in ("mask", "scores"):

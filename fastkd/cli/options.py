@@ -9,7 +9,7 @@ import click
 from fastkd.errors import OptionError
 
 if TYPE_CHECKING:
-    from fastkd.train.teacher import Teacher
+    from fastkd.teacher.network import Teacher
 
 
 def option_list(*options: Callable[[Callable], Callable]) -> Callable[[Callable], Callable]:
@@ -86,7 +86,7 @@ teacher_options = option_list(
 
 def open_teacher(teacher: str, options: dict[str, Any], num_classes: int, device: str) -> "Teacher":
     """The teacher that --teacher and its options name; takes its options out of `options`."""
-    from fastkd.train.teacher import load_teacher
+    from fastkd.teacher.network import load_teacher
 
     names = {name: options.pop(f"teacher_{name}") for name in ("model", "norm", "size", "precision")}
     return load_teacher(

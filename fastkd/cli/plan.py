@@ -83,7 +83,7 @@ def plan(
     fastkd plan train.beton --num-seeds 8 --outputs logits,embedding --teacher t.safetensors
     fastkd plan --num-samples 1281167 --num-classes 1000 --keep 0.1 --num-seeds 50 --epochs 100
     """
-    from fastkd.prune.mask import Mask, parse_keep
+    from fastkd.prune.masks.mask import Mask, parse_keep
     from fastkd.store.codec import make_codec
     from fastkd.store.plan import make_plan
 
@@ -113,8 +113,8 @@ def plan(
             )
         num_rows = len(kept.sample_ids) if kept else num_samples
     else:
-        from fastkd.data.dataset import open_dataset
-        from fastkd.feed import choose_views, kept_ids
+        from fastkd.data.beton.dataset import open_dataset
+        from fastkd.feed.loader import choose_views, kept_ids
 
         dataset = open_dataset(beton)
         num_classes, num_rows = dataset.num_classes, len(kept_ids(dataset, kept))
@@ -126,7 +126,7 @@ def plan(
     if teacher is not None and (measure or with_embedding):
         network = open_teacher(teacher, teacher_flags, num_classes, choose_device(device, read_world()))
     if network is not None and with_embedding:
-        from fastkd.train.teacher import embedding_of
+        from fastkd.teacher.network import embedding_of
 
         embedding_dim = embedding_of(network, size or 224).dim
     made = make_plan(
@@ -139,8 +139,8 @@ def plan(
         embedding_dim=embedding_dim or 0,
     )
     if measure and network is not None:
-        from fastkd.train.rate import measure_fill_rate
-        from fastkd.train.store_recipe import StoreRecipe
+        from fastkd.teacher.rate import measure_fill_rate
+        from fastkd.teacher.recipe import StoreRecipe
 
         recipe = StoreRecipe(dataset=dataset, teacher=network, views=chosen, mask=kept, block_rows=batch_size)
         say(f"plan: {network.name} on {network.device} for ten seconds")

@@ -94,11 +94,11 @@ def prune(
     fastkd prune train.beton --method union --mask a.h5 --mask b.h5 --out m.h5
     fastkd prune train.beton --keep 0.3 --method random --weights inverse-rate --out m.h5
     """
-    from fastkd.data.dataset import open_dataset, require_whole
+    from fastkd.data.beton.dataset import open_dataset, require_whole
     from fastkd.errors import OptionError
-    from fastkd.prune.choose import choose, options_of
-    from fastkd.prune.mask import class_counts, parse_keep, save_mask
-    from fastkd.prune.weights import describe_weights
+    from fastkd.prune.masks.mask import class_counts, parse_keep, save_mask
+    from fastkd.prune.masks.weights import describe_weights
+    from fastkd.prune.select.methods import choose, options_of
 
     _check_inputs(method, keep, scores, score, unscored, features, mask, hardness, options)
     dataset = open_dataset(beton)

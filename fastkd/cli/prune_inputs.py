@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastkd.data.beton import Beton
-    from fastkd.data.dataset import Dataset
-    from fastkd.prune.choose import Candidates
+    from fastkd.data.beton.dataset import Dataset
+    from fastkd.data.beton.read import Beton
+    from fastkd.prune.select.methods import Candidates
 
 _USUAL = {"moderate": "moderate", "dual-beta": "dual"}
 """The score that a method is made for, where --score does not say."""
@@ -25,8 +25,8 @@ def read_candidates(
     """What is known of the samples; the fingerprints of the files that say so; and the scores' names, for the mask."""
     import numpy as np
 
-    from fastkd.prune.choose import Candidates
-    from fastkd.prune.score_file import load_features, mean_extra, mean_score, read_all_scores
+    from fastkd.prune.scores.score_file import load_features, mean_extra, mean_score, read_all_scores
+    from fastkd.prune.select.methods import Candidates
 
     arrays: dict[str, Any] = {}
     inputs: dict[str, str] = {}
@@ -61,8 +61,8 @@ def combine_masks(
 ) -> tuple[Any, Any, dict[str, str]]:
     """The sample_ids that the masks give together, their weights or None, and the masks' fingerprints."""
     from fastkd.errors import OptionError
-    from fastkd.prune.mask import Mask, combine_ids, complement_ids
-    from fastkd.prune.weights import carried_weights
+    from fastkd.prune.masks.mask import Mask, combine_ids, complement_ids
+    from fastkd.prune.masks.weights import carried_weights
 
     masks = [Mask.load(path) for path in paths]
     for one in masks:
@@ -85,8 +85,8 @@ def read_weights(text: str, ids: Any, dataset: "Dataset") -> tuple[Any, Any, dic
     from fastkd.artefact import HDF5_MAGIC
     from fastkd.cli.import_scores import read_joined
     from fastkd.errors import OptionError
-    from fastkd.prune.score_file import read_all_scores
-    from fastkd.prune.weights import BY_CLASS, class_weights, require_weights
+    from fastkd.prune.masks.weights import BY_CLASS, class_weights, require_weights
+    from fastkd.prune.scores.score_file import read_all_scores
 
     opened = dataset.beton
     if text == "none":

@@ -11,7 +11,7 @@ from fastkd.cli.options import device_options
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastkd.data.dataset import Dataset
+    from fastkd.data.beton.dataset import Dataset
 
 _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "variance", "memorization")
 _OF_NETWORKS = ("model_name", "features_out", "grand_params", "compat", "centre")
@@ -86,8 +86,8 @@ def score(
     fastkd score train.beton --method variance --logits l.h5 --out s.h5
     fastkd score train.beton --method memorization --num-models 20 --subset 0.7 --out s.h5
     """
-    from fastkd.data.dataset import open_dataset, require_whole
-    from fastkd.prune.score_file import save_scores
+    from fastkd.data.beton.dataset import open_dataset, require_whole
+    from fastkd.prune.scores.score_file import save_scores
 
     source = _source(methods, model, logits, given | {"size": size, "batch_size": batch_size})
     with compute(device) as (world, device_name):
@@ -175,11 +175,11 @@ def _by_networks(
     given: dict[str, Any],
     common: dict[str, Any],
 ) -> "tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]":
-    from fastkd.data.views import Views
-    from fastkd.feed import Loader, choose_views
-    from fastkd.prune.score_file import save_features
-    from fastkd.train.scoring import DIRECTIONS, ScoringOptions, score_networks
-    from fastkd.train.teacher import Teacher, load_teacher
+    from fastkd.data.views.draw import Views
+    from fastkd.feed.loader import Loader, choose_views
+    from fastkd.prune.scores.score_file import save_features
+    from fastkd.scoring.networks import DIRECTIONS, ScoringOptions, score_networks
+    from fastkd.teacher.network import Teacher, load_teacher
 
     used = {name: given[name] for name in ("grand_params", "compat", "centre") if given[name] is not None}
     options = ScoringOptions(**used)
@@ -226,9 +226,9 @@ def _by_store(
     dataset: "Dataset", logits: Path, methods: tuple[str, ...]
 ) -> "tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]":
     from fastkd.errors import OptionError
-    from fastkd.feed import check_store, views_of
+    from fastkd.feed.loader import check_store, views_of
+    from fastkd.scoring.networks import DIRECTIONS, score_store
     from fastkd.store.logit_store import LogitStore
-    from fastkd.train.scoring import DIRECTIONS, score_store
 
     store = LogitStore(logits)
     views = views_of(store.tables)
@@ -251,9 +251,9 @@ def _by_memorization(
     given: dict[str, Any],
     common: dict[str, Any],
 ) -> "tuple[dict[str, np.ndarray], dict[str, Any]]":
-    from fastkd.feed import choose_views
+    from fastkd.feed.loader import choose_views
+    from fastkd.models.norm import parse_norm
     from fastkd.train.memorization import score_memorization
-    from fastkd.train.norm import parse_norm
     from fastkd.train.recipe import choose_recipe
 
     epochs = 30 if given["epochs"] is None else given["epochs"]

@@ -167,12 +167,12 @@ def train(
     fastkd train train.beton --mask m.h5 --teacher t.safetensors --kd vid --model resnet20 --out run/
     fastkd train flowers.beton --alpha 0 --model resnet18 --init imagenet.pth --reset-head --out run/
     """
-    from fastkd.data.dataset import open_dataset
-    from fastkd.feed import choose_views, kept_ids
-    from fastkd.prune.mask import Mask
-    from fastkd.prune.weights import describe_weights
+    from fastkd.data.beton.dataset import open_dataset
+    from fastkd.feed.loader import choose_views, kept_ids
+    from fastkd.models.init import choose_norm, load_init
+    from fastkd.prune.masks.mask import Mask
+    from fastkd.prune.masks.weights import describe_weights
     from fastkd.store.logit_store import LogitStore
-    from fastkd.train.init import choose_norm, load_init
     from fastkd.train.inputs import open_inputs
     from fastkd.train.logs import parse_trackers
     from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
@@ -257,7 +257,7 @@ def train(
 
 def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:
     """What is about to be trained, and with which loss."""
-    from fastkd.train.methods import METHODS
+    from fastkd.distil.methods import METHODS
 
     loader, views = inputs.loader, inputs.loader.views
     mixed = "" if views.mix is None else f" with {views.mix.kind} {views.mix.alpha:g}"

@@ -8,7 +8,7 @@ import click
 from fastkd.cli.options import option_list, refuse_idle
 
 if TYPE_CHECKING:
-    from fastkd.train.recording import Record
+    from fastkd.scoring.recording import Record
 
 
 def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
@@ -96,7 +96,7 @@ record_options = option_list(
 
 def parse_recorded(text: str | None, **options: Any) -> "Record | None":
     """What is to be recorded, if anything is."""
-    from fastkd.train.recording import parse_record
+    from fastkd.scoring.recording import parse_record
 
     refuse_idle({{"window": "dual_window"}.get(name, name): value for name, value in options.items()}, "record", text)
     if text is None:

@@ -49,8 +49,8 @@ def verify(
         raise click.UsageError("--against and --teacher are given together")
     refuse_idle({"rows": rows} | teacher_flags, "against", against)
     if write_manifest:
-        from fastkd.data.beton import open_beton
-        from fastkd.data.renew import renew_manifest
+        from fastkd.data.beton.read import open_beton
+        from fastkd.data.beton.renew import renew_manifest
 
         for path in files:
             manifest, told = renew_manifest(open_beton(path))
@@ -76,9 +76,9 @@ def _compute_again(
     device: str,
     num_workers: int,
 ) -> dict[str, Any]:
-    from fastkd.data.dataset import open_dataset
+    from fastkd.data.beton.dataset import open_dataset
     from fastkd.store.tables import read_tables
-    from fastkd.train.recompute import recompute_rows
+    from fastkd.teacher.recompute import recompute_rows
 
     problems, told = [], []
     device_name = choose_device(device, read_world())

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.data.beton import Beton
+from fastkd.data.beton.read import Beton
 from fastkd.data.loader import ViewLoader
-from fastkd.data.mix import kept_digest
-from fastkd.data.pixels import PIXELS
-from fastkd.data.views import Views
+from fastkd.data.views.draw import Views
+from fastkd.data.views.mix import kept_digest
+from fastkd.data.views.pixels import PIXELS
 from fastkd.hashing import crc32c, draw_below
 
 NUM_PROBES = 256

@@ -15,13 +15,21 @@ import numpy as np
 import torch
 
 from fastkd.data.batch import Batch
-from fastkd.data.beton import Beton
-from fastkd.data.decode import OF_PARTNER, REASONS, Column, column_state, compiled_stage, first_outside, view_numbers
+from fastkd.data.beton.read import Beton
+from fastkd.data.beton.read_ahead import is_cold, reading_ahead
 from fastkd.data.memory import BatchMemory
-from fastkd.data.mix import KeptSet, Mixes
 from fastkd.data.order import PAGES_BATCHES, batch_ids, check_ids, check_order, epoch_order, num_batches
-from fastkd.data.reading import is_cold, reading_ahead
-from fastkd.data.views import Views, check_sizes
+from fastkd.data.views.decode import (
+    OF_PARTNER,
+    REASONS,
+    Column,
+    column_state,
+    compiled_stage,
+    first_outside,
+    view_numbers,
+)
+from fastkd.data.views.draw import Views, check_sizes
+from fastkd.data.views.mix import KeptSet, Mixes
 from fastkd.dist import World, find_device
 from fastkd.errors import CorruptError, OptionError
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from fastkd.artefact import HDF5_MAGIC, open_artefact, read_artefact
-from fastkd.data.beton import identify, open_beton, read_manifest
-from fastkd.data.tables import MODE_RAW
+from fastkd.data.beton.read import identify, open_beton, read_manifest
+from fastkd.data.beton.tables import MODE_RAW
 from fastkd.errors import FastKDError, FormatError, NotFoundError
 from fastkd.fingerprint import fingerprint
-from fastkd.prune.mask import Mask
-from fastkd.prune.score_file import FEATURES_KIND, FEATURES_VERSION, load_scores
-from fastkd.prune.weights import describe_weights
+from fastkd.prune.masks.mask import Mask
+from fastkd.prune.masks.weights import describe_weights
+from fastkd.prune.scores.score_file import FEATURES_KIND, FEATURES_VERSION, load_scores
 from fastkd.report.selection import summary
 
 
@@ -69,7 +69,7 @@ def verify(path: str | Path, progress: Callable[[int, int], None] = lambda done,
 def _verify(path: Path, progress: Callable[[int, int], None]) -> list[str]:
     kind = kind_of(path)
     if kind == "beton":
-        from fastkd.data.verify import verify_beton
+        from fastkd.data.beton.verify import verify_beton
 
         return verify_beton(open_beton(path), progress)
     if kind == "logit-store":
@@ -77,7 +77,7 @@ def _verify(path: Path, progress: Callable[[int, int], None]) -> list[str]:
 
         return verify_store(path, progress)
     if kind == "run":
-        from fastkd.train.checkpoint import read_checkpoint
+        from fastkd.models.checkpoint import read_checkpoint
         from fastkd.train.resume import load_resume
 
         if (path / "model.safetensors").exists():
@@ -162,8 +162,8 @@ def _header(header: Any) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
+    from fastkd.models.checkpoint import FORMAT_VERSION, read_checkpoint
     from fastkd.models.registry import state_fingerprint
-    from fastkd.train.checkpoint import FORMAT_VERSION, read_checkpoint
 
     found = read_checkpoint(path)
     meta = dict(found.meta)

@@ -6,12 +6,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fastkd.artefact import atomic_path
-from fastkd.data.dataset import Dataset
-from fastkd.data.views import Views
+from fastkd.data.beton.dataset import Dataset
+from fastkd.data.views.draw import Views
 from fastkd.dist import World
 from fastkd.errors import OptionError
-from fastkd.feed import Loader
-from fastkd.prune.select import select_level
+from fastkd.feed.loader import Loader
+from fastkd.prune.select.levels import select_level
 
 _MARGIN = 4  # pixels between pictures
 _SMALLEST_TILE = 64  # pixels; smaller images are enlarged to it

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.data.dataset import Dataset
+from fastkd.data.beton.dataset import Dataset
 from fastkd.errors import MismatchError
-from fastkd.prune.mask import Mask, class_counts, combine_ids
-from fastkd.prune.score_file import Scores
-from fastkd.prune.select import select_level
+from fastkd.prune.masks.mask import Mask, class_counts, combine_ids
+from fastkd.prune.scores.score_file import Scores
+from fastkd.prune.select.levels import select_level
 
 _BINS = 20
 

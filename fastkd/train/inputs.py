@@ -4,18 +4,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastkd.data.dataset import Dataset, open_dataset
-from fastkd.data.views import Views
+from fastkd.data.beton.dataset import Dataset, open_dataset
+from fastkd.data.views.draw import Views
 from fastkd.dist import World
+from fastkd.distil.methods import METHODS, teacher_needed
 from fastkd.errors import MismatchError, OptionError
-from fastkd.feed import Loader
-from fastkd.prune.mask import Mask
+from fastkd.feed.loader import Loader
+from fastkd.feed.resident import Resident, make_resident, why_not
+from fastkd.prune.masks.mask import Mask
 from fastkd.store.logit_store import LogitStore
-from fastkd.train.methods import METHODS, teacher_needed
+from fastkd.teacher.network import Teacher
 from fastkd.train.metrics import EVAL_BATCH
 from fastkd.train.recipe import Recipe
-from fastkd.train.resident import Resident, make_resident, why_not
-from fastkd.train.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

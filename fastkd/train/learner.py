@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from fastkd.data.batch import Batch
 from fastkd.data.order import num_in_batch
 from fastkd.dist import World
+from fastkd.distil.methods import METHODS, Context, choose_layers, teacher_needed
 from fastkd.errors import OptionError
-from fastkd.feed import Loader
+from fastkd.feed.loader import Loader
+from fastkd.feed.resident import Resident
+from fastkd.models.fitting import require_size
 from fastkd.models.registry import create_model
-from fastkd.train.fitting import require_size
-from fastkd.train.hooks import Taps, embedding_name, stage_names
-from fastkd.train.methods import METHODS, Context, choose_layers, teacher_needed
+from fastkd.models.sync_norm import synchronise_norms
+from fastkd.models.taps import Taps, embedding_name, stage_names
+from fastkd.teacher.network import PRECISIONS, LiveTeacher, Teacher
 from fastkd.train.recipe import Recipe
-from fastkd.train.resident import Resident
-from fastkd.train.sync_norm import synchronise_norms
-from fastkd.train.teacher import PRECISIONS, LiveTeacher, Teacher
 
 
 class Learner(nn.Module):

@@ -13,20 +13,20 @@ from torch.optim.swa_utils import AveragedModel
 from fastkd.data.batch import Batch
 from fastkd.data.order import num_in_batch
 from fastkd.dist import World
+from fastkd.distil.methods import METHODS
 from fastkd.errors import CorruptError, StoppedError
-from fastkd.feed import Loader
+from fastkd.feed.loader import Loader
+from fastkd.feed.resident import Resident
+from fastkd.models.norm import Norm
+from fastkd.scoring.recording import TrainingRecord
+from fastkd.stopping import StopFlag
 from fastkd.train.learner import LiveTeacher
 from fastkd.train.logs import Tracker, scalars_of
-from fastkd.train.methods import METHODS
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch
-from fastkd.train.norm import Norm
 from fastkd.train.objective import objective
 from fastkd.train.recipe import Recipe, learning_rate
-from fastkd.train.recording import TrainingRecord
-from fastkd.train.resident import Resident
 from fastkd.train.run_folder import Checkpoints
 from fastkd.train.sharing import over_ranks
-from fastkd.train.stopping import StopFlag
 
 _NOTE_INTERVAL_S = 5.0  # to read a loss is to wait for the GPU
 

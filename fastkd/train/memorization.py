@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from fastkd.artefact import Header, read_artefact, write_artefact
-from fastkd.data.dataset import Dataset
-from fastkd.data.views import Views
+from fastkd.data.beton.dataset import Dataset
+from fastkd.data.views.draw import Views
 from fastkd.dist import World, barrier, sum_over_ranks
 from fastkd.errors import MismatchError, OptionError
-from fastkd.feed import Loader
+from fastkd.feed.loader import Loader
 from fastkd.hashing import draw
-from fastkd.prune.mask import random_order
-from fastkd.prune.scores import memorization_scores
-from fastkd.train.checkpoint import load_model
+from fastkd.models.checkpoint import load_model
+from fastkd.models.norm import Norm
+from fastkd.prune.masks.mask import random_order
+from fastkd.prune.scores.formulas import memorization_scores
 from fastkd.train.metrics import EVAL_BATCH
-from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe
 from fastkd.train.student import train
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastkd.data.batch import Batch
 from fastkd.dist import World, sum_over_ranks
 from fastkd.errors import OptionError
-from fastkd.train.norm import Norm
+from fastkd.models.norm import Norm
 
 EVAL_BATCH = 250
 """Samples a step where nothing is trained, unless told otherwise."""

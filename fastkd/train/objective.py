@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fastkd.train.losses import ce_loss, dkd_loss, kd_loss, mixed_loss
-from fastkd.train.methods import METHODS
+from fastkd.distil.logits import ce_loss, dkd_loss, kd_loss, mixed_loss
+from fastkd.distil.methods import METHODS
 from fastkd.train.recipe import Recipe
 
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastkd.data.order import ORDERS
+from fastkd.distil.methods import METHODS, native_weight
 from fastkd.errors import OptionError
 from fastkd.models.registry import canonical_name, create_model
-from fastkd.train.methods import METHODS, native_weight
 
 LOGIT_METHODS = ("kd", "dkd")
 ALPHA_RULE = "0.1:1,0.7:0.5"

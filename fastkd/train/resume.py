@@ -14,7 +14,7 @@ from torch import Tensor
 from fastkd.artefact import atomic_path
 from fastkd.errors import CorruptError, FormatError, NotFoundError
 from fastkd.fingerprint import fingerprint
-from fastkd.train.checkpoint import torch_reason
+from fastkd.models.checkpoint import torch_reason
 
 RESUME_MAGIC = b"fastkd-resume-1\n"
 

@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastkd.dist import World
-from fastkd.train.stopping import StopFlag
+from fastkd.stopping import StopFlag
 
 
 def over_ranks(row: Tensor, stop: StopFlag, world: World) -> Tensor:

@@ -13,20 +13,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastkd.dist import World
 from fastkd.errors import OptionError
-from fastkd.feed import Loader
-from fastkd.train.checkpoint import save_weights
-from fastkd.train.init import Init
+from fastkd.feed.loader import Loader
+from fastkd.feed.resident import Resident
+from fastkd.models.checkpoint import save_weights
+from fastkd.models.init import Init
+from fastkd.models.norm import Norm
+from fastkd.scoring.recording import Record, TrainingRecord
+from fastkd.stopping import stop_on_sigterm
+from fastkd.teacher.network import Teacher
 from fastkd.train.learner import make_learner
 from fastkd.train.logs import require_trackers, tracking
 from fastkd.train.loop import Run, end_epoch, train_epoch
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate
-from fastkd.train.norm import Norm
 from fastkd.train.recipe import Recipe, input_size, learning_rate
-from fastkd.train.recording import Record, TrainingRecord
-from fastkd.train.resident import Resident
 from fastkd.train.run_folder import Checkpoints, claim_folder, read_json, write_json
-from fastkd.train.stopping import stop_on_sigterm
-from fastkd.train.teacher import Teacher
 
 
 def train(

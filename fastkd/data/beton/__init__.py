@@ -1,0 +1,1 @@
+"""FFCV's file: read, written, identified."""

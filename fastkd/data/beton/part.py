@@ -1,0 +1,51 @@
+"""Parts: betons of some samples of another one, read under the numbers that the samples have there."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fastkd.data.beton.read import FIELD_INT, Beton, manifest_path, read_manifest
+from fastkd.errors import FormatError
+
+SAMPLE_ID_FIELD = "sample_id"
+
+
+def numbered_as_full(beton: Beton) -> Beton:
+    """A part with the rows of the full beton, of which it has those in `present`; any other beton as it is.
+
+    The views of a sample follow from its number, so a part must never be read under the numbers of its own rows.
+
+    Raises:
+        FormatError: a manifest or a field `sample_id` that is damaged.
+    """
+    part = (read_manifest(beton) or {}).get("part_of")
+    if part is None:
+        return beton
+    num_samples = part.get("num_samples") if isinstance(part, dict) else None
+    fields = dict(zip(beton.field_names, range(len(beton.field_names)), strict=True))
+    field = fields.get(SAMPLE_ID_FIELD)
+    if field is None or beton.field_types[field] != FIELD_INT:
+        raise FormatError(f"{beton.path}: its manifest calls it a part, but it has no field {SAMPLE_ID_FIELD!r}")
+    ids = beton.metadata[f"f{field}"].astype(np.int64)
+    if not isinstance(num_samples, int) or not beton.num_samples <= num_samples < 2**31:
+        raise FormatError(f"{manifest_path(beton.path)}: damaged: a part of {num_samples} samples")
+    if ids.min() < 0 or ids.max() >= num_samples or len(np.unique(ids)) != len(ids):
+        raise FormatError(f"{beton.path}: its sample_ids are not distinct numbers below {num_samples}")
+
+    def spread(rows: np.ndarray, fill: int = 0) -> np.ndarray:
+        out = np.full(num_samples, fill, rows.dtype) if fill else np.zeros(num_samples, rows.dtype)
+        out[ids] = rows
+        return out
+
+    return replace(
+        beton,
+        num_samples=num_samples,
+        metadata=spread(beton.metadata),
+        labels=spread(beton.labels, -1),
+        heights=spread(beton.heights),
+        widths=spread(beton.widths),
+        modes=spread(beton.modes),
+        ptrs=spread(beton.ptrs),
+        sizes=spread(beton.sizes),
+        present=spread(np.ones(len(ids), bool)),
+    )

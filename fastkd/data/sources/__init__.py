@@ -1,0 +1,1 @@
+"""Images from anywhere: folders, zips, and the files of well-known data sets."""

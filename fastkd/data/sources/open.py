@@ -1,0 +1,103 @@
+"""The input side of `fastkd build-beton SOURCE`: numbered, labelled images from folders, zips and data sets."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastkd.data.sources.arrays import READERS, ArrayImages, open_arrays
+from fastkd.data.sources.files import FolderFiles, ZipFiles
+from fastkd.data.sources.layout import open_tree
+from fastkd.errors import NotFoundError, OptionError
+
+# One letter before a colon is a drive, and a slash before it makes it part of a path.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+_-]+):(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Source:
+    """Images by number. It pickles to its lists, without pixels or open files, and reads in any process or thread."""
+
+    spec: str
+    """The source as the user gave it."""
+    class_names: list[str]
+    """The classes in label order."""
+    labels: np.ndarray
+    """int64, shape (N,), in [0, len(class_names))."""
+    names: list[str]
+    """Each sample's name: a path below the root such as "frog/0000.jpg", or "train/17" for row 17 of an array."""
+    reader: FolderFiles | ZipFiles | ArrayImages
+    """What gets the content of a sample."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        """The content of sample i, 0 <= i < len(self).
+
+        Returns:
+            The bytes of an image file, not decoded and not checked; or, from an array source, uint8 of shape (H, W, 3).
+
+        Raises:
+            SourceError: the file or zip member cannot be read or does not match its CRC; the message names it.
+        """
+        if not 0 <= i < len(self.names):
+            raise IndexError(f"sample {i} of {len(self.names)}")
+        return self.reader.read(i)
+
+
+def open_source(spec: str, *, root: str | None = None, classes: Path | None = None, split: str = "train") -> Source:
+    """Opens a source: finds its samples, their labels and their order, which never depends on the file system.
+
+    Args:
+        spec: a folder or zip in ImageFolder layout, or `cifar10:DIR`, `cifar100:DIR`, `svhn:DIR`, `mnist:DIR`,
+            `fashion-mnist:DIR` (DIR may be left out where Debian's package is installed) or `digits:`. What exists as a
+            path is taken as a path.
+        root: the folder inside a folder or zip that holds the class folders; None searches for it.
+        classes: a file that fixes the classes of a folder or zip and their order, one name a line.
+        split: "train" or "test" of an array source; folders and zips take no notice of it.
+
+    Returns:
+        The source; samples of folders and zips are sorted by class, then as torchvision's ImageFolder does.
+
+    Raises:
+        NotFoundError: no such path, or no images in it.
+        OptionError: an unknown scheme or split, or an option that does not go with this kind of source.
+        FormatError: a file of another kind, or a cut or malformed one.
+        SourceError: a layout that is not ImageFolder's, or files that cannot be read.
+        MissingDependencyError: the package that reads this source is not installed.
+    """
+    scheme, directory = _split_scheme(spec)
+    reader: FolderFiles | ZipFiles | ArrayImages
+    if scheme is None:
+        class_names, labels, names, reader = open_tree(spec, root=root, classes=classes)
+    else:
+        for option, value in (("--root", root), ("--classes", classes)):
+            if value is not None:
+                raise OptionError(
+                    f"{option} {value}: is for folders and zips, but the source is {spec!r}; leave it out"
+                )
+        class_names, labels, names, reader = open_arrays(scheme, directory, split)
+    return Source(spec=spec, class_names=class_names, labels=labels, names=names, reader=reader)
+
+
+def _split_scheme(spec: str) -> tuple[str | None, str]:
+    """The scheme and folder of a spec; (None, "") for a path that exists."""
+    if os.path.isdir(spec) or os.path.isfile(spec):
+        return None, ""
+    if os.path.exists(spec):
+        raise NotFoundError(f"{spec}: found neither a folder nor a regular file, expected a folder or a zip of images")
+    match = _SCHEME.fullmatch(spec)
+    schemes = ", ".join(f"{name}:" for name in READERS)
+    if match is None:
+        raise NotFoundError(
+            f"{spec!r}: no such folder or zip, expected a path that exists, or one of {schemes} and a folder"
+        )
+    if match[1] not in READERS:
+        raise OptionError(
+            f"{spec!r}: found the unknown scheme {match[1]!r} and no path of that name, expected a folder or zip that "
+            f"exists, or one of {schemes}"
+        )
+    return match[1], match[2]

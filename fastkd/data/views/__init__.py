@@ -1,0 +1,1 @@
+"""Seeded views: drawn by hash, cut into pixels."""

@@ -1,0 +1,1 @@
+"""Beton, mask and store joined into batches."""

@@ -1,0 +1,190 @@
+"""Masks: which samples are kept, as sample_ids in priority order.
+
+A smaller mask of the same method and seed is a prefix of a larger one, so masks are nested across fractions, and a store
+made for the larger one serves the smaller. A mask may carry a weight of each sample, for the loss.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastkd.artefact import Header, read_artefact, require_input, write_artefact
+from fastkd.errors import FormatError, OptionError
+from fastkd.prune.masks.bitmap import Bitmap, bitmap_of, has_repeats_or_outside, pack_ids
+from fastkd.prune.masks.weights import require_weights
+from fastkd.prune.select.levels import select_level
+
+KIND, FORMAT_VERSION, WEIGHTED_VERSION = "mask", 1, 2
+_MOST_SAMPLES = 2**40  # a bitmap of more does not fit a machine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Mask:
+    """The kept samples of one beton.
+
+    sample_ids: int64 (num_kept,), distinct, highest priority first. num_samples: N of the full beton.
+    header: kind, fingerprint, inputs (`beton`, and `scores` or `features` where it was chosen by some) and params
+    (method, seed, …) of the file it was read from. weights: float32 (num_kept,), positive and finite, of each sample in
+    the loss; None where all weigh the same.
+    """
+
+    sample_ids: np.ndarray
+    num_samples: int
+    header: Header
+    path: Path | None = None
+    weights: np.ndarray | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Kept samples over all, 0 < fraction <= 1."""
+        return len(self.sample_ids) / self.num_samples
+
+    def bitmap(self) -> Bitmap:
+        """The kept samples as a set."""
+        return pack_ids(self.sample_ids, self.num_samples)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Mask":
+        """Reads a mask and checks it.
+
+        Raises:
+            NotFoundError, FormatError, CorruptError: no file; not a mask; damaged.
+        """
+
+        def datasets(header: Header) -> dict[str, tuple[str, int]]:
+            return {"sample_ids": ("<i8", 1)} | ({"weights": ("<f4", 1)} if header.format_version > 1 else {})
+
+        versions = (FORMAT_VERSION, WEIGHTED_VERSION)
+        header, arrays = read_artefact(path, kind=KIND, format_version=versions, arrays=datasets)
+        ids, num_samples = arrays["sample_ids"], header.params.get("num_samples")
+        if (
+            not isinstance(num_samples, int)
+            or not 0 < len(ids) <= num_samples < _MOST_SAMPLES
+            or has_repeats_or_outside(ids, num_samples)
+        ):
+            raise FormatError(f"{path}: not a mask: its sample_ids are not distinct numbers below {num_samples}")
+        weights = arrays.get("weights")
+        if weights is not None:
+            require_weights(weights, ids, path)
+        return cls(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path), weights=weights)
+
+    def require_beton(self, fingerprint: str, beton_path: str | Path) -> None:
+        """Refuses a beton that the mask was not made for.
+
+        Raises:
+            MismatchError: the fingerprints differ.
+        """
+        require_input(self.header, self.path or "mask", "beton", fingerprint, beton_path)
+
+
+def save_mask(
+    path: str | Path,
+    sample_ids: np.ndarray,
+    *,
+    num_samples: int,
+    beton_fingerprint: str,
+    params: dict[str, Any],
+    inputs: dict[str, str] | None = None,
+    weights: np.ndarray | None = None,
+) -> Mask:
+    """Writes a mask atomically and returns it.
+
+    Args:
+        sample_ids: int64 (num_kept,), priority order.
+        params: how it was chosen: method, seed, keep, balance.
+        inputs: fingerprints of what it was chosen by, besides the beton: scores, features, masks.
+        weights: (num_kept,), of each sample in the loss. A file without them is of format version 1, one with them of 2.
+
+    Raises:
+        FormatError: weights that are not positive, finite numbers, one of each sample.
+    """
+    ids = np.ascontiguousarray(sample_ids, np.int64)
+    arrays = {"sample_ids": ids}
+    if weights is not None:
+        arrays["weights"] = np.ascontiguousarray(weights, np.float32)
+        require_weights(arrays["weights"], ids, path)
+    header = write_artefact(
+        path,
+        kind=KIND,
+        format_version=FORMAT_VERSION if weights is None else WEIGHTED_VERSION,
+        inputs={"beton": beton_fingerprint} | (inputs or {}),
+        params=params | {"num_samples": num_samples},
+        arrays=arrays,
+    )
+    return Mask(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path), weights=arrays.get("weights"))
+
+
+def parse_keep(text: str, num_samples: int) -> int:
+    """How many samples `--keep` asks for.
+
+    Args:
+        text: a fraction with a point in (0, 1] (`0.1`, `1.0`), or a count without one (`5000`).
+
+    Returns:
+        1 … num_samples; a fraction is rounded to the nearest count.
+
+    Raises:
+        OptionError: not a number, zero or less, above 1.0 or above the number of samples, or a fraction of less than
+            half a sample.
+    """
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise OptionError(
+            f"--keep {text!r} is not a number; expected a fraction such as 0.1 or a count such as 5000"
+        ) from None
+    is_count = text.strip().lstrip("+").isdigit()
+    if is_count and not 1 <= value <= num_samples:
+        raise OptionError(f"--keep {text}: expected a count of 1 … {num_samples} samples, or a fraction with a point")
+    if not is_count and not 0 < value <= 1:
+        raise OptionError(f"--keep {text}: expected a fraction above 0 and up to 1.0, or a whole count of samples")
+    count = int(value) if is_count else round(value * num_samples)
+    if count < 1:
+        raise OptionError(f"--keep {text} of {num_samples} samples keeps none")
+    return count
+
+
+def random_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """All samples in a random, class-balanced priority order.
+
+    Each class is shuffled by hashes of its sample_ids; round r then takes the r-th sample of every class that still has
+    one, the classes in an order drawn anew each round. Every prefix holds equal counts of all classes to within one
+    sample, except for classes that are used up (water-filling).
+
+    Args:
+        labels: int64 (N,), the class of each sample. seed: 0 … 2^63-1.
+
+    Returns:
+        int64 (N,), a permutation of the sample_ids.
+    """
+    return select_level(labels, len(labels), seed=seed)
+
+
+def class_counts(labels: np.ndarray, sample_ids: np.ndarray | slice, num_classes: int) -> np.ndarray:
+    """Kept samples of each class: int64 (num_classes,)."""
+    return np.bincount(labels[sample_ids], minlength=num_classes)
+
+
+def combine_ids(operation: str, one: np.ndarray, other: np.ndarray, num_samples: int) -> np.ndarray:
+    """Two masks' sample_ids as one, in priority order.
+
+    Args:
+        operation: `union`: those of `one`, then those that `other` adds; `intersection`, `difference`: those of `one`
+            that are, or are not, in `other`.
+        one, other: int64, distinct sample_ids in priority order.
+
+    Returns:
+        int64, distinct sample_ids.
+    """
+    if operation == "union":
+        return np.concatenate([one, other[~pack_ids(one, num_samples).contains(other)]])
+    inside = pack_ids(other, num_samples).contains(one)
+    return one[inside if operation == "intersection" else ~inside]
+
+
+def complement_ids(sample_ids: np.ndarray, num_samples: int) -> np.ndarray:
+    """The samples that a mask leaves out: int64, increasing."""
+    return bitmap_of(~pack_ids(sample_ids, num_samples).bits, num_samples).ids()

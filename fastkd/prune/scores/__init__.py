@@ -1,0 +1,1 @@
+"""How hard each sample is."""

@@ -1,0 +1,219 @@
+"""Score and feature files: what is known of each sample of a beton, kept for choosing among them."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastkd.artefact import Header, read_artefact, require_input, write_artefact
+from fastkd.errors import FormatError, MismatchError, OptionError
+from fastkd.prune.select.levels import first_nan
+
+KIND, FORMAT_VERSION = "scores", 1
+FEATURES_KIND, FEATURES_VERSION = "features", 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Scores:
+    """Scores of all samples of one beton.
+
+    values: method → float32 (N,), higher = keep first; NaN where undefined. methods: method → its direction (what high
+    means) and policies. extras: further arrays (N,) that some methods need: `target_prob_mean`.
+    """
+
+    values: dict[str, np.ndarray]
+    methods: dict[str, dict[str, Any]]
+    extras: dict[str, np.ndarray]
+    header: Header
+    path: Path | None = field(default=None)
+
+    @property
+    def num_samples(self) -> int:
+        """N of the full beton."""
+        return len(next(iter(self.values.values())))
+
+    def choose(self, method: str | None = None, option: str = "--score") -> str:
+        """The method asked for, or the only one there is.
+
+        Raises:
+            OptionError: it is not there, or several are and none is named.
+        """
+        if method is None and len(self.values) == 1:
+            return next(iter(self.values))
+        if method not in self.values:
+            found = ", ".join(self.values)
+            missing = "" if method is None else f", not {method}"
+            raise OptionError(f"{self.path}: holds scores {found}{missing}; choose one with {option} NAME")
+        return method
+
+    def extra(self, name: str, wanted_by: str) -> np.ndarray:
+        """A further array.
+
+        Raises:
+            MismatchError: it is not there.
+        """
+        if name not in self.extras:
+            raise MismatchError(f"{self.path}: has no {name}, which {wanted_by} needs: record it with --record dual")
+        return self.extras[name]
+
+    def require_beton(self, fingerprint: str, beton_path: str | Path, num_samples: int) -> None:
+        """Refuses scores of another beton.
+
+        Raises:
+            MismatchError: the fingerprints, or the numbers of samples, differ.
+        """
+        require_input(self.header, self.path or "scores", "beton", fingerprint, beton_path)
+        if self.num_samples != num_samples:
+            raise MismatchError(f"{self.path}: scores of {self.num_samples} samples, {beton_path} has {num_samples}")
+
+
+def save_scores(
+    path: str | Path,
+    values: Mapping[str, np.ndarray],
+    methods: Mapping[str, Mapping[str, Any]],
+    *,
+    beton_fingerprint: str,
+    inputs: Mapping[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
+    extras: Mapping[str, np.ndarray] | None = None,
+) -> Scores:
+    """Writes a score file atomically and returns it.
+
+    Args:
+        values: method → (N,), higher = keep first.
+        methods: for each of them `direction` and `policies`, plain JSON values.
+        inputs: fingerprints of what the scores come from, besides the beton. params: how they were made.
+        extras: further arrays (N,).
+    """
+    scores = {name: np.ascontiguousarray(value, np.float32) for name, value in values.items()}
+    further = {name: np.ascontiguousarray(value, np.float32) for name, value in (extras or {}).items()}
+    described = {name: dict(methods[name]) for name in scores}
+    header = write_artefact(
+        path,
+        kind=KIND,
+        format_version=FORMAT_VERSION,
+        inputs={"beton": beton_fingerprint, **(inputs or {})},
+        params={**(params or {}), "methods": described, "extras": sorted(further)},
+        arrays={f"scores/{name}": value for name, value in scores.items()} | further,
+        attributes={
+            f"scores/{name}": {key: value if isinstance(value, str) else json.dumps(value) for key, value in of.items()}
+            for name, of in described.items()
+        },
+    )
+    return Scores(values=scores, methods=described, extras=further, header=header, path=Path(path))
+
+
+def load_scores(path: str | Path) -> Scores:
+    """Reads a score file and checks it.
+
+    Raises:
+        NotFoundError, FormatError, CorruptError: no file; not a score file; damaged.
+    """
+
+    def datasets(header: Header) -> dict[str, tuple[str, int]]:
+        methods, extras = header.params.get("methods"), header.params.get("extras")
+        if not isinstance(methods, dict) or not methods or not isinstance(extras, list):
+            raise FormatError(f"{path}: a score file that does not say which scores it holds")
+        return {f"scores/{name}": ("<f4", 1) for name in methods} | {str(name): ("<f4", 1) for name in extras}
+
+    header, arrays = read_artefact(path, kind=KIND, format_version=FORMAT_VERSION, arrays=datasets)
+    lengths = {len(value) for value in arrays.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise FormatError(f"{path}: scores of {' and '.join(map(str, sorted(lengths)))} samples in one file")
+    methods = header.params["methods"]
+    return Scores(
+        values={name: arrays[f"scores/{name}"] for name in methods},
+        methods=methods,
+        extras={name: arrays[name] for name in header.params["extras"]},
+        header=header,
+        path=Path(path),
+    )
+
+
+def read_all_scores(
+    paths: Iterable[str | Path], fingerprint: str, beton_path: str | Path, num_samples: int
+) -> list[Scores]:
+    """Reads the score files of several runs, all of them of one beton.
+
+    Raises:
+        FastKDError: as `load_scores` and `Scores.require_beton`.
+    """
+    files = [load_scores(path) for path in paths]
+    for file in files:
+        file.require_beton(fingerprint, beton_path, num_samples)
+    return files
+
+
+def mean_score(files: list[Scores], method: str, *, allow_nan: bool = False) -> np.ndarray:
+    """A score's mean over files: float32 (N,).
+
+    Args:
+        allow_nan: the mean is NaN, too, where a file has NaN: undefined, or of a sample that was never seen.
+
+    Raises:
+        OptionError: a file without that score.
+        MismatchError: scores of different meaning.
+        FormatError: scores that are NaN where they are not allowed.
+    """
+    for file in files:
+        file.choose(method)
+        if file.methods[method] != files[0].methods[method]:
+            raise MismatchError(
+                f"{file.path}: {method} is {file.methods[method]}, in {files[0].path} it is {files[0].methods[method]}"
+            )
+    return _mean([file.values[method] for file in files], files, method, allow_nan)
+
+
+def mean_extra(files: list[Scores], name: str, wanted_by: str, *, allow_nan: bool = False) -> np.ndarray:
+    """A further array's mean over files, as `mean_score`."""
+    return _mean([file.extra(name, wanted_by) for file in files], files, name, allow_nan)
+
+
+def _mean(values: list[np.ndarray], files: list[Scores], name: str, allow_nan: bool) -> np.ndarray:
+    for value, file in zip(values, files, strict=True):
+        bad = -1 if allow_nan else first_nan(value)
+        if bad >= 0:
+            raise FormatError(
+                f"{file.path}: {int(np.isnan(value).sum())} of {len(value)} {name} scores are NaN, that of sample {bad} "
+                f"the first: undefined, or of samples that the run did not see; make scores of all samples, or choose "
+                f"among the others with --unscored drop"
+            )
+    return values[0] if len(values) == 1 else np.stack(values).mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def save_features(
+    path: str | Path, features: np.ndarray, *, beton_fingerprint: str, inputs: Mapping[str, str], params: dict[str, Any]
+) -> Header:
+    """Writes the features of all samples, float32 (N, D), atomically."""
+    return write_artefact(
+        path,
+        kind=FEATURES_KIND,
+        format_version=FEATURES_VERSION,
+        inputs={"beton": beton_fingerprint, **inputs},
+        params=params,
+        arrays={"features": np.ascontiguousarray(features, np.float32)},
+    )
+
+
+def load_features(
+    path: str | Path, fingerprint: str, beton_path: str | Path, num_samples: int
+) -> tuple[np.ndarray, Header]:
+    """Reads the features of a beton's samples: float32 (N, D), all finite.
+
+    Raises:
+        NotFoundError, FormatError, CorruptError: no file; not a feature file; damaged.
+        MismatchError: features of another beton.
+    """
+    header, arrays = read_artefact(
+        path, kind=FEATURES_KIND, format_version=FEATURES_VERSION, arrays={"features": ("<f4", 2)}
+    )
+    require_input(header, path, "beton", fingerprint, beton_path)
+    features = arrays["features"]
+    if len(features) != num_samples:
+        raise MismatchError(f"{path}: features of {len(features)} samples, {beton_path} has {num_samples}")
+    if not np.isfinite(features).all():
+        raise FormatError(f"{path}: features that are not finite numbers")
+    return features, header

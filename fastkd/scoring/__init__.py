@@ -1,0 +1,1 @@
+"""Scores of samples by networks, by stores, and while training."""

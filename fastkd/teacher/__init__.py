@@ -1,0 +1,1 @@
+"""Frozen networks that fill, check and time stores."""

@@ -1,0 +1,151 @@
+"""Teachers: frozen networks, each with its own preprocessing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastkd.errors import MismatchError, ModelError, OptionError
+from fastkd.models.checkpoint import load_model
+from fastkd.models.norm import Norm, norm_of, parse_norm
+from fastkd.models.published import pretrained
+from fastkd.models.registry import canonical_name, weights_fingerprint
+from fastkd.models.taps import Taps, embedding_name
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Teacher:
+    """A frozen network with its preprocessing.
+
+    fingerprint: of its weights. norm: normalisation and input size. precision: fp32, bf16 or fp16 (autocast).
+    """
+
+    model: nn.Module
+    name: str
+    fingerprint: str
+    norm: Norm
+    precision: str
+    device: torch.device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits of views: uint8 (B, 3, H, W) → float32 (B, C), rounded to float16, without gradients.
+
+        The rounding (KL 5e-7 at τ = 1) makes a live teacher and an fp16 store the same teacher to the bit, not nearly the
+        same: a young network's training multiplies a difference of 1e-5 a thousandfold within fifty steps.
+        """
+        dtype = PRECISIONS[self.precision]
+        with torch.no_grad(), torch.autocast(self.device.type, dtype) if dtype else nullcontext(), _full_fp32():
+            return self.model(self.norm(images.to(self.device, non_blocking=True))).half().float()
+
+    def identity(self) -> dict[str, Any]:
+        """What its logits follow from, besides weights and views; part of a store's identity."""
+        return {"model": self.name, "precision": self.precision, **self.norm.describe()}
+
+
+class LiveTeacher:
+    """A teacher with taps: its logits, and the tensors that are caught inside it; vectors are rounded as its logits are."""
+
+    def __init__(self, teacher: Teacher, taps: Taps | None) -> None:
+        self.teacher, self.taps = teacher, taps
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        logits_BC = self.teacher(images)
+        layers = self.taps.take() if self.taps is not None else []
+        return logits_BC, [layer.half().float() if layer.ndim == 2 else layer.float() for layer in layers]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Embedding:
+    """The tensor of a teacher that its head reads. layer: its name. dim: D, its values. live: gives logits and [(B, D)]."""
+
+    layer: str
+    dim: int
+    live: LiveTeacher
+
+    def describe(self) -> dict[str, Any]:
+        """Which tensor it is; part of a store's identity."""
+        return {"layer": self.layer, "dim": self.dim}
+
+
+def embedding_of(teacher: Teacher, size: int) -> Embedding:
+    """The embedding of a teacher: the input of its last linear layer.
+
+    Args:
+        size: of the views, in pixels.
+
+    Raises:
+        ModelError: a network without a linear layer, or whose last one reads no vector.
+    """
+    layer = embedding_name(teacher.model, "store its logits alone")
+    taps = Taps(teacher.model, [layer], "--teacher")
+    (shape,) = taps.shapes(teacher.model, teacher.norm.size or size)
+    if len(shape) != 1:
+        raise ModelError(
+            f"{teacher.name}: its last linear layer reads a tensor of shape {shape}, an embedding is a vector; store its logits alone"
+        )
+    return Embedding(layer=layer, dim=shape[0], live=LiveTeacher(teacher, taps))
+
+
+@contextmanager
+def _full_fp32() -> Iterator[None]:
+    """Convolutions in fp32 rather than TF32, so that logits do not depend on the kind of GPU more than they must."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def load_teacher(
+    spec: str,
+    *,
+    model_name: str | None = None,
+    norm: str | None = None,
+    size: int | None = None,
+    precision: str = "fp32",
+    num_classes: int | None = None,
+    device: torch.device | str = "cpu",
+    options: tuple[str, str, str] = ("--teacher", "--teacher-model", "--teacher-norm"),
+) -> Teacher:
+    """Loads a teacher (or any network to evaluate).
+
+    Args:
+        spec: path of a checkpoint, or a torchvision / `timm:` name for published weights.
+        model_name: the network, where the checkpoint does not say.
+        norm: preset or `M,M,M/S,S,S`; None for what the checkpoint or the published weights say.
+        size: input size in pixels; the view is resized to it. None for the view's own size.
+        num_classes: the classes that it must have.
+        options: the options that spec, model_name and norm came from, for messages.
+
+    Raises:
+        NotFoundError, FormatError, CorruptError, ModelError, MissingDependencyError: as `load_model`, `pretrained`.
+        OptionError: an unknown precision; a checkpoint that does not say its normalisation, and none given.
+    """
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if Path(spec).exists() or "/" in spec or Path(spec).suffix:
+        model, meta = load_model(spec, model_name, num_classes, name_option=options[1])
+        found, name = norm_of(meta, size), canonical_name(str(model_name or meta["model"]))
+    else:
+        model, meta = pretrained(spec)
+        found, name = Norm(meta["mean"], meta["std"], size), str(meta["model"])
+        if num_classes not in (None, meta["num_classes"]):
+            raise MismatchError(f"{options[0]} {spec}: {meta['num_classes']} classes, the data has {num_classes}")
+    if norm is not None:
+        found = parse_norm(norm, options[2], size)
+    if found is None:
+        raise OptionError(
+            f"{spec}: does not say how its inputs were normalised: give {options[2]} cifar, imagenet or M,M,M/S,S,S"
+        )
+    device = torch.device(device)
+    model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    return Teacher(
+        model=model, name=name, fingerprint=weights_fingerprint(model), norm=found, precision=precision, device=device
+    )

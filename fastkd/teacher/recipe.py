@@ -1,0 +1,72 @@
+"""What a logit store is made from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastkd.data.beton.dataset import Dataset
+from fastkd.data.identity import view_identity
+from fastkd.data.views.draw import Views
+from fastkd.errors import OptionError
+from fastkd.feed.loader import kept_ids
+from fastkd.prune.masks.mask import Mask
+from fastkd.store.codec import Codec, make_codec
+from fastkd.store.tables import embedding_codec
+from fastkd.teacher.network import Embedding, Teacher
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StoreRecipe:
+    """What a store is made from, and how.
+
+    views: their num_seeds is the store's K. mask: None for all samples. codec: `auto` or a name. block_rows: rows of a
+    block, the teacher's batch. max_kl, tau: the most that the codec may lose on real rows, see `check_codec`; None for
+    no limit. embedding: the teacher's, to be stored too.
+    """
+
+    dataset: Dataset
+    teacher: Teacher
+    views: Views
+    mask: Mask | None = None
+    codec: str = "auto"
+    block_rows: int = 256
+    max_kl: float | None = None
+    tau: float = 4.0
+    embedding: Embedding | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_rows < 1:
+            raise OptionError(f"batch size {self.block_rows}, expected at least 1")
+        if self.max_kl is not None and not self.max_kl > 0:
+            raise OptionError(f"--max-kl {self.max_kl}, expected above 0")
+        if not 0 < self.tau < float("inf"):
+            raise OptionError(f"--tau {self.tau}, expected above 0")
+
+    @property
+    def row_codec(self) -> Codec:
+        """The codec, chosen."""
+        return make_codec(self.codec, self.dataset.num_classes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, of all that is stored of it."""
+        more = embedding_codec(self.embedding.describe()).row_bytes if self.embedding is not None else 0
+        return self.row_codec.row_bytes + more
+
+    @property
+    def ids(self) -> np.ndarray:
+        """int64 (R,), the kept samples in the order of the rows."""
+        return kept_ids(self.dataset, self.mask)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of what the store is made from."""
+        found = {"beton": self.dataset.fingerprint, "teacher": self.teacher.fingerprint}
+        return found if self.mask is None else found | {"mask": self.mask.header.fingerprint}
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What the logits follow from, besides the inputs."""
+        found = {**view_identity(self.views, self.ids), "teacher": self.teacher.identity()}
+        return found if self.embedding is None else found | {"embedding": self.embedding.describe()}

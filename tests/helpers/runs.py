@@ -1,0 +1,106 @@
+"""Runs of training, and folders of them."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastkd.data.beton.dataset import Dataset
+from fastkd.data.views.draw import Views
+from fastkd.dist import World
+from fastkd.feed.loader import Loader
+from fastkd.prune.masks.mask import Mask
+from fastkd.train.recipe import Recipe
+from fastkd.train.resume import save_resume
+from fastkd.train.run_folder import claim_folder, write_json
+from fastkd.train.student import train
+from helpers.stores import NORM, VIEWS, save_teacher
+
+RECIPE = {"model": "resnet8", "epochs": 2, "alpha": 0.5, "tau": 4.0, "lr": 0.05, "seed": 0}
+
+
+def make_run(
+    out: Path,
+    top1: float | None = 60.0,
+    *,
+    inputs: dict[str, str] | None = None,
+    views: dict[str, Any] | None = None,
+    num_kept: int = 100,
+    norm: dict | None = None,
+    ranks: int = 1,
+    **recipe: Any,
+) -> Path:
+    """The folder of a finished run from a store."""
+    params = {
+        "recipe": RECIPE | recipe,
+        "views": {"kind": "crop-flip", "size": 32, "num_seeds": 3} | (views or {}),
+        "norm": norm or {"mean": [0.5] * 3, "std": [0.5] * 3, "size": None},
+        "num_kept": num_kept,
+        "fraction": num_kept / 1000,
+        "ranks": ranks,
+    }
+    inputs = {"beton": "b" * 32, "val": "e" * 32, "mask": "m" * 32, "logits": "l" * 32, "teacher": "t" * 32} | (
+        inputs or {}
+    )
+    claim_folder(out, {"inputs": inputs, "params": params}, World())
+    save_teacher(out / "model.safetensors")
+    save_resume(out / "resume.pt", {"epoch": 2})
+    result = {"epochs": 2, "val_top1": top1, "val_top5": top1 and 95.0, "images_per_s": 900.0, "data_wait_percent": 3.0}
+    write_json(out / "result.json", result)
+    return out
+
+
+RATES = ("images_per_s", "data_wait_percent", "step_percent")
+
+
+@functools.cache
+def loader_of(dataset: Dataset, mask: Mask, logits: Path | None, **options: Any) -> Loader:
+    """One loader for all runs that want the same, as none remembers anything."""
+    return Loader(dataset, VIEWS, mask=mask, logits=logits, shuffle=True, num_workers=1, **options)
+
+
+@functools.cache
+def validation(dataset: Dataset) -> Loader:
+    return Loader(dataset, Views("center", 32), batch_size=200, num_workers=1)
+
+
+def run(
+    out: Path,
+    dataset: Dataset,
+    mask: Mask,
+    *,
+    logits: Path | None = None,
+    options: dict[str, Any] | None = None,
+    **recipe,
+) -> dict[str, Any]:
+    """Trains a resnet8 for two short epochs, unless told otherwise."""
+    recipe = Recipe(**{"model": "resnet8", "epochs": 2, "batch_size": 48} | recipe)
+    cut = {name: getattr(recipe, name) for name in ("batch_size", "seed", "drop_last")}
+    loader = loader_of(dataset, mask, logits if recipe.alpha > 0 else None, **cut)
+    options = {"norm": NORM, "inputs": {"beton": dataset.fingerprint}, "params": {}} | (options or {})
+    return train(recipe, loader, out, **options)
+
+
+def records(out: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the rates, which no two runs share."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in RATES} for line in lines if kind in (None, line["kind"])]
+
+
+def step_losses(out: Path) -> list[float]:
+    return [line["loss"] for line in records(out, "step")]
+
+
+def weights(out: Path) -> bytes:
+    return (out / "model.safetensors").read_bytes()
+
+
+def interrupt_after(num_steps: int) -> Callable[[int, int], None]:
+    """A `progress` that stops a run once so many steps are done."""
+
+    def progress(done: int, total: int) -> None:
+        if done == num_steps:
+            raise KeyboardInterrupt
+
+    return progress

@@ -1,0 +1,76 @@
+"""The long scripts on training, shortened: what they assert holds, and they write what they claim."""
+
+import json
+import sys
+
+import pytest
+from helpers.scripts import benchmark
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """A function that runs a script with arguments and returns its result."""
+    monkeypatch.setattr(benchmark("measure"), "RESULTS", tmp_path)
+
+    def run_script(name: str, *arguments: object) -> dict:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments), "--name", "found"])
+        benchmark(name).main()
+        return json.loads((tmp_path / "found.json").read_text())
+
+    return run_script
+
+
+def test_resident_data_against_the_loader(run, raw_beton):
+    few = ["--images", 64, "--batch-size", 16, "--num-seeds", 2, "--steps", 2, "--rounds", 1, "--num-workers", 1]
+    found = run("train.train_resident", raw_beton, "--model", "resnet8", *few)
+    assert found["equal"] == {"batches_byte_equal": 8, "losses_equal": 8}
+    assert found["extrapolated_from_steps"] == 2
+    seconds = 64 * 240 / found["images_per_s"]["resident"]["median"]
+    assert found["extrapolated_s"] == pytest.approx(seconds)
+    assert "measured_s" not in found
+
+
+def test_the_store_against_the_live_teacher_for_each_pair_at_its_own_size(run, raw_beton, jpg_beton):
+    pairs = [("resnet8:resnet14@32", raw_beton, 64, 16), ("resnet8:resnet14@48", jpg_beton, 24, 8)]
+    found = run("train.train_rate", *(word for pair in pairs for word in ("--pair", *pair)), "--rounds", 2)
+    assert [(p["views"], p["size"], p["classes"]) for p in found["pairs"].values()] == [
+        ("crop-flip", 32, 10),
+        ("rrc", 48, 3),
+    ]
+    for pair in found["pairs"].values():
+        rates = pair["images_per_s"]
+        assert set(rates) == {"labels", "store", "live", "student_alone", "teacher_alone"}
+        low, high = (
+            1 + rates["student_alone"][a] / rates["teacher_alone"][b] for a, b in (("min", "max"), ("max", "min"))
+        )
+        assert 1 < low <= pair["bound_of_store_over_live"]["median"] <= high
+
+
+def test_killed_training_runs_end_with_the_same_bytes(run, raw_beton):
+    found = run("train.train_kills", raw_beton, "--kills", 2, "--images", 64)
+    assert found["kills"] == {"SIGKILL": 1, "SIGTERM": 1}
+    assert found["runs_finished_all_byte_equal"] >= 1
+    assert found["steps_of_a_run"] == 8
+
+
+def test_photos_over_and_over_for_a_large_network(run, jpg_folder, tmp_path):
+    small = ["--model", "resnet8", "--size", 32, "--batch-size", 4, "--num-workers", 1]
+    short = ["--num-samples", 30, "--steps", 3, "--warmup-steps", 1, "--rounds", 1, "--loader-batches", 2]
+    found = run("train.train_imagenet_gpu", jpg_folder, tmp_path / "photos", *small, *short)
+    assert (found["num_samples"], found["train"]["steps"]) == (30, 3)  # 24 photos
+    assert found["train"]["images_per_s"] > 0
+    assert 0 <= found["train"]["data_wait_percent"] <= 100
+    assert found["loader_over_decode_limit"]["median"] > 0
+
+
+def test_scores_of_two_seeds_by_every_method(run, raw_beton, tmp_path):
+    few = ["--epochs", 3, "--num-models", 2, "--subset-epochs", 1, "--device", "cpu"]
+    found = run("prune.score_stability", raw_beton, tmp_path / "work", *few, "--gallery", tmp_path / "hard.png")
+    assert set(found["between_two_seeds"]) == {
+        *(f"{name}, recorded" for name in ("forgetting", "el2n", "aum", "dual")),
+        *(f"{name}, trained network" for name in ("el2n", "grand", "moderate", "margin", "entropy")),
+        *(f"{name}, store" for name in ("confidence", "variance")),
+        "memorization, subsets",
+    }
+    assert found["between_two_seeds"]["el2n, recorded"]["num_samples"] == 600
+    assert (tmp_path / "hard.png").read_bytes().startswith(b"\x89PNG")
