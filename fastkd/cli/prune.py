@@ -6,26 +6,41 @@ from typing import Any
 import click
 
 from fastkd.cli.common import command
+from fastkd.cli.options import option_list
 from fastkd.cli.prune_inputs import combine_masks, read_candidates, read_weights
+from fastkd.prune.select.methods import METHODS, OPTIONS, choose, flag, options_of
 
-_BY_SCORES = ("scores", "ccs", "d2", "dual-beta")
 _OF_MASKS = ("union", "intersection", "difference", "complement")
-_METHODS = ("random", "scores", "moderate", "ccs", "d2", "dual-beta", *_OF_MASKS)
+_OF_ALL = ("level", "balance")  # options of several methods
 
 _SECTIONS = {
     "Selection": "keep method seed level balance",
     "Inputs": "scores score unscored features mask",
-    "Of single methods": "drop-hardest hardness strata neighbours gamma-forward gamma-reverse distance knn centre exponent beta-total",
+    "Of single methods": " ".join(["hardness", *(flag(name)[2:] for name in OPTIONS if name not in _OF_ALL)]),
     "Output": "weights out",
 }
 """The headings of the help, and the options below each."""
+
+_method_options = option_list(
+    *(
+        click.option(flag(name), type=click.Choice(kind) if isinstance(kind, list) else kind, help=text)
+        for name, (kind, text) in OPTIONS.items()
+    ),
+    click.option(
+        "--hardness", metavar="NAME", help="ccs, d2: the score β goes by.  [default: aum if there, else --score]"
+    ),
+)
 
 
 @command("prune", first_rank_alone=True, sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option("--keep", metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples.")
 @click.option(
-    "--method", type=click.Choice(_METHODS), default="random", show_default=True, help="How samples are chosen."
+    "--method",
+    type=click.Choice([*METHODS, *_OF_MASKS]),
+    default="random",
+    show_default=True,
+    help="How samples are chosen.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of draws and of ties.")
 @click.option(
@@ -39,25 +54,7 @@ _SECTIONS = {
 )
 @click.option("--features", type=click.Path(path_type=Path), help="Feature file, for moderate and d2.")
 @click.option("--mask", type=click.Path(path_type=Path), multiple=True, help="Masks to combine.")
-@click.option(
-    "--level", type=click.Choice(["hard", "moderate", "easy"]), help="Which scores are kept.  [default: hard]"
-)
-@click.option(
-    "--balance",
-    type=click.Choice(["equal", "proportional", "none"]),
-    help="Samples of each class.  [default: equal for random and d2, else none]",
-)
-@click.option("--drop-hardest", type=float, help="ccs, d2: the part that is never kept, β.  [default: 0]")
-@click.option("--hardness", metavar="NAME", help="ccs, d2: the score β goes by.  [default: aum if there, else --score]")
-@click.option("--strata", type=int, help="ccs: strata of equal width.  [default: 50]")
-@click.option("--neighbours", type=int, help="d2: neighbours of a sample.  [default: 5]")
-@click.option("--gamma-forward", type=float, help="d2: decay of what neighbours lend.  [default: 1]")
-@click.option("--gamma-reverse", type=float, help="d2: decay of what a pick takes away.  [default: 0.1]")
-@click.option("--distance", type=click.Choice(["plain", "squared"]), help="d2: in the exponents.  [default: plain]")
-@click.option("--knn", type=click.Choice(["exact", "faiss"]), help="d2: how neighbours are found.  [default: exact]")
-@click.option("--centre", type=click.Choice(["mean", "median"]), help="moderate: of a class.  [default: mean]")
-@click.option("--exponent", type=float, help="dual-beta: c_D (5.5 CIFAR-10, 4 CIFAR-100, 11 ImageNet).")
-@click.option("--beta-total", type=float, help="dual-beta: a + b; 16 as in the authors' code.  [default: 15]")
+@_method_options
 @click.option(
     "--weights",
     metavar="inverse-class|inverse-rate|none|FILE",
@@ -98,7 +95,6 @@ def prune(
     from fastkd.errors import OptionError
     from fastkd.prune.masks.mask import class_counts, parse_keep, save_mask
     from fastkd.prune.masks.weights import describe_weights
-    from fastkd.prune.select.methods import choose, options_of
 
     _check_inputs(method, keep, scores, score, unscored, features, mask, hardness, options)
     dataset = open_dataset(beton)
@@ -177,13 +173,21 @@ def _check_inputs(
     from fastkd.errors import OptionError
 
     of_masks = method in _OF_MASKS
+    needs, also = ((), ()) if of_masks else (METHODS[method].needs, METHODS[method].also)
+
+    def uses(name: str, other: object) -> bool | None:
+        """Whether the method needs an input, can do with or without it, or has no use for it."""
+        if name in needs:
+            return True
+        return None if any(name in need.split("|") for need in needs) and not other else False
+
     wanted = {
-        "--scores": True if method in _BY_SCORES else (None if method == "moderate" and not features else False),
+        "--scores": uses("scores", features),
         "--score": None if scores else False,
         "--unscored": None if scores else False,
-        "--features": True if method == "d2" else (None if method == "moderate" and not scores else False),
+        "--features": uses("features", scores),
         "--mask": of_masks,
-        "--hardness": None if method in ("ccs", "d2") else False,
+        "--hardness": None if "hardness" in also else False,
     }
     if keep is None and not of_masks:
         raise click.MissingParameter(param_hint="'--keep'", param_type="option")
@@ -200,12 +204,13 @@ def _check_inputs(
             raise OptionError(f"--method {method} needs {name}")
         if wanted[name] is False and value:
             raise OptionError(f"{name} does nothing with --method {method}, leave it out")
-    if method == "moderate" and not scores and not features:
-        raise OptionError("--method moderate needs --features, or --scores with a score moderate")
+    if "features|scores" in needs and not scores and not features:
+        usual = METHODS[method].usual
+        raise OptionError(f"--method {method} needs --features, or --scores with a score {usual or 'of its own'}")
     if of_masks:
         number = 1 if method == "complement" else 2
         if len(mask) != number:
             raise OptionError(f"--method {method} takes {number} --mask, {len(mask)} are given")
         for name, value in options.items():
             if value is not None:
-                raise OptionError(f"--{name.replace('_', '-')} does nothing with --method {method}, leave it out")
+                raise OptionError(f"{flag(name)} does nothing with --method {method}, leave it out")

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastkd.prune.select.methods import METHODS, Candidates
+
 if TYPE_CHECKING:
     from fastkd.data.beton.dataset import Dataset
     from fastkd.data.beton.read import Beton
-    from fastkd.prune.select.methods import Candidates
-
-_USUAL = {"moderate": "moderate", "dual-beta": "dual"}
-"""The score that a method is made for, where --score does not say."""
 
 
 def read_candidates(
@@ -26,7 +24,6 @@ def read_candidates(
     import numpy as np
 
     from fastkd.prune.scores.score_file import load_features, mean_extra, mean_score, read_all_scores
-    from fastkd.prune.select.methods import Candidates
 
     arrays: dict[str, Any] = {}
     inputs: dict[str, str] = {}
@@ -35,15 +32,15 @@ def read_candidates(
     drop = unscored == "drop"
     if scores:
         files = read_all_scores(scores, fingerprint, opened.path, opened.num_samples)
-        usual = _USUAL.get(method)
+        usual, also = METHODS[method].usual, METHODS[method].also
         name = files[0].choose(score or (usual if usual in files[0].values else None))
         arrays["scores"] = mean_score(files, name, allow_nan=drop)
         used["score"] = name
-        if method in ("ccs", "d2"):
+        if "hardness" in also:
             harder = hardness or ("aum" if "aum" in files[0].values else name)
             arrays["hardness"] = mean_score(files, files[0].choose(harder, "--hardness"), allow_nan=drop)
             used["hardness"] = harder
-        if method == "dual-beta":
+        if "target_prob_mean" in also:
             arrays["target_prob_mean"] = mean_extra(files, "target_prob_mean", f"--method {method}", allow_nan=drop)
         if drop:
             pool = ~np.any([np.isnan(values) for values in arrays.values()], axis=0)

@@ -16,7 +16,7 @@ from fastkd.dist import World, sum_over_ranks
 from fastkd.errors import FormatError, ModelError, OptionError
 from fastkd.feed.loader import Loader
 from fastkd.prune.scores.formulas import STATISTICS, deepcore_grand, last_layer_grand, row_statistics
-from fastkd.prune.select.levels import class_centre_distances
+from fastkd.prune.select.centres import class_centre_distances
 from fastkd.store.logit_store import LogitStore
 from fastkd.teacher.network import Teacher
 

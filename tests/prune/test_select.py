@@ -7,13 +7,9 @@ from fastkd.errors import OptionError
 from fastkd.prune import scale
 from fastkd.prune.masks.mask import parse_keep, random_order
 from fastkd.prune.select.balance import BALANCES, equal_quotas, proportional_quotas, water_fill
-from fastkd.prune.select.levels import (
-    LEVELS,
-    class_centre_distances,
-    equal_width_bins,
-    select_ccs,
-    select_level,
-)
+from fastkd.prune.select.ccs import equal_width_bins, select_ccs
+from fastkd.prune.select.centres import class_centre_distances
+from fastkd.prune.select.levels import LEVELS, select_level
 
 pytestmark = pytest.mark.usefixtures("selection_by")
 

@@ -13,7 +13,7 @@ from fastkd.feed.loader import Loader
 from fastkd.models.checkpoint import load_model
 from fastkd.prune.scores.formulas import row_statistics
 from fastkd.prune.scores.score_file import load_features, load_scores
-from fastkd.prune.select.levels import class_centre_distances
+from fastkd.prune.select.centres import class_centre_distances
 from fastkd.scoring.networks import gradient_norms
 from fastkd.teacher.network import load_teacher
 

@@ -1,6 +1,6 @@
-"""Sets of sample_ids as packed bitmaps, one bit a sample, with rank and select.
+"""Sets of sample_ids as packed bitmaps, one bit a sample (ceil(N / 8) bytes, see `packing`), with rank and select.
 
-Bit i of the set is bit i mod 8 of byte i div 8; ceil(N / 8) bytes. Union, intersection and difference are numpy's `|`, `&`
+Union, intersection and difference are numpy's `|`, `&`
 and `& ~` on the bytes, which run at the speed of memory already. Going between bitmaps and sample_ids is compiled (`bits`)
 where there are many samples, and by numpy's boolean arrays where Numba's start would take longer.
 """
@@ -10,12 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastkd.prune import scale
-
-BLOCK_BYTES = 512
-"""One count of the directory a block: 8 B for 512, 1.6 %."""
-
-ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
-"""Bits that are set in a byte."""
+from fastkd.prune.masks.packing import BLOCK_BYTES, ONES
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, uint8
 
-from fastkd.prune.masks.bitmap import BLOCK_BYTES, ONES
+from fastkd.prune.masks.packing import BLOCK_BYTES, ONES
 
 
 @njit(cache=True, nogil=True)

@@ -10,57 +10,39 @@ import heapq
 import numpy as np
 
 from fastkd.prune import scale
+from fastkd.prune.select.keys import ROUND_ORDER, SEEDED, Turns, turn_place
 from fastkd.splitmix import draws
 
 BALANCES = ("equal", "proportional", "none")
-ROUND_ORDER = 2
-"""Number of the draw that orders the classes of a round."""
-
-SEEDED = np.zeros(0, np.int64)
-"""Turns drawn anew in each round."""
 
 
-def interleave(
-    by_group: np.ndarray,
-    quotas: np.ndarray,
-    sizes: np.ndarray,
-    proportional: bool,
-    seed: int,
-    turns: np.ndarray,
-) -> np.ndarray:
+def interleave(by_group: np.ndarray, turns: Turns) -> np.ndarray:
     """Merges the groups' own orders into one in which the groups take turns.
 
     Args:
         by_group: (sum of quotas,), quotas[0] samples of group 0, then quotas[1] of group 1, ….
-        quotas, sizes: int64 (G,), samples given and samples in all of each group.
-        proportional: places by rank and size; else rounds.
-        turns: int64 (G,), the order of the groups within a round; SEEDED for one drawn anew each round.
 
     Returns:
         The same samples, in the order of their turns.
     """
     if len(by_group) >= scale.COMPILED_FROM:
-        from fastkd.prune.select.heap import interleave_by_heap
+        from fastkd.prune.select.turns import interleave_by_heap
 
-        return interleave_by_heap(by_group, quotas, sizes, proportional, seed, turns)
+        return interleave_by_heap(by_group, turns)
+    quotas = turns.quotas
     group = np.repeat(np.arange(len(quotas)), quotas)
     rank = np.arange(len(by_group)) - np.repeat(np.cumsum(quotas) - quotas, quotas)
-    order = np.argsort(_turns(group, rank, len(quotas), seed, turns), kind="stable")
-    place = _places(rank, sizes[group], proportional)
+    order = np.argsort(_in_round(group, rank, len(quotas), turns.seed, turns.order), kind="stable")
+    place = turn_place(rank, turns.sizes[group], turns.proportional)
     return by_group[order[np.argsort(place[order], kind="stable")]]
 
 
-def _turns(group: np.ndarray, rank: np.ndarray, num_groups: int, seed: int, turns: np.ndarray) -> np.ndarray:
+def _in_round(group: np.ndarray, rank: np.ndarray, num_groups: int, seed: int, order: np.ndarray) -> np.ndarray:
     """Which groups come first among those with the same place: integers, of the same length."""
-    return draws(rank * num_groups + group, seed, ROUND_ORDER) if len(turns) == 0 else turns[group]
+    return draws(rank * num_groups + group, seed, ROUND_ORDER) if len(order) == 0 else order[group]
 
 
-def _places(rank: np.ndarray, size: np.ndarray, proportional: bool) -> np.ndarray:
-    """When the sample of that rank of a group of that size has its turn."""
-    return (2.0 * rank + 1.0) / size if proportional else rank
-
-
-def equal_quotas(sizes: np.ndarray, num_kept: int, seed: int, turns: np.ndarray = SEEDED) -> np.ndarray:
+def equal_quotas(sizes: np.ndarray, num_kept: int, seed: int, order: np.ndarray = SEEDED) -> np.ndarray:
     """What the first `num_kept` turns in rounds take of each group: int64 (G,). Groups that are too small give all."""
     ordered = np.sort(sizes)
     full = np.cumsum(ordered)  # samples in groups of that size or less
@@ -72,8 +54,8 @@ def equal_quotas(sizes: np.ndarray, num_kept: int, seed: int, turns: np.ndarray 
         low, high = (level, high) if taken <= num_kept else (low, level - 1)
     quotas = np.minimum(sizes, low)
     rest = np.flatnonzero(sizes > low)
-    order = rest[np.argsort(_turns(rest, np.full_like(rest, low), len(sizes), seed, turns), kind="stable")]
-    quotas[order[: num_kept - int(quotas.sum())]] += 1
+    coming = rest[np.argsort(_in_round(rest, np.full_like(rest, low), len(sizes), seed, order), kind="stable")]
+    quotas[coming[: num_kept - int(quotas.sum())]] += 1
     return quotas
 
 
@@ -83,8 +65,8 @@ def proportional_quotas(sizes: np.ndarray, num_kept: int, seed: int) -> np.ndarr
     quotas = np.minimum(sizes, (2 * num_kept * sizes + total) // (2 * total))
 
     def place(g: int, rank: int) -> tuple[float, int, int]:
-        turn = _turns(np.array([g]), np.array([rank]), num_groups, seed, SEEDED)
-        return (2.0 * rank + 1.0) / int(sizes[g]), int(turn[0]), g
+        turn = _in_round(np.array([g]), np.array([rank]), num_groups, seed, SEEDED)
+        return turn_place(rank, int(sizes[g]), True), int(turn[0]), g
 
     # Rounding gives the quotas of a nearby number of samples; the few turns up to `num_kept` are taken one by one.
     difference = num_kept - int(quotas.sum())

@@ -86,6 +86,31 @@ def draw_weighted(
     return chosen
 
 
+def select_dual(
+    labels: np.ndarray,
+    num_kept: int,
+    *,
+    scores: np.ndarray,
+    target_prob_mean: np.ndarray,
+    exponent: float,
+    beta_total: float = 15.0,
+    balance: str = "none",
+    seed: int = 0,
+    pool: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draws by `beta_weights` for the kept fraction; int64 (num_kept,), sample_ids in the order in which they are drawn.
+
+    Raises:
+        OptionError: options out of range, or as `draw_weighted`.
+    """
+    if not exponent > 0:
+        raise OptionError(f"--exponent {exponent}: expected a number above 0")
+    if not 15 <= beta_total < 1000:
+        raise OptionError(f"--beta-total {beta_total}: expected 15 (the paper's) or 16 (its code's)")
+    weights = beta_weights(scores, target_prob_mean, num_kept / len(labels), exponent, beta_total, pool)
+    return draw_weighted(weights, labels, num_kept, balance=balance, seed=seed, pool=pool)
+
+
 @njit(cache=True)
 def _gumbel_keys(weights: np.ndarray, seed: int) -> np.ndarray:
     out = np.full(len(weights), -np.inf)

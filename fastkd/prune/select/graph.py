@@ -5,12 +5,17 @@ sample starts with its score plus its neighbours', weighted by exp(-γ_f·distan
 lose its value weighted by exp(-γ_r·distance), again and again.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 from fastkd.errors import OptionError
+from fastkd.prune.select.ccs import drop_hardest
+from fastkd.prune.select.heap import order_all, rise, sink
+from fastkd.prune.select.keys import CLASS_ORDER
+from fastkd.prune.select.levels import class_members, class_quotas, in_turns
 from fastkd.prune.select.neighbours import KNN, nearest_neighbours
-from fastkd.prune.select.ranking import CLASS_ORDER
 from fastkd.splitmix import draws
 
 
@@ -75,10 +80,12 @@ def _pick(
     rho: np.ndarray, starts: np.ndarray, target: np.ndarray, damping: np.ndarray, num_kept: int, ties: np.ndarray
 ) -> np.ndarray:
     """A heap that knows where each sample stands in it: a pick costs k·log N, not a search through all N."""
-    num_heap = len(rho)
-    heap, place = np.arange(num_heap), np.arange(num_heap)  # sample at each place, place of each sample (-1: taken)
-    for i in range(num_heap // 2 - 1, -1, -1):
-        _sink(heap, place, num_heap, i, rho, ties)
+    num_heap, cost = len(rho), -rho  # the lowest on top
+    heap, place = (
+        np.arange(num_heap),
+        np.empty(num_heap, np.int64),
+    )  # sample at each place, place of each sample (-1: taken)
+    order_all(heap, place, num_heap, cost, ties)
     out = np.empty(num_kept, np.int64)
     for n in range(num_kept):
         best = heap[0]
@@ -87,52 +94,17 @@ def _pick(
         num_heap -= 1
         if num_heap:
             heap[0] = heap[num_heap]
-            place[heap[0]] = 0
-            _sink(heap, place, num_heap, 0, rho, ties)
+            sink(heap, place, num_heap, 0, cost, ties)
         for e in range(starts[best], starts[best + 1]):
             j = target[e]
             if place[j] < 0 or damping[e] == 0:
                 continue
-            rho[j] -= damping[e] * rho[best]
-            if rho[best] >= 0:
-                _sink(heap, place, num_heap, place[j], rho, ties)
+            cost[j] -= damping[e] * cost[best]
+            if cost[best] <= 0:
+                sink(heap, place, num_heap, place[j], cost, ties)
             else:
-                _rise(heap, place, place[j], rho, ties)
+                rise(heap, place, place[j], cost, ties)
     return out
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _before(a: int, b: int, rho: np.ndarray, ties: np.ndarray) -> bool:
-    return rho[a] > rho[b] or (rho[a] == rho[b] and ties[a] < ties[b])
-
-
-@njit(cache=True, nogil=True)
-def _sink(heap: np.ndarray, place: np.ndarray, num_heap: int, at: int, rho: np.ndarray, ties: np.ndarray) -> None:
-    moving = heap[at]
-    while True:
-        child = 2 * at + 1
-        if child >= num_heap:
-            break
-        if child + 1 < num_heap and _before(heap[child + 1], heap[child], rho, ties):
-            child += 1
-        if not _before(heap[child], moving, rho, ties):
-            break
-        heap[at] = heap[child]
-        place[heap[at]] = at
-        at = child
-    heap[at] = moving
-    place[moving] = at
-
-
-@njit(cache=True, nogil=True)
-def _rise(heap: np.ndarray, place: np.ndarray, at: int, rho: np.ndarray, ties: np.ndarray) -> None:
-    moving = heap[at]
-    while at > 0 and _before(moving, heap[(at - 1) // 2], rho, ties):
-        heap[at] = heap[(at - 1) // 2]
-        place[heap[at]] = at
-        at = (at - 1) // 2
-    heap[at] = moving
-    place[moving] = at
 
 
 def d2_orders(
@@ -179,3 +151,31 @@ def d2_orders(
         ties = draws(ids, seed, CLASS_ORDER)
         orders.append(ids[pick_in_turn(values, graph, int(count), gamma=gamma_reverse, power=power, ties=ties)])
     return orders
+
+
+def select_d2(
+    labels: np.ndarray,
+    num_kept: int,
+    *,
+    features: np.ndarray,
+    scores: np.ndarray,
+    hardness: np.ndarray,
+    share_dropped: float,
+    balance: str = "equal",
+    seed: int = 0,
+    pool: np.ndarray | None = None,
+    **how: Any,
+) -> np.ndarray:
+    """D2 within each class (or over all samples where balance is `none`), after the hardest are dropped.
+
+    Args:
+        hardness, share_dropped: as of `drop_hardest`. pool: as of `select_level`. how: the rest of `d2_orders`.
+
+    Returns:
+        int64 (num_kept,), sample_ids in priority order.
+    """
+    left = drop_hardest(hardness, share_dropped, num_kept, seed, pool)
+    members = [left[part] for part in class_members(labels[left], balance)]
+    quotas = class_quotas(np.array([len(ids) for ids in members]), num_kept, balance, seed)
+    orders = d2_orders(features, scores, members, quotas, seed=seed, **how)
+    return in_turns(orders, members, balance, seed)

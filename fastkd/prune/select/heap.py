@@ -1,78 +1,56 @@
-"""Groups that take turns, compiled: what `balance` does with many samples."""
+"""A binary heap of numbered items, compiled: the item of the lowest (value, tie) on top, and every item's place known."""
 
 import numpy as np
-from numba import njit, uint64
-
-from fastkd.hashing import draw
-from fastkd.prune.select.balance import ROUND_ORDER
+from numba import njit
 
 
-@njit(cache=True, nogil=True)
-def interleave_by_heap(
-    by_group: np.ndarray,
-    quotas: np.ndarray,
-    sizes: np.ndarray,
-    proportional: bool,
-    seed: int,
-    turns: np.ndarray,
-) -> np.ndarray:
-    """`balance.interleave`: a heap of the groups by their next turns."""
-    num_groups, num_heap = len(quotas), 0
-    place, turn = np.empty(num_groups, np.float64), np.empty(num_groups, np.uint64)
-    heap, at, rank = np.empty(num_groups, np.int64), np.empty(num_groups, np.int64), np.zeros(num_groups, np.int64)
-    start = 0
-    for g in range(num_groups):
-        at[g] = start
-        start += quotas[g]
-        if quotas[g] > 0:
-            place[g], turn[g] = _place(0, sizes[g], proportional), _turn(g, 0, num_groups, seed, turns)
-            heap[num_heap] = g
-            num_heap += 1
-    for i in range(num_heap // 2 - 1, -1, -1):
-        _sift(heap, num_heap, i, place, turn)
-    out = np.empty_like(by_group)
-    for k in range(len(by_group)):
-        g = heap[0]
-        out[k] = by_group[at[g]]
-        at[g] += 1
-        rank[g] += 1
-        if rank[g] == quotas[g]:
-            num_heap -= 1
-            heap[0] = heap[num_heap]
-        else:
-            place[g], turn[g] = _place(rank[g], sizes[g], proportional), _turn(g, rank[g], num_groups, seed, turns)
-        _sift(heap, num_heap, 0, place, turn)
-    return out
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _turn(group: int, rank: int, num_groups: int, seed: int, turns: np.ndarray) -> int:
-    """Which groups come first among those with the same place."""
-    return draw(rank * num_groups + group, seed, ROUND_ORDER) if len(turns) == 0 else uint64(turns[group])
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _place(rank: int, size: int, proportional: bool) -> float:
-    return (2.0 * rank + 1.0) / size if proportional else float(rank)
+@njit(nogil=True, inline="always")
+def _before(a: int, b: int, value: np.ndarray, tie: np.ndarray) -> bool:
+    if value[a] != value[b]:
+        return value[a] < value[b]
+    return tie[a] < tie[b] if tie[a] != tie[b] else a < b
 
 
 @njit(cache=True, nogil=True)
-def _sift(heap: np.ndarray, num_heap: int, i: int, place: np.ndarray, turn: np.ndarray) -> None:
-    """Lets the group at i sink to its place in the heap."""
+def sink(heap: np.ndarray, place: np.ndarray, num_heap: int, at: int, value: np.ndarray, tie: np.ndarray) -> None:
+    """Lets the item at a place of the heap sink to where it belongs.
+
+    Args:
+        heap: int64, items; the first num_heap count. place: int64, of each item in the heap. at: 0 … num_heap-1.
+        value: float64, of each item. tie: uint64, of each item.
+    """
+    moving = heap[at]
     while True:
-        child = 2 * i + 1
+        child = 2 * at + 1
         if child >= num_heap:
-            return
-        if child + 1 < num_heap and _before(heap[child + 1], heap[child], place, turn):
+            break
+        if child + 1 < num_heap and _before(heap[child + 1], heap[child], value, tie):
             child += 1
-        if _before(heap[i], heap[child], place, turn):
-            return
-        heap[i], heap[child] = heap[child], heap[i]
-        i = child
+        if not _before(heap[child], moving, value, tie):
+            break
+        heap[at] = heap[child]
+        place[heap[at]] = at
+        at = child
+    heap[at] = moving
+    place[moving] = at
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _before(a: int, b: int, place: np.ndarray, turn: np.ndarray) -> bool:
-    if place[a] != place[b]:
-        return place[a] < place[b]
-    return turn[a] < turn[b] if turn[a] != turn[b] else a < b
+@njit(cache=True, nogil=True)
+def rise(heap: np.ndarray, place: np.ndarray, at: int, value: np.ndarray, tie: np.ndarray) -> None:
+    """Lets the item at a place of the heap rise to where it belongs; the arguments are those of `sink`."""
+    moving = heap[at]
+    while at > 0 and _before(moving, heap[(at - 1) // 2], value, tie):
+        heap[at] = heap[(at - 1) // 2]
+        place[heap[at]] = at
+        at = (at - 1) // 2
+    heap[at] = moving
+    place[moving] = at
+
+
+@njit(cache=True, nogil=True)
+def order_all(heap: np.ndarray, place: np.ndarray, num_heap: int, value: np.ndarray, tie: np.ndarray) -> None:
+    """Makes a heap of items in any order."""
+    for at in range(num_heap):
+        place[heap[at]] = at
+    for at in range(num_heap // 2 - 1, -1, -1):
+        sink(heap, place, num_heap, at, value, tie)

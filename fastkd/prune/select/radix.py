@@ -7,13 +7,14 @@ question are few, and those alone are kept and sorted. 100 M samples cost five p
 """
 
 import numpy as np
-from numba import njit, uint32, uint64
+from numba import njit, uint64
 
 from fastkd.hashing import draw
-from fastkd.prune.select.ranking import CLASS_ORDER
+from fastkd.prune.select.keys import CLASS_ORDER, score_key
 
 _DIGITS = ((53, 11), (42, 11), (32, 10), (21, 11), (10, 11), (0, 10))  # (shift, bits); none crosses the two halves
 _NO_SCORES = np.zeros(0, np.uint32)
+_score_key = njit(nogil=True, inline="always")(score_key)
 
 
 def best_by_counting(
@@ -54,16 +55,6 @@ def _thresholds(
         room = np.where(quotas > 0, upto[rows, digit], 0)
         prefix = (prefix << np.uint64(bits)) | digit.astype(np.uint64)
     return prefix, shift, room
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _score_key(bits: int, ascending: bool) -> int:
-    """An order-preserving uint32 of a float32's bits: smaller comes first."""
-    bits = uint32(bits)
-    if bits == uint32(0x80000000):  # -0.0 is 0.0
-        bits = uint32(0)
-    key = ~bits if bits >> uint32(31) else bits | uint32(0x80000000)
-    return uint32(key if ascending else ~key)
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -11,10 +11,8 @@ longer to start than all of ImageNet to sort.
 import numpy as np
 
 from fastkd.prune import scale
+from fastkd.prune.select.keys import CLASS_ORDER, score_key
 from fastkd.splitmix import draws
-
-CLASS_ORDER = 1
-"""Number of the draw that orders the samples of a class, and those of equal scores."""
 
 _COUNTED_AT_ONCE = 2**22
 
@@ -69,7 +67,8 @@ def _best_by_sorting(
     if scores is None:
         order = np.argsort(ties)
     else:
-        keys = _score_keys(scores[ids], ascending) << np.uint64(32) | ties >> np.uint64(32)
+        high = score_key(scores[ids].view(np.uint32), ascending).astype(np.uint64)
+        keys = high << np.uint64(32) | ties >> np.uint64(32)
         order = np.argsort(keys)
         same = np.diff(keys[order]) == 0
         runs = np.flatnonzero(np.append(same, False) | np.append(False, same))
@@ -80,10 +79,3 @@ def _best_by_sorting(
     sizes = np.where(quotas > 0, sizes, 0)
     rank = np.arange(len(ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return ids[rank < np.repeat(quotas, sizes)]
-
-
-def _score_keys(scores: np.ndarray, ascending: bool) -> np.ndarray:
-    """uint64 below 2**32 that have the order of the scores: smaller comes first."""
-    bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
-    rising = np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(0x80000000))
-    return (rising if ascending else ~rising).astype(np.uint64)
