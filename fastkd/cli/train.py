@@ -257,7 +257,7 @@ def train(
 
 def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:
     """What is about to be trained, and with which loss."""
-    from fastkd.distil.methods import METHODS
+    from fastkd.distil.methods import LOGIT_LOSSES, METHODS
 
     loader, views = inputs.loader, inputs.loader.views
     mixed = "" if views.mix is None else f" with {views.mix.kind} {views.mix.alpha:g}"
@@ -266,7 +266,7 @@ def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:
         both = "the store, embeddings too" if loader.embeddings is not None else "the store"
         source = both if inputs.teacher is None else f"{inputs.teacher.name}, live"
         square = "times" if recipe.tau_squared else "not times"
-        loss = f"alpha {recipe.alpha:g}, tau {recipe.tau:g}, {'DKD' if recipe.kd == 'dkd' else 'KD'} {square} tau², logits from {source}"
+        loss = f"alpha {recipe.alpha:g}, tau {recipe.tau:g}, {recipe.kd.upper() if recipe.kd in LOGIT_LOSSES else 'KD'} {square} tau², logits from {source}"
     if recipe.kd in METHODS:
         loss = f"CE + {recipe.alpha:g}·KD + {recipe.beta:g}·{recipe.kd.upper()}; {loss}"
     return (

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastkd.distil import features, relations
+from fastkd.distil import features, logits, relations
 from fastkd.distil.contrast import Contrast
 from fastkd.errors import OptionError
 
@@ -38,12 +38,27 @@ class Method:
     """A way to distil.
 
     layers: which tensors it looks at: `stages`, `middle` (one stage), `last` (stage), `flow` (first stage's input and the
-    stages) or `embedding`. native: its weight in RepDistiller; None where fastkd's form has none there.
+    stages) or `embedding`. native: its weight in RepDistiller; None where fastkd's form has none there. one_label: whether
+    it goes by one label a sample.
     """
 
     layers: str
     native: float | None
     make: Callable[[list[Shape], list[Shape], Context], nn.Module]
+    one_label: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogitLoss:
+    """A loss between logits that takes KD's place in (1 - alpha)·CE + alpha·KD.
+
+    loss: (student_BC, teacher_BC, labels, tau, beta, scale_tau_squared, weights) → scalar. beta: the weight of what it adds
+    to KD, its authors' own; 0 where it adds nothing. one_label: whether it goes by one label a sample.
+    """
+
+    loss: Callable[[Tensor, Tensor, Tensor, float, float, bool, Tensor | None], Tensor]
+    beta: float = 0.0
+    one_label: bool = False
 
 
 class Pairs(nn.Module):
@@ -153,6 +168,22 @@ def _plain(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[list[Shape], l
     return lambda student, teacher, context: Pairs(loss)
 
 
+LOGIT_LOSSES: dict[str, LogitLoss] = {
+    "kd": LogitLoss(
+        lambda s, t, labels, tau, beta, squared, weights: logits.kd_loss(
+            s, t, tau=tau, scale_tau_squared=squared, weights=weights
+        )
+    ),
+    "dkd": LogitLoss(
+        lambda s, t, labels, tau, beta, squared, weights: logits.dkd_loss(
+            s, t, labels, tau=tau, beta=beta, scale_tau_squared=squared, weights=weights
+        ),
+        beta=8.0,
+        one_label=True,
+    ),
+}
+"""Losses on logits alone, by the name that --kd takes."""
+
 METHODS: dict[str, Method] = {
     "at": Method("stages", 1000.0, _plain(features.at_loss)),
     "ft": Method("last", 200.0, lambda s, t, c: Factors(s, t)),
@@ -165,18 +196,22 @@ METHODS: dict[str, Method] = {
     "rkd": Method("embedding", 1.0, _plain(relations.rkd_loss)),
     "pkt": Method("embedding", 30000.0, _plain(relations.pkt_loss)),
     "cc": Method("embedding", None, _plain(relations.cc_loss)),
-    "crd": Method("embedding", 0.8, lambda s, t, c: Contrast(s[0][0], t[0][0], c.sample_ids, c.labels, seed=c.seed)),
+    "crd": Method(
+        "embedding", 0.8, lambda s, t, c: Contrast(s[0][0], t[0][0], c.sample_ids, c.labels, seed=c.seed), True
+    ),
 }
-"""By the name that --kd takes."""
+"""Losses that look inside the teacher, by the name that --kd takes."""
+
+NAMES = (*LOGIT_LOSSES, *METHODS)
 
 
 def native_weight(name: str) -> float:
-    """beta of a method in RepDistiller, for the form of the loss that it has here; DKD's is 8, its authors'.
+    """beta of a method in RepDistiller, for the form of the loss that it has here; of a loss on logits its authors'.
 
     Raises:
         OptionError: a method that has none.
     """
-    weight = 8.0 if name == "dkd" else METHODS[name].native
+    weight = LOGIT_LOSSES[name].beta if name in LOGIT_LOSSES else METHODS[name].native
     if weight is None:
         raise OptionError(f"--beta native: no weight is known for --kd {name} in the form it has here; give a number")
     return weight

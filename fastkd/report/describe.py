@@ -9,7 +9,7 @@ import numpy as np
 
 from fastkd.artefact import HDF5_MAGIC, open_artefact, read_artefact
 from fastkd.data.beton.read import identify, open_beton, read_manifest
-from fastkd.data.beton.tables import MODE_RAW
+from fastkd.data.modes import MODE_RAW
 from fastkd.errors import FastKDError, FormatError, NotFoundError
 from fastkd.fingerprint import fingerprint
 from fastkd.prune.masks.mask import Mask

@@ -21,13 +21,23 @@ Plain Numba and numpy on arrays; nothing here knows of files.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from fastkd.errors import OptionError
 from fastkd.hashing import crc32c, crc32c_with
-from fastkd.store.unpack import TOP_INT4, TOP_INT8, row_bytes_of, unpack_fp16, unpack_int4_top8, unpack_int8_top4
+from fastkd.store.unpack import (
+    TOP_INT4,
+    TOP_INT8,
+    int4_top8_bytes,
+    int8_top4_bytes,
+    row_bytes_of,
+    unpack_fp16,
+    unpack_int4_top8,
+    unpack_int8_top4,
+)
 
 LARGEST_LOGIT = 65_000.0
 """Below float16's 65,504 by what rounding in a codec can add."""
@@ -61,16 +71,8 @@ def make_codec(name: str, num_classes: int) -> Codec:
         raise OptionError(f"codec {name!r}, expected one of auto, {', '.join(CODECS)}")
     if not 1 <= num_classes <= 65_536:
         raise OptionError(f"{num_classes} classes, expected 1 … 65536")
-    payload_bytes = _payload_bytes(name, num_classes)
-    return Codec(name, num_classes, payload_bytes, row_bytes_of(payload_bytes), CODECS[name][1])
-
-
-def _payload_bytes(name: str, num_classes: int) -> int:
-    if name == "fp16":
-        return 2 * num_classes
-    if name == "int8+top4":
-        return num_classes + 4 + 4 * min(TOP_INT8, num_classes)
-    return (num_classes + 1) // 2 + 4 + 4 * min(TOP_INT4, num_classes)
+    payload_bytes = CODECS[name].payload_bytes(num_classes)
+    return Codec(name, num_classes, payload_bytes, row_bytes_of(payload_bytes), CODECS[name].unpack)
 
 
 def check_encodable(logits_BC: np.ndarray) -> np.ndarray:
@@ -92,7 +94,7 @@ def encode_rows(codec: Codec, logits_BC: np.ndarray, numbers: np.ndarray, salt: 
     assert logits_BC.shape == (len(numbers), codec.num_classes)
     assert not check_encodable(logits_BC).any()
     out = np.zeros((len(logits_BC), codec.row_bytes), np.uint8)
-    CODECS[codec.name][0](np.ascontiguousarray(logits_BC, np.float32), out[:, : codec.payload_bytes])
+    CODECS[codec.name].encode(np.ascontiguousarray(logits_BC, np.float32), out[:, : codec.payload_bytes])
     seal_rows(out, codec.payload_bytes, numbers, salt)
     return out
 
@@ -183,9 +185,18 @@ def _next_above(x: np.ndarray) -> np.ndarray:
     return np.where(near > x, near, np.nextafter(near, np.float16(np.inf)))
 
 
-CODECS: dict[str, tuple[Callable, Callable]] = {
-    "fp16": (_encode_fp16, unpack_fp16),
-    "int8+top4": (_encode_int8_top4, unpack_int8_top4),
-    "int4+top8": (_encode_int4_top8, unpack_int4_top8),
+class Form(NamedTuple):
+    """A way to write a row. payload_bytes: of a number of classes. encode: (logits float32 (B, C), payload uint8 (B,
+    payload_bytes)), fills the payload. unpack: as of `Codec`."""
+
+    payload_bytes: Callable[[int], int]
+    encode: Callable[[np.ndarray, np.ndarray], None]
+    unpack: Callable[[np.ndarray, np.ndarray, np.uint64, np.ndarray, np.ndarray], None]
+
+
+CODECS = {
+    "fp16": Form(lambda num_classes: 2 * num_classes, _encode_fp16, unpack_fp16),
+    "int8+top4": Form(int8_top4_bytes, _encode_int8_top4, unpack_int8_top4),
+    "int4+top8": Form(int4_top8_bytes, _encode_int4_top8, unpack_int4_top8),
 }
-"""name → (encode rows into payloads, unpack records), the most exact first."""
+"""By name, the most exact first."""

@@ -17,6 +17,18 @@ def row_bytes_of(payload_bytes: int) -> int:
     return (payload_bytes + 4 + RECORD_ALIGN - 1) // RECORD_ALIGN * RECORD_ALIGN
 
 
+@njit(cache=True, nogil=True)
+def int8_top4_bytes(num_classes: int) -> int:
+    """Bytes of a payload of `int8+top4`."""
+    return num_classes + 4 + 4 * min(TOP_INT8, num_classes)
+
+
+@njit(cache=True, nogil=True)
+def int4_top8_bytes(num_classes: int) -> int:
+    """Bytes of a payload of `int4+top8`."""
+    return (num_classes + 1) // 2 + 4 + 4 * min(TOP_INT4, num_classes)
+
+
 # What follows is inlined: a compiled function that takes arrays counts references with atomic additions, which wait for
 # all stores before them, and so cost more than decoding a row of ten logits does.
 
@@ -77,7 +89,7 @@ def unpack_int8_top4(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out
     """Decodes the `int8+top4` records `numbers`; see `Codec`."""
     num_classes = out.shape[1]
     top = min(TOP_INT8, num_classes)
-    payload_bytes = num_classes + 4 + 4 * top
+    payload_bytes = int8_top4_bytes(num_classes)
     row_bytes = row_bytes_of(payload_bytes)
     for b in range(len(numbers)):
         start = numbers[b] * row_bytes
@@ -94,7 +106,7 @@ def unpack_int4_top8(data: np.ndarray, numbers: np.ndarray, salt: np.uint64, out
     """Decodes the `int4+top8` records `numbers`; see `Codec`."""
     num_classes = out.shape[1]
     top = min(TOP_INT4, num_classes)
-    payload_bytes = (num_classes + 1) // 2 + 4 + 4 * top
+    payload_bytes = int4_top8_bytes(num_classes)
     row_bytes = row_bytes_of(payload_bytes)
     for b in range(len(numbers)):
         start = numbers[b] * row_bytes

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastkd.data.batch import Batch
 from fastkd.data.order import num_in_batch
 from fastkd.dist import World
-from fastkd.distil.methods import METHODS, Context, choose_layers, teacher_needed
+from fastkd.distil.methods import LOGIT_LOSSES, METHODS, Context, choose_layers, teacher_needed
 from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
@@ -73,7 +73,7 @@ def make_learner(
         ModelError: a network that cannot be made, cannot take the views or has nothing to look at.
     """
     num_classes = loader.dataset.num_classes
-    if loader.views.mix is not None and recipe.kd in ("dkd", "crd"):
+    if loader.views.mix is not None and (LOGIT_LOSSES | METHODS)[recipe.kd].one_label:
         raise OptionError(
             f"--kd {recipe.kd} goes by one label a sample, mixed images have two: leave --mix out, or use another"
         )

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fastkd.distil.logits import ce_loss, dkd_loss, kd_loss, mixed_loss
-from fastkd.distil.methods import METHODS
+from fastkd.distil.logits import ce_loss, mixed_loss
+from fastkd.distil.methods import LOGIT_LOSSES, METHODS
 from fastkd.train.recipe import Recipe
 
 
@@ -40,18 +40,8 @@ def objective(
     kd = torch.zeros_like(ce)
     if recipe.alpha > 0:
         assert teacher_BC is not None
-        if recipe.kd == "dkd":
-            kd = dkd_loss(
-                student_BC,
-                teacher_BC,
-                labels,
-                tau=recipe.tau,
-                beta=recipe.beta,
-                scale_tau_squared=recipe.tau_squared,
-                weights=weights,
-            )
-        else:
-            kd = kd_loss(student_BC, teacher_BC, tau=recipe.tau, scale_tau_squared=recipe.tau_squared, weights=weights)
+        loss = LOGIT_LOSSES.get(recipe.kd, LOGIT_LOSSES["kd"]).loss
+        kd = loss(student_BC, teacher_BC, labels, recipe.tau, recipe.beta, recipe.tau_squared, weights)
     if recipe.kd in METHODS:
         return ce + recipe.alpha * kd + recipe.beta * method_term, ce, kd
     return mixed_loss(ce, kd, recipe.alpha), ce, kd

@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastkd.data.order import ORDERS
-from fastkd.distil.methods import METHODS, native_weight
+from fastkd.distil.methods import LOGIT_LOSSES, METHODS, NAMES, native_weight
 from fastkd.errors import OptionError
 from fastkd.models.registry import canonical_name, create_model
 
-LOGIT_METHODS = ("kd", "dkd")
 ALPHA_RULE = "0.1:1,0.7:0.5"
 """alpha of the kept fraction f: the paper's optima on CIFAR-100 (Figure 6, section 4.3), straight lines between them."""
 
@@ -34,7 +33,7 @@ class Recipe:
     schedule: str = "step"
     """`step`: a tenth at 150/240, 180/240 and 210/240 of the epochs; `cosine`: half a cosine down to 0, each epoch."""
     kd: str = "kd"
-    """`kd` or `dkd`: (1 - alpha)·CE + alpha·KD (Eq. 2). Another of METHODS: CE + alpha·KD + beta·R (appendix E)."""
+    """One of LOGIT_LOSSES: (1 - alpha)·CE + alpha·KD (Eq. 2); of METHODS: CE + alpha·KD + beta·R (appendix E)."""
     alpha: float = 0.5
     """Weight of distillation, 0 … 1 with `kd` and `dkd`, else 0 or more; 0 with `kd` trains on labels alone."""
     beta: float = 1.0
@@ -75,7 +74,7 @@ class Recipe:
             ("momentum", 0 <= self.momentum < 1, "0 <= momentum < 1"),
             ("weight-decay", 0 <= self.weight_decay < math.inf, "at least 0"),
             ("schedule", self.schedule in ("step", "cosine"), "step or cosine"),
-            ("kd", is_sum or self.kd in LOGIT_METHODS, f"one of {', '.join((*LOGIT_METHODS, *METHODS))}"),
+            ("kd", self.kd in NAMES, f"one of {', '.join(NAMES)}"),
             ("alpha", 0 <= self.alpha <= (math.inf if is_sum else 1), "at least 0" if is_sum else "0 … 1"),
             ("beta", 0 <= self.beta < math.inf, "at least 0"),
             ("tau", 0 < self.tau < math.inf, "above 0"),
@@ -120,10 +119,10 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
     """
     given = {name: value for name, value in options.items() if value is not None}
     kd = given.get("kd", "kd")
-    if kd not in METHODS and kd not in LOGIT_METHODS:
-        raise OptionError(f"--kd {kd}: expected one of {', '.join((*LOGIT_METHODS, *METHODS))}")
-    if beta == "native" or (beta is None and kd == "dkd"):
-        given["beta"] = native_weight(kd) if kd != "kd" else 0.0
+    if kd not in NAMES:
+        raise OptionError(f"--kd {kd}: expected one of {', '.join(NAMES)}")
+    if beta == "native" or (beta is None and kd in LOGIT_LOSSES and LOGIT_LOSSES[kd].beta):
+        given["beta"] = native_weight(kd)
     elif beta is not None:
         given["beta"] = _number(beta, "--beta", "a number or native")
     if beta is not None and kd == "kd":

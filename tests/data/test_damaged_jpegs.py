@@ -10,7 +10,7 @@ from helpers import ROOT
 from helpers.decoding import KINDS, check, cut, view
 from helpers.synthetic import encoded, photo
 
-from fastkd.data.beton.tables import MODE_JPG, MODE_RAW
+from fastkd.data.modes import MODE_JPG, MODE_RAW
 from fastkd.data.views.pixels import BAD_BOX, BAD_JPEG, OK, WRONG_SIZE, check_image
 
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))

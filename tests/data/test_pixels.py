@@ -12,7 +12,7 @@ from helpers import GOLDEN, ROOT, TESTS
 from helpers.decoding import KINDS, check, view
 from helpers.synthetic import encoded, photo, pillow
 
-from fastkd.data.beton.tables import MODE_JPG, MODE_RAW
+from fastkd.data.modes import MODE_JPG, MODE_RAW
 from fastkd.data.views import pixels
 from fastkd.data.views.pixels import OK, cut_padded_view, load_library
 from fastkd.errors import MissingDependencyError

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastkd.data.beton.tables import MODE_RAW
+from fastkd.data.modes import MODE_RAW
 from fastkd.data.views.pixels import load_library
 
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fastkd.data.beton.tables import MODE_JPG
+from fastkd.data.modes import MODE_JPG
 from fastkd.data.views.pixels import OK, check_image, cut_view
 from helpers.synthetic import encoded
 

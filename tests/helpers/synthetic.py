@@ -10,7 +10,7 @@ from PIL import Image
 
 from fastkd.data.beton.build import WriteOptions, build_beton
 from fastkd.data.beton.read import Beton, open_beton
-from fastkd.data.beton.tables import MODE_JPG
+from fastkd.data.modes import MODE_JPG
 from fastkd.data.sources.open import open_source
 
 PAGE = 2**21  # bytes

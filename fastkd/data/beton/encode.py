@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fastkd.data.beton.read import digests
-from fastkd.data.beton.tables import MODE_JPG, MODE_RAW
+from fastkd.data.modes import MODE_JPG, MODE_RAW
 from fastkd.data.sources.open import Source
 from fastkd.data.views.pixels import OK, check_image, cut_view
 from fastkd.errors import OptionError, SourceError

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-MODE_JPG, MODE_RAW = 0, 1
+from fastkd.data.modes import MODE_RAW
 
 
 def find_allocations(

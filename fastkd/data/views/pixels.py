@@ -17,7 +17,7 @@ import llvmlite.binding
 import numpy as np
 from numba import njit, types
 
-from fastkd.data.beton.tables import MODE_JPG, MODE_RAW
+from fastkd.data.modes import MODE_JPG, MODE_RAW
 from fastkd.errors import MissingDependencyError
 
 PIXELS = "jpeg-islow-fancy/triangle-14bit/1"
