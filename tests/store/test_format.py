@@ -20,9 +20,9 @@ CODECS = ["fp16", "int8+top4", "int4+top8"]
 
 @pytest.fixture(scope="module")
 def scripts() -> dict:
-    """What the README's two scripts define; they know h5py and numpy and nothing of fastkd."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("## Logit store format") :]
+    """What the two scripts of the store's page define; they know h5py and numpy and nothing of fastkd."""
+    text = (ROOT / "fastkd" / "store" / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## Format, version 1") :]
     found = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[:2]
     names: dict = {}
     for script in found:
