@@ -7,6 +7,7 @@ import click
 
 from fastkd.cli.common import command, compute, progress_bar, say
 from fastkd.cli.options import (
+    codec_option,
     device_options,
     open_teacher,
     outputs_option,
@@ -33,13 +34,7 @@ _SECTIONS = {
 @teacher_options
 @view_options
 @outputs_option
-@click.option(
-    "--codec",
-    type=click.Choice(["auto", "fp16", "int8+top4", "int4+top8"]),
-    default="auto",
-    show_default=True,
-    help="How a row is stored; auto is fp16 up to 64 classes, else int8+top4.",
-)
+@codec_option
 @click.option(
     "--max-kl",
     type=click.FloatRange(0, min_open=True),

@@ -57,6 +57,26 @@ outputs_option = click.option(
 )
 
 
+def _known_codec(context: click.Context, option: click.Parameter, name: str) -> str:
+    """Usage that names no codec is told before anything is opened; the table is not read for the help, as it imports Numba."""
+    if name != "auto":
+        from fastkd.store.codec import CODECS
+
+        if name not in CODECS:
+            raise click.BadParameter(f"{name!r} is not one of auto, {', '.join(CODECS)}.", context, option)
+    return name
+
+
+codec_option = click.option(
+    "--codec",
+    callback=_known_codec,
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="How a row is stored: fp16, int8+top4, int4+top8; auto is fp16 up to 64 classes, else int8+top4.",
+)
+
+
 def parse_outputs(text: str) -> bool:
     """Whether --outputs names the embedding, besides the logits that every store has."""
     names = sorted(name.strip() for name in text.split(","))

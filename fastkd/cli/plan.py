@@ -7,6 +7,7 @@ import click
 
 from fastkd.cli.common import choose_device, command, say
 from fastkd.cli.options import (
+    codec_option,
     device_options,
     open_teacher,
     outputs_option,
@@ -27,13 +28,7 @@ from fastkd.dist import read_world
 @view_options
 @outputs_option
 @click.option("--embedding-dim", type=click.IntRange(1), help="Values of an embedding, where --teacher does not say.")
-@click.option(
-    "--codec",
-    type=click.Choice(["auto", "fp16", "int8+top4", "int4+top8"]),
-    default="auto",
-    show_default=True,
-    help="How a row is stored.",
-)
+@codec_option
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="As of cache-logits.")
 @click.option("--epochs", type=click.IntRange(1), default=240, show_default=True, help="Of each student.")
 @click.option("--num-students", type=click.IntRange(1), default=1, show_default=True, help="Runs that read the store.")

@@ -4,6 +4,8 @@ import click
 import pytest
 
 from fastkd.cli import cli
+from fastkd.distil.methods import NAMES
+from fastkd.store.codec import CODECS
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
@@ -28,3 +30,14 @@ def test_help_has_each_option_once_under_a_heading(name):
 def test_help_of_commands_with_many_options_is_in_sections(name, headings):
     text = cli.commands[name].get_help(click.Context(cli.commands[name], info_name=name))
     assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == [*headings, "General"]
+
+
+@pytest.mark.parametrize(("option", "names"), [("--codec", tuple(CODECS)), ("--kd", NAMES)])
+def test_the_help_of_an_option_names_all_that_its_table_has(option, names):
+    """Written out, since the tables import what the help must not."""
+    for made in cli.commands.values():
+        for param in made.params:
+            if isinstance(param, click.Option) and option in param.opts:
+                assert [
+                    name for name in names if not re.search(rf"(?<![\w+]){re.escape(name)}(?![\w+])", param.help)
+                ] == []
