@@ -4,8 +4,7 @@ The command line is made from these tables, so nothing heavy is imported before 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastkd.errors import OptionError
 
@@ -13,8 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Candidates:
+class Candidates(NamedTuple):
     """What is known of the samples that are chosen from.
 
     labels: int64 (N,). scores: float32 (N,), higher = harder. hardness: float32 (N,), what β drops the highest of.
@@ -30,8 +28,7 @@ class Candidates:
     pool: "np.ndarray | None" = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Method:
+class Method(NamedTuple):
     """A way to choose. choose: (candidates, num_kept, seed, options) → int64 (num_kept,), sample_ids in priority order.
 
     needs: what it goes by, `scores`, `features`, or either of them as `scores|features`. also: further arrays of
@@ -40,10 +37,10 @@ class Method:
     """
 
     choose: "Callable[[Candidates, int, int, Mapping[str, Any]], np.ndarray]"
+    options: Mapping[str, Any]
     needs: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     usual: str | None = None
-    options: Mapping[str, Any]
 
 
 OPTIONS: dict[str, tuple[Any, str]] = {
