@@ -1,12 +1,10 @@
-"""What all files written by fastkd have in common: the header, and the way in which they appear on disk.
+"""What all HDF5 files written by fastkd have in common: the header, and how small ones are written and read.
 
 An HDF5 artefact names itself in five root attributes: `fastkd_kind`, `format_version`, `fingerprint` (of its content),
-`inputs` (JSON: name → fingerprint of what it was made from) and `params` (JSON: how it was made). A file appears under
-its own name only when it is whole: it is written beside it, synced and renamed.
+`inputs` (JSON: name → fingerprint of what it was made from) and `params` (JSON: how it was made).
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,12 +15,16 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fastkd.errors import CorruptError, FormatError, MismatchError, NotFoundError
+from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, NotFoundError
 from fastkd.fingerprint import fingerprint
+from fastkd.writing import atomic_path, claim, require_replaceable
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HDF5_VERSION = ("v110", "v110")
 """The form in which artefacts are written: HDF5 has checksums over its own tables from 1.10 on."""
+
+
+_MOST_TOLD = 5  # differences in a line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,47 +38,6 @@ class Header:
     """Fingerprints of what the artefact was made from, by role: beton, mask, teacher, …"""
     params: dict[str, Any] = field(default_factory=dict)
     """How it was made; plain JSON values."""
-
-
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` when the block ends well, and vanishes when it does not.
-
-    The data is on disk before the name is: fsync of the file, rename, fsync of the folder.
-
-    Raises:
-        NotFoundError: the folder is not there.
-    """
-    path = Path(path)
-    require_folder(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        sync_file(partial)
-        os.replace(partial, path)
-        sync_file(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def require_folder(path: Path) -> None:
-    """Refuses a file that is to be written into no folder.
-
-    Raises:
-        NotFoundError: the folder is not there.
-    """
-    if not path.parent.is_dir():
-        raise NotFoundError(f"{path}: the folder {path.parent} does not exist")
-
-
-def sync_file(path: Path) -> None:
-    """Waits until the file (or folder) is on disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_header(file: h5py.File, header: Header) -> None:
@@ -109,14 +70,20 @@ def write_artefact(
     params: dict[str, Any],
     arrays: dict[str, np.ndarray],
     attributes: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    force: bool = False,
 ) -> Header:
-    """Writes a small HDF5 artefact at once: header and datasets, atomically.
+    """Writes a small HDF5 artefact at once: header and datasets, atomically. One that is there already stays as it is.
 
     Args:
         attributes: texts to put on a dataset, for readers other than fastkd, which reads `params`.
+        force: replace what is there, if it is another.
 
     Returns:
-        The header that was written.
+        The header of the artefact.
+
+    Raises:
+        MismatchError: something else is there.
+        NotFoundError, OptionError, BusyError: as `claim`.
     """
     header = Header(
         kind=kind,
@@ -125,13 +92,70 @@ def write_artefact(
         inputs=inputs,
         params=params,
     )
-    with atomic_path(path) as partial, h5py.File(partial, "w", libver=HDF5_VERSION) as file:
-        write_header(file, header)
-        for name, array in arrays.items():
-            dataset = file.create_dataset(name, data=array, track_times=False)
-            for key, text in attributes.get(name, {}).items():
-                dataset.attrs[key] = np.bytes_(text.encode())
+    with claim(path) as real:
+        if real.exists() and _is_there(real, header, arrays):
+            return header
+        found = found_artefact(real, kind, inputs, params, header.fingerprint)
+        if found is not None:
+            require_replaceable(Path(path), force, found)
+        with atomic_path(real) as partial, h5py.File(partial, "w", libver=HDF5_VERSION) as file:
+            write_header(file, header)
+            for name, array in arrays.items():
+                dataset = file.create_dataset(name, data=array, track_times=False)
+                for key, text in attributes.get(name, {}).items():
+                    dataset.attrs[key] = np.bytes_(text.encode())
     return header
+
+
+def _is_there(path: Path, header: Header, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether a file is the artefact of this header, and whole."""
+    wanted = {name: (array.dtype.str, array.ndim) for name, array in arrays.items()}
+    try:
+        found, _ = read_artefact(path, kind=header.kind, format_version=header.format_version, arrays=wanted)
+    except FastKDError:
+        return False
+    return found == header
+
+
+def found_artefact(
+    path: Path, kind: str, inputs: Mapping[str, str], params: Mapping[str, Any], digest: str | None = None
+) -> str | None:
+    """What another artefact than the one of this job is there, in words; None where there is none, or that of this job.
+
+    Args:
+        kind, inputs, params: those of the artefact that is to be written. digest: its fingerprint, where that is known.
+    """
+    if not path.exists():
+        return None
+    try:
+        with open_artefact(path, None) as (_, header):
+            pass
+    except FormatError:
+        return "is there, and no artefact of fastkd's"
+    if header.kind != kind:
+        return f"is a {header.kind} that is there"
+    differs = differences(header.inputs, dict(inputs)) + differences(header.params, dict(params))
+    if not differs and digest not in (None, header.fingerprint):
+        differs = ["its content, which has other inputs or options than its header knows"]
+    more = f" and {len(differs) - _MOST_TOLD} more" if len(differs) > _MOST_TOLD else ""
+    return f"another {kind} is there; it differs in {'; '.join(differs[:_MOST_TOLD])}{more}" if differs else None
+
+
+def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, in words, each named by its keys: `views.kind rrc (asked for center)`."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted({*found, *wanted})
+        start = f"{name}." if name else ""
+        return [line for key in keys for line in differences(found.get(key), wanted.get(key), f"{start}{key}")]
+    if json.dumps(found) == json.dumps(wanted):
+        return []
+    return [f"{name} {_short(found)} (asked for {_short(wanted)})"]
+
+
+def _short(value: Any) -> str:
+    """A value in a message: fingerprints by their first digits."""
+    text = "none" if value is None else str(value)
+    return text[:12] if len(text) >= 32 and set(text) <= set("0123456789abcdef") else text
 
 
 def read_header(file: h5py.File, path: str | Path) -> Header:

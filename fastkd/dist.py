@@ -1,11 +1,12 @@
 """torchrun's environment, read in one place, with defaults that make one process the ordinary case."""
 
 import gc
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from fastkd.errors import OptionError
 
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 class World:
     """This process among those of the run.
 
-    rank: 0 … size-1 over all nodes. local_rank: the same on this node. size: number of processes.
+    rank: 0 … size-1 over all nodes. local_rank: the same on this node. size: number of processes. store: torch's, by which
+    the ranks of a `process_group` found each other; turns: numbers what they tell one another through it (`agree`).
     """
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
+    store: Any = field(default=None, compare=False, repr=False)
+    turns: Iterator[int] = field(default_factory=itertools.count, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -71,16 +75,23 @@ def find_device(name: "str | torch.device") -> "torch.device":
 
 
 @contextmanager
-def process_group(world: World, device_type: str = "cpu") -> Iterator[None]:
-    """Joins the process group (NCCL on GPUs, gloo else) for the length of the block; nothing to do in a single process."""
+def process_group(world: World, device_type: str = "cpu") -> Iterator[World]:
+    """Joins the process group (NCCL on GPUs, gloo else) for the length of the block; nothing to do in a single process.
+
+    Yields:
+        The World, with the store of the group.
+    """
     if world.size == 1:
-        yield
+        yield world
         return
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", rank=world.rank, world_size=world.size)
+    store, _, _ = next(rendezvous("env://", world.rank, world.size))
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size)
     try:
-        yield
+        yield replace(world, store=store)
         dist.barrier()
     finally:
         # A DDP network that is still in a reference cycle keeps gloo's threads beyond the group, and a process that ends

@@ -6,8 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from fastkd.artefact import atomic_path, open_artefact, read_artefact, require_input, write_artefact
+from fastkd.artefact import open_artefact, read_artefact, require_input, write_artefact
 from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, NotFoundError
+from fastkd.writing import atomic_path
 
 ARRAYS = {"sample_ids": np.arange(50), "scores": np.linspace(0, 1, 7, dtype=np.float32).reshape(1, 7)}
 TYPES = {"sample_ids": ("<i8", 1), "scores": ("<f4", 2)}
@@ -250,7 +251,9 @@ def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path, erro
 def test_a_write_that_fails_leaves_the_old_artefact(path):
     before = path.read_bytes()
     with pytest.raises(TypeError):
-        write_artefact(path, kind="mask", format_version=1, inputs={}, params={}, arrays={"x": np.array([object()])})
+        write_artefact(
+            path, kind="mask", format_version=1, inputs={}, params={}, arrays={"x": np.array([object()])}, force=True
+        )
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 

@@ -153,7 +153,7 @@ def another_kind(path: Path, other: Path, rng: np.random.Generator) -> None:
     if choice < len(contents):
         path.write_bytes(contents[choice]())
     elif choice == len(contents):
-        save_mask(path, np.arange(9), num_samples=50, beton_fingerprint="b" * 32, params={})
+        save_mask(path, np.arange(9), num_samples=50, beton_fingerprint="b" * 32, params={}, force=True)
     else:
         with h5py.File(path, "w") as file:
             file["logits"] = np.zeros((NUM_SEEDS, NUM_ROWS, 128), np.uint8)

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import command, progress_bar, say
+from fastkd.cli.command import Output, command
+from fastkd.cli.common import progress_bar, say
 from fastkd.errors import OptionError
 
 
-@command("build-beton", first_rank_alone=True)
+@command("build-beton")
 @click.argument("source")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The beton to write.")
+@click.option("--out", type=Output(), required=True, help="The beton to write.")
 @click.option(
     "--mask", type=click.Path(path_type=Path), help="SOURCE is a beton: copy the samples that this mask keeps of it."
 )
@@ -37,6 +38,7 @@ from fastkd.errors import OptionError
 def build_beton(
     source: str,
     out: Path,
+    force: bool,
     mask: Path | None,
     root: str | None,
     classes: Path | None,

@@ -1,11 +1,12 @@
 """`fastkd cache-logits`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.cli.common import command, compute, progress_bar, say
+from fastkd.cli.command import Output, command
+from fastkd.cli.common import progress_bar, say
 from fastkd.cli.options import (
     codec_option,
     device_options,
@@ -26,8 +27,11 @@ _SECTIONS = {
 }
 """The headings of the help, and the options below each."""
 
+if TYPE_CHECKING:
+    from fastkd.dist import World
 
-@command("cache-logits", sections=_SECTIONS)
+
+@command("cache-logits", on_ranks=True, sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to make logits for.  [default: all]")
 @click.option("--teacher", required=True, metavar="T", help="A checkpoint, or a torchvision / timm: name.")
@@ -51,9 +55,7 @@ _SECTIONS = {
 @click.option(
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of a block, the teacher's batch."
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="The store to fill; resumes one that is there."
-)
+@click.option("--out", type=Output(), required=True, help="The store to fill; resumes one that is there.")
 @device_options
 def cache_logits(
     beton: Path,
@@ -72,6 +74,8 @@ def cache_logits(
     shard: str | None,
     batch_size: int,
     out: Path,
+    force: bool,
+    world: "World",
     device: str,
     num_workers: int,
     **teacher_flags: Any,
@@ -98,36 +102,36 @@ def cache_logits(
     refuse_idle({"tau": tau}, "max-kl", max_kl)
     with_embedding = parse_outputs(outputs)
     part = _parse_shard(shard)
-    with compute(device) as (world, device_name):
-        dataset = open_dataset(beton)
-        kept = Mask.load(mask) if mask else None
-        network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
-        chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)
-        require_size(
-            network.model, network.name, network.norm.size or chosen.size, "give --teacher-size, or another --size"
+    dataset = open_dataset(beton)
+    kept = Mask.load(mask) if mask else None
+    network = open_teacher(teacher, teacher_flags, dataset.num_classes, device)
+    chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)
+    require_size(
+        network.model, network.name, network.norm.size or chosen.size, "give --teacher-size, or another --size"
+    )
+    recipe = StoreRecipe(
+        dataset=dataset,
+        teacher=network,
+        views=chosen,
+        mask=kept,
+        embedding=embedding_of(network, chosen.size) if with_embedding else None,
+        codec=codec,
+        block_rows=batch_size,
+        max_kl=max_kl,
+        tau=4.0 if tau is None else tau,
+    )
+    with progress_bar("cache-logits", "rows", unit_bytes=recipe.row_bytes) as progress:
+        counts = fill_store(
+            out,
+            recipe,
+            reuse=reuse,
+            shard=part,
+            num_workers=num_workers,
+            world=world,
+            progress=progress,
+            log=say,
+            force=force,
         )
-        recipe = StoreRecipe(
-            dataset=dataset,
-            teacher=network,
-            views=chosen,
-            mask=kept,
-            embedding=embedding_of(network, chosen.size) if with_embedding else None,
-            codec=codec,
-            block_rows=batch_size,
-            max_kl=max_kl,
-            tau=4.0 if tau is None else tau,
-        )
-        with progress_bar("cache-logits", "rows", unit_bytes=recipe.row_bytes) as progress:
-            counts = fill_store(
-                out,
-                recipe,
-                reuse=reuse,
-                shard=part,
-                num_workers=num_workers,
-                world=world,
-                progress=progress,
-                log=say,
-            )
     tables = read_tables(out)
     result = {
         "kind": "logit-store",

@@ -1,15 +1,18 @@
 """`fastkd evaluate`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.cli.common import command, compute
+from fastkd.cli.command import command
 from fastkd.cli.options import device_options
 
+if TYPE_CHECKING:
+    from fastkd.dist import World
 
-@command("evaluate")
+
+@command("evaluate", on_ranks=True)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option("--model", required=True, metavar="CKPT", help="A checkpoint, or a torchvision / timm: name.")
 @click.option("--model-name", metavar="NAME", help="Its network, where the checkpoint does not say.")
@@ -36,6 +39,7 @@ def evaluate(
     size: int | None,
     crop_ratio: float,
     batch_size: int,
+    world: "World",
     device: str,
     num_workers: int,
 ) -> tuple[dict[str, Any], str]:
@@ -51,15 +55,14 @@ def evaluate(
     from fastkd.teacher.network import load_teacher
     from fastkd.train.metrics import evaluate as measure
 
-    with compute(device) as (world, device_name):
-        dataset = open_dataset(beton)
-        network = load_teacher(
-            model, model_name=model_name, norm=norm, device=device_name, options=("--model", "--model-name", "--norm")
-        )
-        views = Views("center", choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
-        require_size(network.model, network.name, network.norm.size or views.size, "give another --size")
-        loader = Loader(dataset, views, batch_size=batch_size, num_workers=num_workers, device=device_name, world=world)
-        found = measure(network.model, network.norm, loader.epoch(0), world)
+    dataset = open_dataset(beton)
+    network = load_teacher(
+        model, model_name=model_name, norm=norm, device=device, options=("--model", "--model-name", "--norm")
+    )
+    views = Views("center", choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
+    require_size(network.model, network.name, network.norm.size or views.size, "give another --size")
+    loader = Loader(dataset, views, batch_size=batch_size, num_workers=num_workers, device=device, world=world)
+    found = measure(network.model, network.norm, loader.epoch(0), world)
     result = {"path": str(beton), "model": model, **found}
     return (
         result,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.cli.common import command
+from fastkd.cli.command import Output, command
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     help="Samples that FILE has no score of, or NaN; keep: NaN, which prune --unscored drop leaves out.",
 )
 @click.option("--trust-pickle", is_flag=True, help="Read pickles, which run whatever code they hold.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The score file to write.")
+@click.option("--out", type=Output(), required=True, help="The score file to write.")
 def import_scores(
     beton: Path,
     file: Path,
@@ -40,6 +40,7 @@ def import_scores(
     unscored: str,
     trust_pickle: bool,
     out: Path,
+    force: bool,
 ) -> tuple[dict[str, Any], str]:
     """Turn published scores in FILE into a score file for the samples of BETON.
 
@@ -64,7 +65,12 @@ def import_scores(
     called = name or ("imported" if " " in found.array or "/" in found.array else found.array)
     described = {called: {"direction": direction, "policies": policies}}
     saved = save_scores(
-        out, {called: values}, described, beton_fingerprint=dataset.fingerprint, params={"source": "import"}
+        out,
+        {called: values},
+        described,
+        beton_fingerprint=dataset.fingerprint,
+        params={"source": "import"},
+        force=force,
     )
     undefined = int(np.isnan(saved.values[called]).sum())
     result = {

@@ -6,19 +6,17 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import command
+from fastkd.cli.command import Output, command
 
 
-@command("inspect", first_rank_alone=True)
+@command("inspect")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--beton", type=click.Path(path_type=Path), help="The data of a mask or of scores: for its classes and images."
 )
 @click.option("--compare", type=click.Path(path_type=Path), help="Another mask or score file, of the same data.")
 @click.option("--score", metavar="NAME", help="Which scores to compare or to show.")
-@click.option(
-    "--gallery", type=click.Path(path_type=Path), help="PNG of the samples of highest, middle and lowest score."
-)
+@click.option("--gallery", type=Output(), help="PNG of the samples of highest, middle and lowest score.")
 @click.option(
     "--count", type=click.IntRange(1, 1000), default=30, show_default=True, help="Samples of each in the gallery."
 )
@@ -29,6 +27,7 @@ def inspect(
     score: str | None,
     gallery: Path | None,
     count: int,
+    force: bool,
 ) -> tuple[dict[str, Any], str]:
     """Say what each FILE is: a beton, a mask, scores, a logit store, a checkpoint or the folder of a run.
 
@@ -45,7 +44,7 @@ def inspect(
     found = [describe(path) for path in files]
     parts = [_lines(one) for one in found]
     if beton or compare or gallery or score:
-        extra, text = _closer(files, found[0]["kind"], beton, compare, score, gallery, count)
+        extra, text = _closer(files, found[0]["kind"], beton, compare, score, gallery, count, force)
         found[0] |= extra
         parts.append(text)
     return found[0] if len(found) == 1 else {"files": found}, "\n\n".join(parts)
@@ -76,6 +75,7 @@ def _closer(
     score: str | None,
     gallery: Path | None,
     count: int,
+    force: bool,
 ) -> tuple[dict[str, Any], str]:
     """A mask or score file looked at closely: keys for --json, and text."""
     from fastkd.data.beton.dataset import open_dataset
@@ -105,7 +105,7 @@ def _closer(
                 weight = f", {of['weight_percent']:.2f} % of the weight" if "weight_percent" in of else ""
                 lines.append(f"{name:24} {of['kept']:,} of {of['all']:,}{weight}")
             if gallery is not None:
-                write_gallery(gallery, dataset, {"first of the mask": mask.sample_ids[:count]}, None)
+                write_gallery(gallery, dataset, {"first of the mask": mask.sample_ids[:count]}, None, force=force)
     else:
         scores = load_scores(files[0])
         if compare is not None:
@@ -116,7 +116,7 @@ def _closer(
             if gallery is not None:
                 values = scores.values[scores.choose(score)]
                 rows = gallery_rows(values, count)
-                write_gallery(gallery, dataset, rows, values)
+                write_gallery(gallery, dataset, rows, values, force=force)
     if gallery is not None:
         extra["gallery"] = str(gallery)
         lines.append(f"{gallery}: {count} samples of each part")

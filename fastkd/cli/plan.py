@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import choose_device, command, say
+from fastkd.cli.command import command
+from fastkd.cli.common import choose_device, say
 from fastkd.cli.options import (
     codec_option,
     device_options,
@@ -19,7 +20,7 @@ from fastkd.cli.options import (
 from fastkd.dist import read_world
 
 
-@command("plan", first_rank_alone=True)
+@command("plan")
 @click.argument("beton", required=False, type=click.Path(path_type=Path))
 @click.option("--num-samples", type=click.IntRange(1), help="Samples, where there is no BETON yet.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes, where there is no BETON yet.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import command
+from fastkd.cli.command import Output, command
 from fastkd.cli.options import option_list
 from fastkd.cli.prune_inputs import combine_masks, read_candidates, read_weights
 from fastkd.prune.select.methods import METHODS, OPTIONS, choose, flag, options_of
@@ -32,7 +32,7 @@ _method_options = option_list(
 )
 
 
-@command("prune", first_rank_alone=True, sections=_SECTIONS)
+@command("prune", sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option("--keep", metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples.")
 @click.option(
@@ -62,7 +62,7 @@ _method_options = option_list(
     "BETON (1/p of the part p that is kept of a class); both of mean 1. FILE: a score file of one score, or what "
     "import-scores reads, taken as it is.  [default: none; those of the masks that are combined]",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The mask to write.")
+@click.option("--out", type=Output(), required=True, help="The mask to write.")
 def prune(
     beton: Path,
     keep: str | None,
@@ -76,6 +76,7 @@ def prune(
     hardness: str | None,
     weights: str | None,
     out: Path,
+    force: bool,
     **options: Any,
 ) -> tuple[dict[str, Any], str]:
     """Choose the samples of BETON to keep and write them as a mask.
@@ -135,6 +136,7 @@ def prune(
         params=params,
         inputs=inputs,
         weights=of_samples,
+        force=force,
     )
     result = {
         "kind": "mask",

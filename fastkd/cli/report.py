@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import command
+from fastkd.cli.command import Output, command
 
 
-@command("report", first_rank_alone=True)
+@command("report")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Page (.html) or plot (.png) to write.")
-def report(folder: Path, out: Path) -> tuple[dict[str, Any], str]:
+@click.option("--out", type=Output(), required=True, help="Page (.html) or plot (.png) to write.")
+def report(folder: Path, out: Path, force: bool) -> tuple[dict[str, Any], str]:
     """Compare the finished runs below FOLDER: a table, and accuracy over the kept fraction.
 
     Runs that differ in nothing but their seed are averaged.

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.cli.common import command, compute, progress_bar, say
+from fastkd.cli.command import Output, command
+from fastkd.cli.common import progress_bar, say
 from fastkd.cli.options import device_options
 
 if TYPE_CHECKING:
     import numpy as np
 
     from fastkd.data.beton.dataset import Dataset
+    from fastkd.dist import World
 
 _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "variance", "memorization")
 _OF_NETWORKS = ("model_name", "features_out", "grand_params", "compat", "centre")
@@ -24,7 +26,7 @@ _UNUSED = {
 """Options that do nothing for scores from each source."""
 
 
-@command("score")
+@command("score", on_ranks=True)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option(
     "--method",
@@ -53,7 +55,7 @@ _UNUSED = {
     "--compat", type=click.Choice(["deepcore"]), help="grand: divide by the size of the batch, as DeepCore does."
 )
 @click.option("--centre", type=click.Choice(["mean", "median"]), help="moderate: centre of a class.  [default: mean]")
-@click.option("--features-out", type=click.Path(path_type=Path), help="moderate: write the features too, for d2.")
+@click.option("--features-out", type=Output(), help="moderate: write the features too, for d2.")
 @click.option("--num-models", type=int, help="memorization: networks to train.")
 @click.option("--subset", type=float, help="memorization: part of the samples each is trained on.  [default: 0.7]")
 @click.option("--min-count", type=int, help="memorization: networks needed with and without a sample.  [default: 3]")
@@ -62,7 +64,7 @@ _UNUSED = {
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="memorization: of the subsets and networks.  [default: 0]"
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The score file to write.")
+@click.option("--out", type=Output(), required=True, help="The score file to write.")
 @device_options
 def score(
     beton: Path,
@@ -72,6 +74,8 @@ def score(
     size: int | None,
     batch_size: int | None,
     out: Path,
+    force: bool,
+    world: "World",
     device: str,
     num_workers: int,
     **given: Any,
@@ -90,23 +94,22 @@ def score(
     from fastkd.prune.scores.score_file import save_scores
 
     source = _source(methods, model, logits, given | {"size": size, "batch_size": batch_size})
-    with compute(device) as (world, device_name):
-        dataset = open_dataset(beton)
-        require_whole(dataset)
-        common = {"num_workers": num_workers, "device": device_name, "world": world}
-        inputs: dict[str, str] = {}
-        if source == "memorization":
-            values, described = _by_memorization(dataset, out, size, batch_size, given, common)
-        elif source == "store":
-            assert logits is not None
-            values, described, inputs = _by_store(dataset, logits, methods)
-        else:
-            values, described, inputs = _by_networks(dataset, model, methods, size, batch_size, given, common)
-        if world.is_main:
-            saved = save_scores(
-                out, values, described, beton_fingerprint=dataset.fingerprint, inputs=inputs, params={"source": source}
-            )
-            return _result(saved)
+    dataset = open_dataset(beton)
+    require_whole(dataset)
+    common = {"num_workers": num_workers, "device": device, "world": world}
+    inputs: dict[str, str] = {}
+    if source == "memorization":
+        values, described = _by_memorization(dataset, out, size, batch_size, given, common)
+    elif source == "store":
+        assert logits is not None
+        values, described, inputs = _by_store(dataset, logits, methods)
+    else:
+        values, described, inputs = _by_networks(dataset, model, methods, size, batch_size, given, common)
+    if world.is_main:
+        saved = save_scores(
+            out, values, described, beton_fingerprint=dataset.fingerprint, inputs=inputs, params={"source": source}
+        )
+        return _result(saved)
     return {}, ""
 
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.cli.common import command, compute, progress_bar, say
+from fastkd.cli.command import Output, command
+from fastkd.cli.common import progress_bar, say
 from fastkd.cli.options import device_options, open_teacher, refuse_idle, teacher_options, view_options
 from fastkd.cli.train_options import (
     loss_options,
@@ -16,6 +17,7 @@ from fastkd.cli.train_options import (
 )
 
 if TYPE_CHECKING:
+    from fastkd.dist import World
     from fastkd.train.inputs import RunInputs
     from fastkd.train.recipe import Recipe
 
@@ -33,7 +35,7 @@ _SECTIONS = {
 """The headings of the help, and the options below each."""
 
 
-@command("train", sections=_SECTIONS)
+@command("train", on_ranks=True, sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to train on.  [default: all]")
 @click.option("--logits", type=click.Path(path_type=Path), help="Store with the teacher's logits.")
@@ -62,9 +64,7 @@ _SECTIONS = {
     show_default=True,
     help="Epochs between measurements; the last is always measured.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the run; resumes one that is there."
-)
+@click.option("--out", type=Output(is_folder=True), required=True, help="Folder of the run; resumes one that is there.")
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(1),
@@ -134,6 +134,7 @@ def train(
     val: Path | None,
     val_every: int,
     out: Path,
+    force: bool,
     checkpoint_every: int | None,
     compiled: bool,
     tracked: str | None,
@@ -151,6 +152,7 @@ def train(
     num_seeds: int | None,
     mix: str | None,
     mix_alpha: float | None,
+    world: "World",
     device: str,
     num_workers: int,
     resident: str,
@@ -184,67 +186,64 @@ def train(
     refuse_idle({"reset_head": reset_head}, "init", init)
     refuse_idle({"val_every": val_every > 1}, "val", val)
     refuse_idle(teacher_flags, "teacher", teacher)
-    with compute(device) as (world, device_name):
-        dataset = open_dataset(beton)
-        kept = Mask.load(mask) if mask else None
-        store = LogitStore(logits) if logits else None
-        has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
-        weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
-        epochs = max(1, options["epochs"])  # less is refused by the recipe, which needs the views first
-        chosen = choose_views(
-            dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha
-        )
-        options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
-        recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
-        start = load_init(init, recipe.model, dataset.num_classes, reset_head=reset_head) if init else None
-        norm_used, norm_words = choose_norm(norm, start, chosen.size)
-        network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name) if teacher else None
-        inputs = open_inputs(
+    dataset = open_dataset(beton)
+    kept = Mask.load(mask) if mask else None
+    store = LogitStore(logits) if logits else None
+    has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
+    weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
+    epochs = max(1, options["epochs"])  # less is refused by the recipe, which needs the views first
+    chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha)
+    options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
+    recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
+    start = load_init(init, recipe.model, dataset.num_classes, reset_head=reset_head) if init else None
+    norm_used, norm_words = choose_norm(norm, start, chosen.size)
+    network = open_teacher(teacher, teacher_flags, dataset.num_classes, device) if teacher else None
+    inputs = open_inputs(
+        recipe,
+        dataset,
+        chosen,
+        mask=kept,
+        store=store,
+        teacher=network,
+        val=val,
+        num_workers=num_workers,
+        device=device,
+        world=world,
+        global_batch=started_global_batch(out),
+        resident=resident,
+    )
+    say(_headline(recipe, inputs))
+    if start is not None:
+        say(f"train: starts from {init}{', the last layer anew' if reset_head else ''}; {norm_words}")
+    if kept is not None and kept.weights is not None:
+        weights = "weights {min:.4g} to {max:.4g}, mean {mean:.4g}".format(**describe_weights(kept.weights))
+        what = "CE and KD of each sample times its weight" if recipe.mask_weights else "left out of the loss"
+        say(f"train: {mask} has {weights}: {what}")
+    if alpha == "auto":
+        inputs.params["alpha_rule"] = alpha_rule or ALPHA_RULE
+        say(f"alpha {weight:.4g} at f = {fraction:.4g} by the rule {inputs.params['alpha_rule']}")
+    notes = [""]
+    with progress_bar("train", "steps") as progress:
+        result = run(
             recipe,
-            dataset,
-            chosen,
-            mask=kept,
-            store=store,
-            teacher=network,
-            val=val,
-            num_workers=num_workers,
-            device=device_name,
+            inputs.loader,
+            out,
+            norm=norm_used,
+            teacher=inputs.teacher,
+            init=start,
+            val=inputs.val,
+            val_every=val_every,
+            record=recorded,
+            checkpoint_every=checkpoint_every,
+            compiled=compiled,
+            trackers=parse_trackers(tracked) if tracked else (),
+            inputs=inputs.fingerprints,
+            params=inputs.params,
             world=world,
-            global_batch=started_global_batch(out),
-            resident=resident,
+            progress=lambda done, total: progress(done, total, notes[-1]),
+            note=notes.append,
+            log=say,
         )
-        say(_headline(recipe, inputs))
-        if start is not None:
-            say(f"train: starts from {init}{', the last layer anew' if reset_head else ''}; {norm_words}")
-        if kept is not None and kept.weights is not None:
-            weights = "weights {min:.4g} to {max:.4g}, mean {mean:.4g}".format(**describe_weights(kept.weights))
-            what = "CE and KD of each sample times its weight" if recipe.mask_weights else "left out of the loss"
-            say(f"train: {mask} has {weights}: {what}")
-        if alpha == "auto":
-            inputs.params["alpha_rule"] = alpha_rule or ALPHA_RULE
-            say(f"alpha {weight:.4g} at f = {fraction:.4g} by the rule {inputs.params['alpha_rule']}")
-        notes = [""]
-        with progress_bar("train", "steps") as progress:
-            result = run(
-                recipe,
-                inputs.loader,
-                out,
-                norm=norm_used,
-                teacher=inputs.teacher,
-                init=start,
-                val=inputs.val,
-                val_every=val_every,
-                record=recorded,
-                checkpoint_every=checkpoint_every,
-                compiled=compiled,
-                trackers=parse_trackers(tracked) if tracked else (),
-                inputs=inputs.fingerprints,
-                params=inputs.params,
-                world=world,
-                progress=lambda done, total: progress(done, total, notes[-1]),
-                note=notes.append,
-                log=say,
-            )
     result = {"kind": "run", "path": str(out), **result}
     top1, top5 = result["val_top1"], result["val_top5"]
     accuracy = "" if top1 is None else f"; top-1 {top1:.2f} %, top-5 {top5:.2f} %"

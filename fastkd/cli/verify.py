@@ -5,12 +5,13 @@ from typing import Any
 
 import click
 
-from fastkd.cli.common import choose_device, command, progress_bar, say
+from fastkd.cli.command import command
+from fastkd.cli.common import choose_device, progress_bar, say
 from fastkd.cli.options import device_options, open_teacher, refuse_idle, teacher_options
 from fastkd.dist import read_world
 
 
-@command("verify", first_rank_alone=True)
+@command("verify")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--write-manifest",

@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
-from fastkd.artefact import atomic_path
 from fastkd.errors import CorruptError, FormatError, ModelError, NotFoundError
 from fastkd.fingerprint import fingerprint
 from fastkd.models.registry import canonical_name, load_weights, state_fingerprint, strip_prefixes
+from fastkd.writing import atomic_path
 
 FORMAT_VERSION = 1
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastkd.artefact import atomic_path
 from fastkd.errors import FormatError, MissingDependencyError, NotFoundError, OptionError
+from fastkd.writing import atomic_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,17 +1,20 @@
 """Pictures of the samples that scores or a mask put first, in one image."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
-from fastkd.artefact import atomic_path
 from fastkd.data.beton.dataset import Dataset
 from fastkd.data.views.draw import Views
 from fastkd.dist import World
 from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
+from fastkd.fingerprint import fingerprint
 from fastkd.prune.select.levels import select_level
+from fastkd.writing import write_marked
 
 _MARGIN = 4  # pixels between pictures
 _SMALLEST_TILE = 64  # pixels; smaller images are enlarged to it
@@ -30,11 +33,23 @@ def gallery_rows(scores: np.ndarray, count: int) -> dict[str, np.ndarray]:
     }
 
 
-def write_gallery(path: str | Path, dataset: Dataset, rows: dict[str, np.ndarray], values: np.ndarray | None) -> None:
+def write_gallery(
+    path: str | Path,
+    dataset: Dataset,
+    rows: dict[str, np.ndarray],
+    values: np.ndarray | None,
+    *,
+    force: bool = False,
+) -> None:
     """A contact sheet as PNG: for each entry its title and its samples, with class names and scores under them.
 
     Args:
-        rows: title → int64 sample_ids. values: float32 (N,), the scores to write below, or None.
+        rows: title → int64 sample_ids. values: float32 (N,), the scores to write below, or None. force: replace a file
+            that is there.
+
+    Raises:
+        OptionError: another suffix.
+        MismatchError: another file is there.
     """
     if Path(path).suffix.lower() != ".png":
         raise OptionError(f"--gallery {path}: expected a name that ends in .png")
@@ -63,5 +78,9 @@ def write_gallery(path: str | Path, dataset: Dataset, rows: dict[str, np.ndarray
             if values is not None:
                 draw.text((left, at + tile + line), f"{values[sample_id]:.4g}", fill="dimgray")
         top += blocks[title] * high
-    with atomic_path(path) as partial:
-        sheet.save(partial, "PNG")
+    shown = [part for title, own in rows.items() for part in (title, own)]
+    mark = f"fastkd gallery {fingerprint([dataset.fingerprint, *shown, *([] if values is None else [values])])}"
+    about, content = PngInfo(), io.BytesIO()
+    about.add_text("Software", mark)
+    sheet.save(content, "PNG", pnginfo=about)
+    write_marked(path, content.getvalue(), mark, force=force)

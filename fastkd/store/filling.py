@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fastkd.artefact import HDF5_VERSION, Header, atomic_path, write_header
+from fastkd.artefact import HDF5_VERSION, Header, write_header
 from fastkd.errors import BusyError, OptionError, SpaceError
 from fastkd.store.codec import Codec, encode_rows
 from fastkd.store.tables import (
@@ -27,6 +27,7 @@ from fastkd.store.tables import (
     store_fingerprint,
     top1_checksum,
 )
+from fastkd.writing import atomic_path
 
 _ALIGN = 4096
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -5,29 +5,32 @@ from pathlib import Path
 
 import numpy as np
 
-from fastkd.artefact import atomic_path
-from fastkd.errors import CorruptError, MismatchError, OptionError, UnfinishedError
+from fastkd.artefact import found_artefact
+from fastkd.errors import CorruptError, FastKDError, MismatchError, OptionError, UnfinishedError
 from fastkd.store.codec import decode_rows
 from fastkd.store.filling import StoreFiller, require_space
-from fastkd.store.tables import StoreTables, read_tables
+from fastkd.store.tables import KIND, StoreTables, read_tables
+from fastkd.writing import atomic_path, claim, require_replaceable
 
 
 def merge_stores(
     shards: Sequence[str | Path],
     out: str | Path,
     *,
+    force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Writes the store whose blocks the shards hold; it has the bytes of one that was filled in one place.
 
     Args:
         shards: stores of one fingerprint, made by `cache-logits --shard I/N`; finished ones and ones that share blocks
-            are taken as well.
+            are taken as well. One that is there already stays as it is.
+        force: replace what else is there.
         progress: called with blocks written and in all.
 
     Raises:
         NotFoundError, FormatError, CorruptError: as `read_tables`, and a row that does not match its checksum.
-        MismatchError: shards of different stores, or the same block with different rows.
+        MismatchError: shards of different stores, or the same block with different rows; something else is there.
         UnfinishedError: blocks that no shard has.
         OptionError: no shard, or no room on the disk.
     """
@@ -43,6 +46,32 @@ def merge_stores(
         raise UnfinishedError(f"{missing} of {first.done.size} blocks are in none of the {len(tables)} shards")
     require_space(Path(out), first.size_bytes)
     mapped = [[one.map_records(output) for output in one.outputs] for one in tables]
+    with claim(out) as real:
+        if real.exists() and _is_whole(real, first):
+            return
+        found = found_artefact(real, KIND, first.header.inputs, first.header.params)
+        if real.exists():
+            require_replaceable(Path(out), force, found or "an unfinished or damaged store of these shards is there")
+        _write_merged(real, tables, done, mapped, progress)
+
+
+def _is_whole(path: Path, wanted: StoreTables) -> bool:
+    """Whether a file is the finished store already."""
+    try:
+        found = read_tables(path)
+    except FastKDError:
+        return False
+    return found.header == wanted.header and bool((found.done == 1).all())
+
+
+def _write_merged(
+    out: Path,
+    tables: list[StoreTables],
+    done: np.ndarray,
+    mapped: list[list[np.ndarray]],
+    progress: Callable[[int, int], None],
+) -> None:
+    first = tables[0]
     with atomic_path(out) as partial:
         _copy_tables(first, partial)
         filler = StoreFiller(read_tables(partial))

@@ -1,5 +1,6 @@
 """Filling a logit store with a teacher's logits, on any number of ranks."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,17 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastkd.agree import agree, share
+from fastkd.artefact import found_artefact
 from fastkd.data.identity import choose_probes, probe_checksums
-from fastkd.dist import World, barrier, even_split, sum_over_ranks
+from fastkd.dist import World, even_split, sum_over_ranks
 from fastkd.errors import CorruptError, MismatchError, OptionError
 from fastkd.feed.loader import Loader, check_probes
 from fastkd.store.codec import CODECS, check_encodable, encode_rows, make_codec
 from fastkd.store.fidelity import codec_kl
 from fastkd.store.filling import StoreFiller, create_store, fill_lock
 from fastkd.store.reuse import OldRows, open_old, take_over
-from fastkd.store.tables import StoreTables, count_rows, read_tables
+from fastkd.store.tables import KIND, StoreTables, count_rows, read_tables
 from fastkd.teacher.network import LiveTeacher
 from fastkd.teacher.recipe import StoreRecipe
+from fastkd.writing import claim, require_replaceable
 
 
 def fill_store(
@@ -33,8 +37,9 @@ def fill_store(
     world: World = World(),  # noqa: B008  (frozen)
     progress: Callable[[int, int], None] = lambda done, total: None,
     log: Callable[[str], None] = lambda line: None,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Fills a logit store, or goes on filling the one that is there.
+    """Fills a logit store, or goes on filling the one that is there; a finished one stays as it is.
 
     A block of the store is a batch of the teacher, whatever the number of ranks and wherever a run resumes, each row at
     its own place in a batch of always the same size, so that the same floats come out.
@@ -43,13 +48,13 @@ def fill_store(
         reuse: older stores, whose rows are taken over where they have them.
         shard: (i, n): of n parts of the blocks, the i-th alone (1 … n), for `merge_stores`.
         progress: called with rows done and in all, of all ranks (as far as this one's tell).
-        log: called with lines for people.
+        log: called with lines for people. force: replace what else is there.
 
     Returns:
         rows_written (computed), rows_reused (found in the file or in an older store), rows_per_s.
 
     Raises:
-        MismatchError: the file there is another store, says in what; or it is finished; or an older store does not fit.
+        MismatchError: something else is there, says in what it differs; an older store does not fit; ranks differ.
         BusyError: another run fills it.
         CorruptError: the teacher gives NaN, infinity or a value beyond ±65000, names the sample; an older store is damaged.
         OptionError: options out of range; a codec that loses more than `max_kl`; no room on the disk.
@@ -63,31 +68,46 @@ def fill_store(
     for old in olds:
         if not old.records:
             log(f"--reuse {old.tables.path}: has no embeddings, so none of its rows is taken over")
-    if world.is_main:
-        _prepare(path, recipe, num_shards, num_workers)
-    with _lock_for_all(path, world) as held:
-        if not held:
-            log(f"{path}: its file system has no locks; nothing keeps another run from filling it as well")
+    agree(world, _inputs_of(recipe, olds))
+    with ExitStack() as stack:
+
+        def begin() -> dict[str, Any]:
+            """What rank 0 finds, on which all ranks go on."""
+            stack.enter_context(claim(path, log=log))
+            _prepare(path, recipe, num_shards, num_workers, force)
+            tables = read_tables(path)
+            mine = np.zeros(tables.done.size, bool)
+            mine[slice(*even_split(tables.done.size, index - 1, num_shards))] = True
+            pending = np.flatnonzero((tables.done.reshape(-1) != 1) & mine)
+            return {"file": os.stat(path).st_ino, "pending": pending.tolist()}
+
+        found = share(world, begin)
+        agree(world, {"the file at --out": os.stat(path).st_ino if path.exists() else "no file"})
         tables = read_tables(path)
-        mine = np.zeros(tables.done.size, bool)
-        mine[slice(*even_split(tables.done.size, index - 1, num_shards))] = True
-        pending = np.argwhere((tables.done != 1) & mine.reshape(tables.done.shape))
-        barrier(world)  # all ranks have read the flags before the first of them writes one
-        if not len(pending):
-            raise MismatchError(
-                f"{path}: this store is finished, nothing is left to compute; choose another --out for another one"
-            )
-        begin = time.perf_counter()
-        mine_first, mine_end = even_split(len(pending), world.rank, world.size)
-        blocks = pending[mine_first:mine_end]
-        tell = _for_all_ranks(progress, count_rows(tables, pending), count_rows(tables, blocks))
-        written = _fill_blocks(tables, recipe, blocks, olds, num_workers, tell)
-        seconds = time.perf_counter() - begin
-        total = np.array([written])
-        sum_over_ranks(total, world, str(recipe.teacher.device))
-        written = int(total[0])
-    rows = count_rows(tables, np.argwhere(mine.reshape(tables.done.shape)))
+        stack.enter_context(_fill_lock_of_all(path, world))
+        pending = np.stack(np.unravel_index(np.array(found["pending"], np.int64), tables.done.shape), axis=1)
+        seconds, written = 0.0, 0
+        if len(pending):
+            begin_s = time.perf_counter()
+            blocks = pending[slice(*even_split(len(pending), world.rank, world.size))]
+            tell = _for_all_ranks(progress, count_rows(tables, pending), count_rows(tables, blocks))
+            written = _fill_blocks(tables, recipe, blocks, olds, num_workers, tell)
+            seconds = time.perf_counter() - begin_s
+            total = np.array([written])
+            sum_over_ranks(total, world, str(recipe.teacher.device))
+            written = int(total[0])
+        else:
+            log(f"{path}: this store is finished, nothing is left to compute; its result follows")
+    first, end = even_split(tables.done.size, index - 1, num_shards)
+    part = np.stack(np.unravel_index(np.arange(first, end), tables.done.shape), axis=1)
+    rows = count_rows(tables, part)
     return {"rows_written": written, "rows_reused": rows - written, "rows_per_s": written / max(seconds, 1e-9)}
+
+
+def _inputs_of(recipe: StoreRecipe, olds: Sequence[OldRows]) -> dict[str, Any]:
+    """What the ranks have to agree in before they fill a store: the inputs, as each of them sees them."""
+    reused = {f"--reuse {i}": old.tables.header.fingerprint for i, old in enumerate(olds, start=1)}
+    return {**recipe.inputs, **recipe.params["teacher"], **reused}
 
 
 def _for_all_ranks(progress: Callable[[int, int], None], all_rows: int, rows: int) -> Callable[[int], None]:
@@ -96,15 +116,13 @@ def _for_all_ranks(progress: Callable[[int, int], None], all_rows: int, rows: in
 
 
 @contextmanager
-def _lock_for_all(path: Path, world: World) -> Iterator[bool]:
-    """The lock of the store: the first rank keeps other runs out, then the others join it."""
-    barrier(world)
+def _fill_lock_of_all(path: Path, world: World) -> Iterator[None]:
+    """Each rank's lock on the store itself, so that a new run is kept out while any rank of this one is still at it."""
     with ExitStack() as stack:
-        held = stack.enter_context(fill_lock(path)) if world.is_main else True
-        barrier(world)
+        share(world, lambda: stack.enter_context(fill_lock(path)))
         if not world.is_main:
-            held = stack.enter_context(fill_lock(path, is_first=False))
-        yield held
+            stack.enter_context(fill_lock(path, is_first=False))
+        yield
 
 
 def _open_old(path: str | Path, recipe: StoreRecipe) -> OldRows:
@@ -113,43 +131,32 @@ def _open_old(path: str | Path, recipe: StoreRecipe) -> OldRows:
     return old
 
 
-def _prepare(path: Path, recipe: StoreRecipe, num_shards: int, num_workers: int) -> None:
-    """Makes the empty store, or checks that the one there is this one."""
+def _prepare(path: Path, recipe: StoreRecipe, num_shards: int, num_workers: int, force: bool) -> None:
+    """Makes the empty store, unless the one there is this one already."""
     codec, views = recipe.row_codec, recipe.views
-    if not path.exists():
-        ids = recipe.ids
-        probes = choose_probes(ids, views.num_seeds)
-        if recipe.max_kl is not None:
-            check_codec(recipe, probes, num_workers)
-        create_store(
-            path,
-            sample_ids=ids,
-            num_seeds=views.num_seeds,
-            codec=codec,
-            block_rows=recipe.block_rows,
-            inputs=recipe.inputs,
-            params=recipe.params,
-            probes=probes,
-            probe_crc32c=probe_checksums(recipe.dataset.beton, views, probes, ids),
-            num_shards=num_shards,
-        )
-        return
-    tables = read_tables(path)
-    wanted = {"embedding": None} | recipe.params
-    wanted |= {"codec": codec.name, "num_seeds": views.num_seeds, "block_rows": recipe.block_rows}
-    found = tables.header.params
-    differs = [
-        f"{name} {found.get(name)} (asked for {value})" for name, value in wanted.items() if found.get(name) != value
-    ]
-    inputs = recipe.inputs
-    differs += [
-        f"{name} {tables.header.inputs.get(name, 'none')[:12]} (asked for {inputs.get(name, 'none')[:12]})"
-        for name in sorted({*inputs, *tables.header.inputs})
-        if tables.header.inputs.get(name) != inputs.get(name)
-    ]
-    if differs:
-        raise MismatchError(f"{path}: another store is there; it differs in {'; '.join(differs)}; choose another --out")
-    check_probes(tables, recipe.dataset)
+    params = recipe.params | {"codec": codec.name, "num_seeds": views.num_seeds, "block_rows": recipe.block_rows}
+    if path.exists():
+        other = found_artefact(path, KIND, recipe.inputs, params | {"num_classes": codec.num_classes})
+        if other is None:
+            check_probes(read_tables(path), recipe.dataset)
+            return
+        require_replaceable(path, force, other)
+    ids = recipe.ids
+    probes = choose_probes(ids, views.num_seeds)
+    if recipe.max_kl is not None:
+        check_codec(recipe, probes, num_workers)
+    create_store(
+        path,
+        sample_ids=ids,
+        num_seeds=views.num_seeds,
+        codec=codec,
+        block_rows=recipe.block_rows,
+        inputs=recipe.inputs,
+        params=recipe.params,
+        probes=probes,
+        probe_crc32c=probe_checksums(recipe.dataset.beton, views, probes, ids),
+        num_shards=num_shards,
+    )
 
 
 def check_codec(recipe: StoreRecipe, probes: np.ndarray, num_workers: int = 0) -> None:

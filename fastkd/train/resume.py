@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastkd.artefact import atomic_path
 from fastkd.errors import CorruptError, FormatError, NotFoundError
 from fastkd.fingerprint import fingerprint
 from fastkd.models.checkpoint import torch_reason
+from fastkd.writing import atomic_path
 
 RESUME_MAGIC = b"fastkd-resume-1\n"
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from fastkd.artefact import atomic_path
 from fastkd.dist import World
 from fastkd.errors import CorruptError, FormatError, MismatchError
 from fastkd.fingerprint import fingerprint
 from fastkd.train.resume import load_resume, save_resume
+from fastkd.writing import atomic_path
 
 RUN_VERSION = 1
 

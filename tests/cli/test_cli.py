@@ -108,17 +108,17 @@ def test_a_finished_run_asked_for_again_prints_its_result(done, lab):
     assert "finished" in again.err
 
 
-def test_masks_of_one_seed_are_nested_and_those_of_others_are_not(done, lab):
-    ids = {}
-    for keep in ("0.05", "0.3", "77", "1.0"):
-        fastkd("prune", lab / "x.beton", "--keep", keep, "--seed", 5, "--out", lab / "nested.h5")
-        ids[keep] = Mask.load(lab / "nested.h5").sample_ids.tolist()
-    assert [len(kept) for kept in ids.values()] == [30, 180, 77, 600]
+def test_masks_of_one_seed_are_nested_and_those_of_others_are_not(done, lab, tmp_path):
+    def kept(keep: str, seed: int) -> list[int]:
+        fastkd("prune", lab / "x.beton", "--keep", keep, "--seed", seed, "--out", tmp_path / "m.h5", "--force")
+        return Mask.load(tmp_path / "m.h5").sample_ids.tolist()
+
+    ids = {keep: kept(keep, 5) for keep in ("0.05", "0.3", "77", "1.0")}
+    assert [len(one) for one in ids.values()] == [30, 180, 77, 600]
     assert ids["1.0"][:180] == ids["0.3"]
     assert ids["0.3"][:77] == ids["77"]
     assert ids["77"][:30] == ids["0.05"]
-    fastkd("prune", lab / "x.beton", "--keep", "77", "--seed", 6, "--out", lab / "nested.h5")
-    assert set(Mask.load(lab / "nested.h5").sample_ids.tolist()) != set(ids["77"])
+    assert set(kept("77", 6)) != set(ids["77"])
 
 
 def test_a_store_serves_the_masks_inside_it(done, lab):
@@ -160,7 +160,7 @@ def test_a_config_file_gives_defaults_and_flags_override_it(done, lab, tmp_path)
     (tmp_path / "c.toml").write_text(f'keep = 0.1\nseed = 9\nout = "{tmp_path / "m.h5"}"\n')
     assert fastkd("prune", lab / "x.beton", "--config", tmp_path / "c.toml", "--json").result["num_kept"] == 60
     assert Mask.load(tmp_path / "m.h5").header.params["seed"] == 9
-    fastkd("prune", lab / "x.beton", "--keep", 50, "--config", tmp_path / "c.toml")
+    fastkd("prune", lab / "x.beton", "--keep", 50, "--config", tmp_path / "c.toml", "--force")
     assert len(Mask.load(tmp_path / "m.h5").sample_ids) == 50
     assert Mask.load(tmp_path / "m.h5").header.params["seed"] == 9
 

@@ -33,7 +33,7 @@ def write_csv(path: Path, names, labels, values, order=None, header="filename,la
 
 def brought(beton: Path, file: Path, *flags: object) -> np.ndarray:
     out = file.with_name("s.h5")
-    outcome = fastkd("import-scores", beton, file, "--name", "x", *flags, "--out", out)
+    outcome = fastkd("import-scores", beton, file, "--name", "x", *flags, "--out", out, "--force")
     assert outcome.code == 0, outcome.err
     return load_scores(out).values["x"]
 
@@ -176,7 +176,7 @@ def test_samples_without_a_score_are_imported_as_undefined_where_asked(what, at,
     found = brought(raw_beton, file, "--higher", "easy", "--unscored", "keep")
     assert np.flatnonzero(np.isnan(found)).tolist() == [at]
     assert np.array_equal(np.delete(found, at), np.delete(-VALUES.astype(np.float32), at))
-    flags = ["--higher", "hard", "--unscored", "keep", "--out", tmp_path / "s.h5"]
+    flags = ["--higher", "hard", "--unscored", "keep", "--out", tmp_path / "other.h5"]
     assert "x (1 undefined) of 600 samples" in fastkd("import-scores", raw_beton, file, "--name", "x", *flags).out
 
 

@@ -118,7 +118,7 @@ def test_masks_are_combined(raw_beton, tmp_path):
     }
     for method, ids in expected.items():
         flags = ["--method", method, "--mask", tmp_path / "1.h5", "--mask", tmp_path / "2.h5"]
-        assert pruned(raw_beton, tmp_path / "m.h5", *flags).sample_ids.tolist() == ids
+        assert pruned(raw_beton, tmp_path / f"{method}.h5", *flags).sample_ids.tolist() == ids
     left = pruned(raw_beton, tmp_path / "m.h5", "--method", "complement", "--mask", tmp_path / "1.h5", "--keep", 17)
     assert left.sample_ids.tolist() == sorted(set(range(600)) - set(a))[:17]
 

@@ -122,8 +122,8 @@ def test_of_several_files_every_one_must_have_the_score(raw_beton, files, tmp_pa
     flags = ["--scores", files["other"], "--keep", 60, "--unscored", "drop", "--json"]
     assert prune(raw_beton, tmp_path / "m.h5", files["some"], *flags).result["num_unscored"] == 60
     flags = ["--method", "dual-beta", "--exponent", 4, "--balance", "equal", *flags]
-    assert prune(raw_beton, tmp_path / "m.h5", files["some"], *flags).result["class_min"] == 6
-    assert not (Mask.load(tmp_path / "m.h5").sample_ids % 10 == 0).any()
+    assert prune(raw_beton, tmp_path / "dual.h5", files["some"], *flags).result["class_min"] == 6
+    assert not (Mask.load(tmp_path / "dual.h5").sample_ids % 10 == 0).any()
 
 
 @pytest.mark.parametrize(

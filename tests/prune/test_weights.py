@@ -91,7 +91,7 @@ def test_masks_without_weights_are_the_files_that_they_were(tmp_path):
 
 
 def test_other_weights_are_another_mask(tmp_path):
-    masks = [write(tmp_path / "m.h5", weights) for weights in (None, [1, 1, 1], [1, 1, 2])]
+    masks = [write(tmp_path / f"{i}.h5", weights) for i, weights in enumerate((None, [1, 1, 1], [1, 1, 2]))]
     assert len({mask.header.fingerprint for mask in masks}) == 3
 
 
@@ -156,7 +156,7 @@ def test_weights_come_from_npy_csv_and_score_files(raw_beton, tmp_path):
     direction = {"w": {"direction": "weights", "policies": {}}}
     save_scores(tmp_path / "w.h5", {"w": values}, direction, beton_fingerprint=digest)
     for name in ("w.npy", "w.csv", "w.h5"):
-        mask = pruned(raw_beton, tmp_path / "m.h5", "--keep", 100, "--weights", tmp_path / name)
+        mask = pruned(raw_beton, tmp_path / f"{name}.mask", "--keep", 100, "--weights", tmp_path / name)
         assert mask.weights.tolist() == values[mask.sample_ids].astype(np.float32).tolist(), name
 
 
@@ -168,11 +168,14 @@ def test_set_operations_carry_weights(raw_beton, tmp_path):
     own = dict(zip(one.sample_ids.tolist(), one.weights.tolist(), strict=True))
     its = dict(zip(two.sample_ids.tolist(), two.weights.tolist(), strict=True))
     for method in ("union", "intersection", "difference"):
-        mask = pruned(raw_beton, tmp_path / "m.h5", "--method", method, *both)
+        mask = pruned(raw_beton, tmp_path / f"{method}.h5", "--method", method, *both)
         assert mask.weights.tolist() == [own.get(i, its.get(i)) for i in mask.sample_ids.tolist()]
-        shorter = pruned(raw_beton, tmp_path / "k.h5", "--method", method, *both, "--keep", 30)
+        shorter = pruned(raw_beton, tmp_path / f"{method}-30.h5", "--method", method, *both, "--keep", 30)
         assert shorter.weights.tolist() == mask.weights[:30].tolist()
-        assert pruned(raw_beton, tmp_path / "n.h5", "--method", method, *both, "--weights", "none").weights is None
+        assert (
+            pruned(raw_beton, tmp_path / f"{method}-none.h5", "--method", method, *both, "--weights", "none").weights
+            is None
+        )
     assert pruned(raw_beton, tmp_path / "c.h5", "--method", "complement", "--mask", tmp_path / "1.h5").weights is None
 
 

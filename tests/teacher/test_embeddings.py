@@ -166,7 +166,7 @@ def test_a_store_with_other_outputs_is_not_gone_on_with(recipe, at_once, tmp_pat
         shutil.copy(at_once, path)
     else:
         cache(path, **recipe | {"embedding": None})
-    with pytest.raises(MismatchError, match="another store is there; it differs in embedding"):
+    with pytest.raises(MismatchError, match="another logit-store is there; it differs in embedding"):
         cache(path, **recipe | ({"embedding": None} if embedding else {}))
 
 

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.artefact import require_folder, sync_file
 from fastkd.data.beton.encode import Encoded, WriteOptions, encode, stored
 from fastkd.data.beton.pages import PageWriter
 from fastkd.data.beton.read import Beton, manifest_path, open_beton, read_manifest, write_manifest
 from fastkd.data.sources.open import Source
 from fastkd.errors import FastKDError, OptionError, SourceError
 from fastkd.fingerprint import fingerprint
+from fastkd.writing import require_folder, sync_file
 
 _CHUNK = 64  # samples a job: small enough that the pages in flight stay a few megabytes
 _PROBES = 32  # samples at most, one in 64, encoded beforehand to estimate the time and the space that all of them take

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.artefact import atomic_path
 from fastkd.data.beton.manifest import MANIFEST_VERSION, manifest_text, parse_manifest
 from fastkd.data.beton.tables import check_rows, find_allocations
 from fastkd.errors import FormatError, MismatchError, NotFoundError
 from fastkd.fingerprint import fingerprint
+from fastkd.writing import atomic_path
 
 HEADER_BYTES, FIELD_BYTES = 24, 1041
 FIELD_INT, FIELD_IMAGE = 1, 2

@@ -89,6 +89,7 @@ def save_mask(
     params: dict[str, Any],
     inputs: dict[str, str] | None = None,
     weights: np.ndarray | None = None,
+    force: bool = False,
 ) -> Mask:
     """Writes a mask atomically and returns it.
 
@@ -97,8 +98,10 @@ def save_mask(
         params: how it was chosen: method, seed, keep, balance.
         inputs: fingerprints of what it was chosen by, besides the beton: scores, features, masks.
         weights: (num_kept,), of each sample in the loss. A file without them is of format version 1, one with them of 2.
+        force: replace what is there.
 
     Raises:
+        MismatchError: something else is there; and as `write_artefact`.
         FormatError: weights that are not positive, finite numbers, one of each sample.
     """
     ids = np.ascontiguousarray(sample_ids, np.int64)
@@ -113,6 +116,7 @@ def save_mask(
         inputs={"beton": beton_fingerprint} | (inputs or {}),
         params=params | {"num_samples": num_samples},
         arrays=arrays,
+        force=force,
     )
     return Mask(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path), weights=arrays.get("weights"))
 

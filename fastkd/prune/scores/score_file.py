@@ -79,6 +79,7 @@ def save_scores(
     inputs: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
     extras: Mapping[str, np.ndarray] | None = None,
+    force: bool = False,
 ) -> Scores:
     """Writes a score file atomically and returns it.
 
@@ -86,7 +87,10 @@ def save_scores(
         values: method → (N,), higher = keep first.
         methods: for each of them `direction` and `policies`, plain JSON values.
         inputs: fingerprints of what the scores come from, besides the beton. params: how they were made.
-        extras: further arrays (N,).
+        extras: further arrays (N,). force: replace what is there.
+
+    Raises:
+        MismatchError: something else is there; and as `write_artefact`.
     """
     scores = {name: np.ascontiguousarray(value, np.float32) for name, value in values.items()}
     further = {name: np.ascontiguousarray(value, np.float32) for name, value in (extras or {}).items()}
@@ -102,6 +106,7 @@ def save_scores(
             f"scores/{name}": {key: value if isinstance(value, str) else json.dumps(value) for key, value in of.items()}
             for name, of in described.items()
         },
+        force=force,
     )
     return Scores(values=scores, methods=described, extras=further, header=header, path=Path(path))
 
@@ -185,9 +190,15 @@ def _mean(values: list[np.ndarray], files: list[Scores], name: str, allow_nan: b
 
 
 def save_features(
-    path: str | Path, features: np.ndarray, *, beton_fingerprint: str, inputs: Mapping[str, str], params: dict[str, Any]
+    path: str | Path,
+    features: np.ndarray,
+    *,
+    beton_fingerprint: str,
+    inputs: Mapping[str, str],
+    params: dict[str, Any],
+    force: bool = False,
 ) -> Header:
-    """Writes the features of all samples, float32 (N, D), atomically."""
+    """Writes the features of all samples, float32 (N, D), as `write_artefact` does."""
     return write_artefact(
         path,
         kind=FEATURES_KIND,
@@ -195,6 +206,7 @@ def save_features(
         inputs={"beton": beton_fingerprint, **inputs},
         params=params,
         arrays={"features": np.ascontiguousarray(features, np.float32)},
+        force=force,
     )
 
 

@@ -1,0 +1,159 @@
+"""What ranks tell one another before they work: that they mean the same, what the first of them found, and that one failed.
+
+It goes through the store by which the ranks found each other, not through the group: no device has a part in it, and a
+rank that waits here learns that another has failed.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from fastkd import errors
+from fastkd.dist import World
+from fastkd.errors import FastKDError, MismatchError
+
+T = TypeVar("T")
+PATIENCE_S = 3600.0
+"""How long a rank waits for another; a beton without a manifest is read whole before its rank can say what it is."""
+_GOODBYE_S = 10.0
+_POLLS_S = (0.01, 0.2)  # between looks: at first, and later on
+
+
+def agree(world: World, record: Mapping[str, Any]) -> None:
+    """Refuses to go on where ranks differ; all of them raise the same.
+
+    Args:
+        record: name → plain JSON value, on every rank as this rank sees it.
+
+    Raises:
+        MismatchError: names the first rank that differs from rank 0, and what in.
+    """
+    if world.size == 1:
+        return
+    first, *others = _exchange(world, {name: record[name] for name in sorted(record)})
+    for rank, other in enumerate(others, start=1):
+        for name in [*first, *(name for name in other if name not in first)]:
+            if first.get(name) != other.get(name):
+                raise MismatchError(
+                    f"rank {rank} differs from rank 0 in {name}: {_shown(other.get(name))}, rank 0 has {_shown(first.get(name))}; "
+                    f"start all ranks with the same"
+                )
+
+
+def share(world: World, find: Callable[[], T]) -> T:
+    """What rank 0 finds, told to all ranks; only rank 0 looks.
+
+    Args:
+        find: gives a plain JSON value.
+
+    Raises:
+        FastKDError: what `find` raised, on all ranks alike.
+    """
+    if world.size == 1:
+        return find()
+    told: dict[str, Any] = {}
+    if world.is_main:
+        try:
+            told = {"value": find()}
+        except FastKDError as error:
+            told = {"error": [type(error).__name__, str(error)]}
+    told = _exchange(world, told)[0]
+    if "error" in told:
+        kind, line = told["error"]
+        raise getattr(errors, kind)(line)
+    value: T = told["value"]
+    return value
+
+
+@contextmanager
+def telling_failures(world: World) -> Iterator[None]:
+    """For the length of the block, an error of this rank is told to those that wait for it, and theirs ends this one.
+
+    Raises:
+        FastKDError: in place of a broken connection, which rank failed and what of.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if world.store is not None:
+            known = _failure(world)
+            if known is None and isinstance(error, Exception):
+                world.store.set("fastkd/failed", json.dumps([world.rank, str(error) or type(error).__name__]))
+            elif known is None and not isinstance(error, Exception):
+                raise  # stopped by a person or a signal: not a failure
+            _say_goodbye(world)
+            if known is not None and not isinstance(error, FastKDError):
+                raise FastKDError(known) from error
+        raise
+    else:
+        _say_goodbye(world)
+
+
+def _exchange(world: World, record: Any) -> list[Any]:
+    """The records of all ranks, in their order. Every rank has to come here the same number of times."""
+    if world.store is None:  # a group that somebody else made
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * world.size
+        dist.all_gather_object(found, record)
+        return found
+    turn = next(world.turns)
+    keys = [f"fastkd/{turn}/{rank}" for rank in range(world.size)]
+    world.store.set(keys[world.rank], json.dumps(record))
+    _wait(world, keys, PATIENCE_S)
+    return [json.loads(world.store.get(key)) for key in keys]
+
+
+def _wait(world: World, keys: list[str], patience_s: float) -> None:
+    """Waits until all keys are set.
+
+    Raises:
+        FastKDError: a rank failed, or nobody came.
+    """
+    begin = time.monotonic()
+    while True:
+        try:
+            if world.store.check(keys):
+                return
+            failure = _failure(world)
+        except RuntimeError:
+            raise FastKDError("rank 0 has ended without a word, and with it the ranks' meeting place") from None
+        waited = time.monotonic() - begin
+        if failure is not None:
+            raise FastKDError(failure)
+        if waited > patience_s:
+            raise FastKDError(f"some of {world.size} ranks did not come within {patience_s:.0f} s")
+        time.sleep(_POLLS_S[waited > 1])
+
+
+def _failure(world: World) -> str | None:
+    """The line of the rank that failed first, where one did."""
+    try:
+        if not world.store.check(["fastkd/failed"]):
+            return None
+        rank, line = json.loads(world.store.get("fastkd/failed"))
+    except RuntimeError:  # the store has gone with rank 0
+        return None
+    return None if rank == world.rank else f"rank {rank} failed: {line}"
+
+
+def _say_goodbye(world: World) -> None:
+    """Tells that this rank leaves; the rank that keeps the store stays until the others have."""
+    if world.store is None:
+        return
+    try:
+        world.store.set(f"fastkd/left/{world.rank}", "1")
+        begin = time.monotonic()
+        others = [f"fastkd/left/{rank}" for rank in range(world.size)]
+        while world.is_main and not world.store.check(others) and time.monotonic() - begin < _GOODBYE_S:
+            time.sleep(_POLLS_S[0])
+    except RuntimeError:  # the store has gone
+        return
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, in a few words."""
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

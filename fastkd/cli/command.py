@@ -1,0 +1,169 @@
+"""How a command is declared: --json, --config and --force, what it writes claimed, its ranks agreed."""
+
+import functools
+import itertools
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastkd import __version__
+from fastkd.agree import agree, share, telling_failures
+from fastkd.cli.common import choose_device, say
+from fastkd.cli.sections import SectionedCommand
+from fastkd.dist import World, process_group, read_world
+from fastkd.errors import OptionError
+from fastkd.writing import claim
+
+
+def _load_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
+    """--config: the file's keys become the defaults of the command's options."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}", context, option) from None
+    values = values.get(context.info_name or "", values)  # one file may serve several commands, a table each
+    if not isinstance(values, dict):
+        raise click.BadParameter(f"{path}: {context.info_name} is no table", context, option)
+    for name, value in values.items():
+        if isinstance(value, list):
+            raise click.BadParameter(f"{path}: {name} is a list, expected one value", context, option)
+    known = {param.name for param in context.command.params if isinstance(param, click.Option)}
+    names = {key.replace("-", "_"): value for key, value in values.items() if not isinstance(value, dict)}
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise click.BadParameter(f"{path}: {context.info_name} has no option {unknown[0]!r}", context, option)
+    context.default_map = {**(context.default_map or {}), **names}
+
+
+class Output(click.Path):
+    """What a command writes: locked before the command looks at it, and never one of its inputs."""
+
+    def __init__(self, *, is_folder: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.is_folder = is_folder
+
+
+def command(
+    name: str, *, on_ranks: bool = False, sections: Mapping[str, str] | None = None
+) -> Callable[[Callable], click.Command]:
+    """Declares a command: adds --config and --json, and --force where it writes; prints the dict that it returns, on rank 0.
+
+    The function gets the options and returns (result for --json, text for people). What it writes is claimed for it. Work
+    that is shared, `on_ranks`, begins when all ranks have joined and agreed; the function gets `world`, and `device` is the
+    one of this rank. Other work is done by the first rank alone. `sections`: as SectionedCommand's.
+    """
+
+    def declare(function: Callable[..., tuple[dict[str, Any], str]]) -> click.Command:
+        @functools.wraps(function)
+        def run(*, as_json: bool, **options: Any) -> None:
+            world = read_world()
+            if not on_ranks:
+                if not world.is_main:
+                    return
+                with claimed(made.params, options):
+                    result, text = function(**options)
+            else:
+                options["device"] = choose_device(options["device"], world)
+                with process_group(world, options["device"].split(":")[0]) as world, telling_failures(world):
+                    agree(world, bearing(name, made.params, options))
+                    with claimed_for_all(made.params, options, world):
+                        result, text = function(world=world, **options)
+            if world.is_main:
+                click.echo(json.dumps(result) if as_json else text)
+            if result.get("ok") is False:
+                sys.exit(1)
+
+        config = click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            callback=_load_config,
+            is_eager=True,
+            expose_value=False,
+            help="TOML file with defaults for these options; flags override it.",
+        )
+        as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+        made = click.command(name, cls=SectionedCommand)(config(as_json(run)))
+        if any(isinstance(param.type, Output) for param in made.params):
+            force = click.Option(["--force"], is_flag=True, help="Replace what is there, should it be of another job.")
+            made.params.insert(-2, force)
+        made.sections = sections or {}
+        return made
+
+    return declare
+
+
+def _outputs(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> Iterator[tuple[Path, Output]]:
+    for param in params:
+        if isinstance(param.type, Output) and param.name and options.get(param.name) is not None:
+            yield options[param.name], param.type
+
+
+def _others(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> Iterator[str | Path]:
+    """What the options that are no outputs name: files, perhaps."""
+    for param in params:
+        if param.name in options and not isinstance(param.type, Output):
+            value = options[param.name]
+            yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str | Path))
+
+
+@contextmanager
+def claimed(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> Iterator[None]:
+    """This process's claim to all that a command writes, see `claim`."""
+    outputs = list(_outputs(params, options))
+    for (one, _), (other, _) in itertools.combinations(outputs, 2):
+        if os.path.realpath(one) == os.path.realpath(other):
+            raise OptionError(f"{one}: is given for two outputs; choose another for one of them")
+    with ExitStack() as stack:
+        for path, kind in outputs:
+            inputs = [one for one in _others(params, options) if os.path.isfile(one)]
+            stack.enter_context(claim(path, inputs=inputs, is_folder=kind.is_folder, log=say))
+        yield
+
+
+@contextmanager
+def claimed_for_all(params: Sequence[click.Parameter], options: Mapping[str, Any], world: World) -> Iterator[None]:
+    """Rank 0's claim, which all ranks rest on, or fail with."""
+    with ExitStack() as stack:
+
+        def find() -> None:
+            stack.enter_context(claimed(params, options))
+
+        share(world, find)
+        yield
+
+
+LOCAL = {"num_workers", "device"}
+"""Options that may differ from rank to rank: no result depends on them."""
+
+
+def bearing(name: str, params: Sequence[click.Parameter], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a command's start bears on its result, for `agree`: the version, the command, and its options.
+
+    Files count as files, whatever their paths, since each node may have its own copy: what is in them is compared once they
+    are open. So do outputs.
+    """
+
+    def seen(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [seen(one) for one in value]
+        if isinstance(value, Path) or (isinstance(value, str) and os.path.exists(value)):
+            return "a folder" if os.path.isdir(value) else "a file" if os.path.exists(value) else "no such file"
+        return value
+
+    found = {"fastkd's version": __version__, "the command": name}
+    for param in params:
+        if param.name in options and param.name not in LOCAL:
+            value = options[param.name]
+            if isinstance(param.type, Output):
+                value = None if value is None else "given"
+            found[max(param.opts, key=len) if param.opts else param.name] = seen(value)
+    return found
