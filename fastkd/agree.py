@@ -155,5 +155,5 @@ def _say_goodbye(world: World) -> None:
 
 def _shown(value: Any) -> str:
     """A value in a message, in a few words."""
-    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    text = "nothing" if value is None else value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

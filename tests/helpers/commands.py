@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -67,17 +67,23 @@ def own_port() -> Iterator[int]:
 
 
 def fastkd_in_ranks(size: int, *arguments: object, until: Callable[[], bool] = lambda: False) -> list[Outcome]:
-    """`fastkd ARGUMENTS` in forked processes that find what torchrun tells its ranks; what each of them came to.
+    """`fastkd ARGUMENTS` on forked ranks, see `fastkd_as_ranks`."""
+    return fastkd_as_ranks(*[arguments] * size, until=until)
+
+
+def fastkd_as_ranks(*each: Sequence[object], until: Callable[[], bool] = lambda: False) -> list[Outcome]:
+    """A command for each rank, in forked processes that find what torchrun tells its ranks; what each of them came to.
 
     until: kill -9 to all of them as soon as it holds.
     """
+    size = len(each)
     with own_port() as port, tempfile.TemporaryDirectory() as folder:
 
         def run(rank: int) -> None:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
             names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ.update({name: str(value) for name, value in names.items()})
-            Path(folder, str(rank)).write_text(json.dumps(astuple(fastkd(*arguments))))
+            Path(folder, str(rank)).write_text(json.dumps(astuple(fastkd(*each[rank]))))
 
         pids = [forked(lambda rank=rank: run(rank)) for rank in range(size)]
         written = [Path(folder, str(rank)) for rank in range(size)]

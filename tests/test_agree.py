@@ -1,0 +1,98 @@
+"""Ranks that tell one another what they mean, what the first of them found, and that one failed."""
+
+import os
+import time
+
+import pytest
+from helpers.commands import own_port
+from helpers.ranks import forked, start_ranks, wait_for
+
+from fastkd.agree import agree, share, telling_failures
+from fastkd.dist import World, process_group
+from fastkd.errors import FastKDError, MismatchError, UnfinishedError
+
+
+def as_ranks(size, folder, function) -> tuple[list[str], float]:
+    """What `function(world)` returned or raised on each of `size` ranks that meet as commands do; and seconds."""
+
+    def run(rank: int, port: int) -> None:
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+        try:
+            with process_group(World(rank=rank, local_rank=rank, size=size)) as world, telling_failures(world):
+                found = str(function(world))
+        except FastKDError as error:
+            found = f"{type(error).__name__}: {error}"
+        (folder / str(rank)).write_text(found)
+
+    begin = time.monotonic()
+    with own_port() as port:
+        wait_for([forked(lambda rank=rank: run(rank, port)) for rank in range(size)])
+    return [(folder / str(rank)).read_text() for rank in range(size)], time.monotonic() - begin
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_that_mean_the_same_go_on(size, tmp_path):
+    found, _ = as_ranks(size, tmp_path, lambda world: agree(world, {"--lr": 0.1, "mask": None, "names": ["a"]}))
+    assert found == ["None"] * size
+
+
+@pytest.mark.parametrize(
+    ("of_the_last", "words"),
+    [
+        ({"--lr": 0.5, "mask": "m"}, "in --lr: 0.5, rank 0 has 0.1"),
+        ({"--lr": 0.1}, "in mask: nothing, rank 0 has m"),
+        ({"--lr": 0.1, "mask": "m", "more": 1}, "in more: 1, rank 0 has nothing"),
+    ],
+)
+def test_a_rank_that_means_something_else_ends_all_by_one_line(of_the_last, words, tmp_path):
+    def function(world: World) -> None:
+        agree(world, of_the_last if world.rank == 2 else {"--lr": 0.1, "mask": "m"})
+
+    found, seconds = as_ranks(3, tmp_path, function)
+    assert found == [f"MismatchError: rank 2 differs from rank 0 {words}; start all ranks with the same"] * 3
+    assert seconds < 30
+
+
+def test_what_rank_0_finds_is_told_to_all_and_only_rank_0_looks(tmp_path):
+    def function(world: World) -> list:
+        first = share(world, lambda: {"rank": world.rank, "pending": [1, 2]})
+        return [first, share(world, lambda: world.rank)]
+
+    assert as_ranks(3, tmp_path, function)[0] == ["[{'rank': 0, 'pending': [1, 2]}, 0]"] * 3
+
+
+def test_what_rank_0_raises_is_raised_by_all(tmp_path):
+    def function(world: World) -> None:
+        def find() -> None:
+            raise UnfinishedError("l.h5: is being filled")
+
+        share(world, find)
+
+    assert as_ranks(2, tmp_path, function)[0] == ["UnfinishedError: l.h5: is being filled"] * 2
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_rank_that_fails_ends_those_that_wait_for_it(failing, tmp_path):
+    def function(world: World) -> None:
+        if world.rank == failing:
+            raise MismatchError("m.h5: of another beton")
+        agree(world, {"mask": "m"})
+
+    found, seconds = as_ranks(2, tmp_path, function)
+    assert found[failing] == "MismatchError: m.h5: of another beton"
+    assert found[1 - failing] == f"FastKDError: rank {failing} failed: m.h5: of another beton"
+    assert seconds < 30
+
+
+def test_ranks_of_a_group_that_somebody_else_made_agree_through_it(tmp_path):
+    def function(world: World) -> None:
+        assert share(world, lambda: world.rank) == 0
+        with pytest.raises(MismatchError, match="rank 1 differs from rank 0 in seed: 1"):
+            agree(world, {"seed": world.rank})
+
+    assert wait_for(start_ranks(2, tmp_path / "meeting", function)) == [0, 0]
+
+
+def test_one_process_agrees_with_itself():
+    agree(World(), {"seed": 1})
+    assert share(World(), lambda: 7) == 7
