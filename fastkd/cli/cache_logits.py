@@ -9,6 +9,7 @@ from fastkd.cli.common import command, compute, progress_bar, say
 from fastkd.cli.options import (
     codec_option,
     device_options,
+    field_options,
     open_teacher,
     outputs_option,
     parse_outputs,
@@ -16,9 +17,10 @@ from fastkd.cli.options import (
     teacher_options,
     view_options,
 )
+from fastkd.data.beton.fields import Fields
 
 _SECTIONS = {
-    "Data": "mask",
+    "Data": "image-field label-field mask",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "teacher teacher-model teacher-norm teacher-size teacher-precision",
     "Speed": "batch-size num-workers device",
@@ -29,6 +31,7 @@ _SECTIONS = {
 
 @command("cache-logits", sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
+@field_options
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to make logits for.  [default: all]")
 @click.option("--teacher", required=True, metavar="T", help="A checkpoint, or a torchvision / timm: name.")
 @teacher_options
@@ -57,6 +60,7 @@ _SECTIONS = {
 @device_options
 def cache_logits(
     beton: Path,
+    fields: Fields,
     mask: Path | None,
     teacher: str,
     views: str | None,
@@ -99,7 +103,7 @@ def cache_logits(
     with_embedding = parse_outputs(outputs)
     part = _parse_shard(shard)
     with compute(device) as (world, device_name):
-        dataset = open_dataset(beton)
+        dataset = open_dataset(beton, fields)
         kept = Mask.load(mask) if mask else None
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
         chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)

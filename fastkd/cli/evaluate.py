@@ -6,11 +6,13 @@ from typing import Any
 import click
 
 from fastkd.cli.common import command, compute
-from fastkd.cli.options import device_options
+from fastkd.cli.options import device_options, field_options
+from fastkd.data.beton.fields import Fields
 
 
 @command("evaluate")
 @click.argument("beton", type=click.Path(path_type=Path))
+@field_options
 @click.option("--model", required=True, metavar="CKPT", help="A checkpoint, or a torchvision / timm: name.")
 @click.option("--model-name", metavar="NAME", help="Its network, where the checkpoint does not say.")
 @click.option("--norm", metavar="NORM", help="cifar, imagenet, none or M,M,M/S,S,S, where the checkpoint does not say.")
@@ -30,6 +32,7 @@ from fastkd.cli.options import device_options
 @device_options
 def evaluate(
     beton: Path,
+    fields: Fields,
     model: str,
     model_name: str | None,
     norm: str | None,
@@ -52,7 +55,7 @@ def evaluate(
     from fastkd.train.metrics import evaluate as measure
 
     with compute(device) as (world, device_name):
-        dataset = open_dataset(beton)
+        dataset = open_dataset(beton, fields)
         network = load_teacher(
             model, model_name=model_name, norm=norm, device=device_name, options=("--model", "--model-name", "--norm")
         )

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastkd.cli.common import command, compute, progress_bar, say
-from fastkd.cli.options import device_options
+from fastkd.cli.options import device_options, field_options
+from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ _UNUSED = {
 
 @command("score")
 @click.argument("beton", type=click.Path(path_type=Path))
+@field_options
 @click.option(
     "--method",
     "methods",
@@ -66,6 +68,7 @@ _UNUSED = {
 @device_options
 def score(
     beton: Path,
+    fields: Fields,
     methods: tuple[str, ...],
     model: tuple[str, ...],
     logits: Path | None,
@@ -91,7 +94,7 @@ def score(
 
     source = _source(methods, model, logits, given | {"size": size, "batch_size": batch_size})
     with compute(device) as (world, device_name):
-        dataset = open_dataset(beton)
+        dataset = open_dataset(beton, fields)
         require_whole(dataset)
         common = {"num_workers": num_workers, "device": device_name, "world": world}
         inputs: dict[str, str] = {}

@@ -1,12 +1,13 @@
 """`fastkd train`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastkd.cli.common import command, compute, progress_bar, say
-from fastkd.cli.options import device_options, open_teacher, refuse_idle, teacher_options, view_options
+from fastkd.cli.options import device_options, field_options, open_teacher, refuse_idle, teacher_options, view_options
 from fastkd.cli.train_options import (
     loss_options,
     parse_names,
@@ -14,13 +15,14 @@ from fastkd.cli.train_options import (
     record_options,
     schedule_options,
 )
+from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
     from fastkd.train.inputs import RunInputs
     from fastkd.train.recipe import Recipe
 
 _SECTIONS = {
-    "Data": "mask order drop-last mask-weights",
+    "Data": "image-field label-field mask order drop-last mask-weights",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision",
     "Student": "model init reset-head norm ema sync-bn resize-from seed",
@@ -35,6 +37,7 @@ _SECTIONS = {
 
 @command("train", sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
+@field_options
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to train on.  [default: all]")
 @click.option("--logits", type=click.Path(path_type=Path), help="Store with the teacher's logits.")
 @click.option(
@@ -126,6 +129,7 @@ _SECTIONS = {
 @device_options
 def train(
     beton: Path,
+    fields: Fields,
     mask: Path | None,
     logits: Path | None,
     teacher: str | None,
@@ -185,7 +189,7 @@ def train(
     refuse_idle({"val_every": val_every > 1}, "val", val)
     refuse_idle(teacher_flags, "teacher", teacher)
     with compute(device) as (world, device_name):
-        dataset = open_dataset(beton)
+        dataset = open_dataset(beton, fields)
         kept = Mask.load(mask) if mask else None
         store = LogitStore(logits) if logits else None
         has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
@@ -207,6 +211,7 @@ def train(
             store=store,
             teacher=network,
             val=val,
+            val_fields=replace(fields, strict=False),
             num_workers=num_workers,
             device=device_name,
             world=world,

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from fastkd.data.beton.encode import Encoded
-from fastkd.data.beton.part import SAMPLE_ID_FIELD
+from fastkd.data.beton.fields import SAMPLE_ID_FIELD
 from fastkd.data.beton.read import FIELD_BYTES, HEADER_BYTES
 from fastkd.errors import BusyError, OptionError
 
