@@ -69,7 +69,8 @@ def build_beton(
     does not fit. It stands in for the full one: the samples keep their numbers, and masks and stores of the full beton
     go with it.
 
-    A build that was stopped after its first 256 MiB goes on when it is called again.
+    A build that was stopped after its first 256 MiB goes on when it is called again. Images of a folder that changed since
+    are encoded anew, and those after them; a zip or a data set's files that changed are begun anew.
 
     \b
     fastkd build-beton cifar.zip --root cifar10/train --out train.beton
@@ -110,6 +111,7 @@ def build_beton(
             num_workers=num_workers,
             skip_bad=skip_bad,
             on_skip=lambda line: say(f"left out: {line}"),
+            log=say,
             progress=progress,
         )
     num_classes = len(manifest["class_names"])
@@ -135,7 +137,7 @@ def _copy_part(full: Path, fields: Fields, mask: Path, out: Path) -> tuple[dict[
         say(f"{out}: has image and label alone; left behind of {full}: {left}")
     begin = time.perf_counter()
     with progress_bar("build-beton", "images") as progress:
-        manifest = build_part(dataset.beton, ids, out, full_fingerprint=dataset.fingerprint, progress=progress)
+        manifest = build_part(dataset.beton, ids, out, full_fingerprint=dataset.fingerprint, log=say, progress=progress)
     result = _result(out, manifest, dataset.num_classes, len(ids) / (time.perf_counter() - begin))
     text = f"{out}: {len(ids):,} of the {dataset.beton.num_samples:,} samples of {full}, {result['size_bytes']:,} bytes"
     return result | {"full": dataset.fingerprint}, text
