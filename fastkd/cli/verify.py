@@ -67,11 +67,12 @@ def verify(
             used = "; fields {image} and {label}".format(**manifest["fields"]) if "fields" in manifest else ""
             say(f"{path}.json: {told}; fingerprint {manifest['fingerprint']}{used}")
     problems = []
-    has_beton = against is not None or any(path.is_file() and kind_of(path) == "beton" for path in files)
-    refuse_idle_fields(fields, has_beton, "a beton among FILES or --against")
     with progress_bar("verify", "samples") as progress:
         for path in files:
             problems += check(path, progress, fields)
+    if not problems:
+        has_beton = against is not None or any(kind_of(path) == "beton" for path in files)
+        refuse_idle_fields(fields, has_beton, "a beton among FILES or --against")
     result: dict[str, Any] = {"ok": not problems, "problems": problems}
     if against is not None and teacher is not None and not problems:
         result |= _compute_again(files, against, fields, teacher, teacher_flags, rows or 1000, device, num_workers)

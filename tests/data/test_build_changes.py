@@ -12,11 +12,13 @@ from helpers.ranks import forked, wait_for
 from helpers.synthetic import PAGE, encoded, photo, write_files, write_zip
 
 import fastkd.data.beton.pages
-from fastkd.data.beton.build import build_beton
+from fastkd.data.beton.build import build_beton, build_part
+from fastkd.data.beton.dataset import open_dataset
 from fastkd.data.beton.encode import WriteOptions
 from fastkd.data.beton.read import open_beton
 from fastkd.data.sources.open import open_source
 from fastkd.errors import SourceError
+from fastkd.prune.masks.mask import Mask
 
 PICTURES, ROWS = 20, 2_500  # images of a folder or zip, of which a page holds four; of a data set of arrays
 _KILLED = 77
@@ -229,24 +231,15 @@ def test_a_file_of_many_images_that_changes_while_it_is_read_is_told(make, tmp_p
     assert not (tmp_path / "x.beton").exists()
 
 
-def test_a_part_of_a_beton_that_was_written_anew_is_begun_anew(raw_beton, raw_mask, copy_of, tmp_path, monkeypatch):
-    from fastkd.data.beton.build import build_part
-    from fastkd.data.beton.dataset import open_dataset
-    from fastkd.prune.masks.mask import Mask
+def test_a_part_of_a_beton_that_was_written_anew_is_begun_anew(raw_beton, raw_mask, copy_of, tmp_path):
+    full, ids, path = copy_of(raw_beton, manifest=True), Mask.load(raw_mask).sample_ids, tmp_path / "part.beton"
 
-    full, ids = copy_of(raw_beton, manifest=True), Mask.load(raw_mask).sample_ids
-    lines: list[str] = []
-    for seconds in (0, 5):
-        touch(full, seconds)
+    def copied(**options: object) -> None:
         dataset = open_dataset(full)
+        build_part(dataset.beton, ids, path, full_fingerprint=dataset.fingerprint, **options)
 
-        def stop(done: int, total: int) -> None:
-            if done == total:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr("fastkd.data.beton.pages.PageWriter.close", lambda self, keep: os.close(self._journal))
-        with pytest.raises(KeyboardInterrupt):
-            fingerprint = dataset.fingerprint
-            path = tmp_path / "part.beton"
-            build_part(dataset.beton, ids, path, full_fingerprint=fingerprint, progress=stop, log=lines.append)
-    assert lines == [f"{tmp_path}/part.beton.journal: of another build, not gone on from: all is written anew"]
+    assert wait_for([forked(lambda: copied(progress=lambda done, total: os._exit(_KILLED)))]) == [_KILLED]
+    touch(full, 5)
+    lines: list[str] = []
+    copied(log=lines.append)
+    assert lines == [f"{path}.journal: of another build, not gone on from: all is written anew"]
