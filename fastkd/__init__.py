@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fastkd.data.beton.fields import Fields
     from fastkd.data.views.draw import Views
     from fastkd.data.views.mix import Mix
     from fastkd.errors import FastKDError
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
     from fastkd.store.logit_store import LogitStore
 
 __version__ = "0.1.0"
-__all__ = ["FastKDError", "Loader", "LogitStore", "Mask", "Mix", "Views"]
+__all__ = ["FastKDError", "Fields", "Loader", "LogitStore", "Mask", "Mix", "Views"]
 
 _HOME = {
     "FastKDError": "fastkd.errors",
+    "Fields": "fastkd.data.beton.fields",
     "Loader": "fastkd.feed.loader",
     "LogitStore": "fastkd.store.logit_store",
     "Mask": "fastkd.prune.masks.mask",

@@ -229,3 +229,13 @@ def copy_of(tmp_path: Path) -> Callable[..., Path]:
         return target
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a beton of FFCV's own writer of each of the forms in `helpers.foreign`."""
+    from helpers.foreign import write_foreign
+
+    folder = tmp_path_factory.mktemp("foreign")
+    write_foreign(folder)
+    return folder

@@ -8,11 +8,14 @@ import click
 
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
+from fastkd.cli.options import field_options, refuse_idle_fields
+from fastkd.data.beton.fields import Fields
 from fastkd.errors import OptionError
 
 
 @command("build-beton")
 @click.argument("source")
+@field_options
 @click.option("--out", type=Output(), required=True, help="The beton to write.")
 @click.option(
     "--mask", type=click.Path(path_type=Path), help="SOURCE is a beton: copy the samples that this mask keeps of it."
@@ -37,6 +40,7 @@ from fastkd.errors import OptionError
 )
 def build_beton(
     source: str,
+    fields: Fields,
     out: Path,
     force: bool,
     mask: Path | None,
@@ -67,7 +71,8 @@ def build_beton(
     does not fit. It stands in for the full one: the samples keep their numbers, and masks and stores of the full beton
     go with it.
 
-    A build that was stopped after its first 256 MiB goes on when it is called again.
+    A build that was stopped after its first 256 MiB goes on when it is called again. Images of a folder that changed since
+    are encoded anew, and those after them; a zip or a data set's files that changed are begun anew.
 
     \b
     fastkd build-beton cifar.zip --root cifar10/train --out train.beton
@@ -80,7 +85,8 @@ def build_beton(
         unfit = next((name for name, value in given.items() if value is not None), None)
         if unfit:
             raise OptionError(f"{unfit} does not go with --mask, which copies samples as they are")
-        return _copy_part(Path(source), mask, out)
+        return _copy_part(Path(source), fields, mask, out)
+    refuse_idle_fields(fields, False, "--mask, where SOURCE is a beton")
     from fastkd.data.beton.build import build_beton as write
     from fastkd.data.beton.encode import WriteOptions, default_mode
     from fastkd.data.sources.open import open_source
@@ -107,6 +113,7 @@ def build_beton(
             num_workers=num_workers,
             skip_bad=skip_bad,
             on_skip=lambda line: say(f"left out: {line}"),
+            log=say,
             progress=progress,
         )
     num_classes = len(manifest["class_names"])
@@ -116,20 +123,23 @@ def build_beton(
     return result, text
 
 
-def _copy_part(full: Path, mask: Path, out: Path) -> tuple[dict[str, Any], str]:
+def _copy_part(full: Path, fields: Fields, mask: Path, out: Path) -> tuple[dict[str, Any], str]:
     """`build-beton FULL --mask M --out OUT`."""
     from fastkd.data.beton.build import build_part
     from fastkd.data.beton.dataset import open_dataset
+    from fastkd.data.beton.part import left_behind
     from fastkd.feed.loader import kept_ids
     from fastkd.prune.masks.mask import Mask
 
     if full.exists() and out.exists() and full.samefile(out):
         raise OptionError(f"--out {out}: is SOURCE itself")
-    kept, dataset = Mask.load(mask), open_dataset(full)
+    kept, dataset = Mask.load(mask), open_dataset(full, fields)
     ids = kept_ids(dataset, kept)
+    if left := left_behind(dataset.beton):
+        say(f"{out}: has image and label alone; left behind of {full}: {left}")
     begin = time.perf_counter()
     with progress_bar("build-beton", "images") as progress:
-        manifest = build_part(dataset.beton, ids, out, full_fingerprint=dataset.fingerprint, progress=progress)
+        manifest = build_part(dataset.beton, ids, out, full_fingerprint=dataset.fingerprint, log=say, progress=progress)
     result = _result(out, manifest, dataset.num_classes, len(ids) / (time.perf_counter() - begin))
     text = f"{out}: {len(ids):,} of the {dataset.beton.num_samples:,} samples of {full}, {result['size_bytes']:,} bytes"
     return result | {"full": dataset.fingerprint}, text

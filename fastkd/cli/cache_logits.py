@@ -10,6 +10,7 @@ from fastkd.cli.common import progress_bar, say
 from fastkd.cli.options import (
     codec_option,
     device_options,
+    field_options,
     open_teacher,
     outputs_option,
     parse_outputs,
@@ -17,9 +18,10 @@ from fastkd.cli.options import (
     teacher_options,
     view_options,
 )
+from fastkd.data.beton.fields import Fields
 
 _SECTIONS = {
-    "Data": "mask",
+    "Data": "image-field label-field mask",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "teacher teacher-model teacher-norm teacher-size teacher-precision",
     "Speed": "batch-size num-workers device",
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 @command("cache-logits", on_ranks=True, sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
+@field_options
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to make logits for.  [default: all]")
 @click.option("--teacher", required=True, metavar="T", help="A checkpoint, or a torchvision / timm: name.")
 @teacher_options
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 @device_options
 def cache_logits(
     beton: Path,
+    fields: Fields,
     mask: Path | None,
     teacher: str,
     views: str | None,
@@ -102,7 +106,7 @@ def cache_logits(
     refuse_idle({"tau": tau}, "max-kl", max_kl)
     with_embedding = parse_outputs(outputs)
     part = _parse_shard(shard)
-    dataset = open_dataset(beton)
+    dataset = open_dataset(beton, fields)
     kept = Mask.load(mask) if mask else None
     network = open_teacher(teacher, teacher_flags, dataset.num_classes, device)
     chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastkd.cli.command import command
-from fastkd.cli.options import device_options
+from fastkd.cli.options import device_options, field_options
+from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
     from fastkd.dist import World
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 @command("evaluate", on_ranks=True)
 @click.argument("beton", type=click.Path(path_type=Path))
+@field_options
 @click.option("--model", required=True, metavar="CKPT", help="A checkpoint, or a torchvision / timm: name.")
 @click.option("--model-name", metavar="NAME", help="Its network, where the checkpoint does not say.")
 @click.option("--norm", metavar="NORM", help="cifar, imagenet, none or M,M,M/S,S,S, where the checkpoint does not say.")
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 @device_options
 def evaluate(
     beton: Path,
+    fields: Fields,
     model: str,
     model_name: str | None,
     norm: str | None,
@@ -55,7 +58,7 @@ def evaluate(
     from fastkd.teacher.network import load_teacher
     from fastkd.train.metrics import evaluate as measure
 
-    dataset = open_dataset(beton)
+    dataset = open_dataset(beton, fields)
     network = load_teacher(
         model, model_name=model_name, norm=norm, device=device, options=("--model", "--model-name", "--norm")
     )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastkd.cli.command import Output, command
+from fastkd.cli.options import field_options
+from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 @command("import-scores")
 @click.argument("beton", type=click.Path(path_type=Path))
+@field_options
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", help="What to call the scores.  [default: the array's name]")
 @click.option("--array", metavar="NAME", help="Column or array that holds them, where that is not plain.")
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=Output(), required=True, help="The score file to write.")
 def import_scores(
     beton: Path,
+    fields: Fields,
     file: Path,
     name: str | None,
     array: str | None,
@@ -56,7 +60,7 @@ def import_scores(
     from fastkd.prune.scores.imports import hard_first
     from fastkd.prune.scores.score_file import save_scores
 
-    dataset = open_dataset(beton)
+    dataset = open_dataset(beton, fields)
     require_whole(dataset)
     found, values, policies = read_joined(
         file, dataset, array=array, trust_pickle=trust_pickle, allow_nan=unscored == "keep"

@@ -7,10 +7,13 @@ from typing import Any
 import click
 
 from fastkd.cli.command import Output, command
+from fastkd.cli.options import field_options, refuse_idle_fields
+from fastkd.data.beton.fields import Fields
 
 
 @command("inspect")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@field_options
 @click.option(
     "--beton", type=click.Path(path_type=Path), help="The data of a mask or of scores: for its classes and images."
 )
@@ -22,6 +25,7 @@ from fastkd.cli.command import Output, command
 )
 def inspect(
     files: tuple[Path, ...],
+    fields: Fields,
     beton: Path | None,
     compare: Path | None,
     score: str | None,
@@ -41,10 +45,12 @@ def inspect(
     """
     from fastkd.report.describe import describe
 
-    found = [describe(path) for path in files]
+    found = [describe(path, fields) for path in files]
+    has_beton = beton is not None or any(one["kind"] == "beton" for one in found)
+    refuse_idle_fields(fields, has_beton, "a beton among FILES or --beton")
     parts = [_lines(one) for one in found]
     if beton or compare or gallery or score:
-        extra, text = _closer(files, found[0]["kind"], beton, compare, score, gallery, count, force)
+        extra, text = _closer(files, found[0]["kind"], beton, fields, compare, score, gallery, count, force)
         found[0] |= extra
         parts.append(text)
     return found[0] if len(found) == 1 else {"files": found}, "\n\n".join(parts)
@@ -71,6 +77,7 @@ def _closer(
     files: tuple[Path, ...],
     kind: str,
     beton: Path | None,
+    fields: Fields,
     compare: Path | None,
     score: str | None,
     gallery: Path | None,
@@ -90,7 +97,7 @@ def _closer(
         if beton is None:
             raise OptionError("--gallery needs --beton, where the images are")
         from fastkd.report.gallery import gallery_rows, write_gallery
-    dataset = None if beton is None else open_dataset(beton)
+    dataset = None if beton is None else open_dataset(beton, fields)
     extra: dict[str, Any] = {}
     lines: list[str] = []
     if kind == "mask":

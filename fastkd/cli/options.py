@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.data.beton.fields import Fields
 from fastkd.errors import OptionError
 
 if TYPE_CHECKING:
@@ -23,6 +24,37 @@ device_options = option_list(
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
 )
+
+_field_options = option_list(
+    click.option(
+        "--image-field", metavar="NAME", help="Its field of images.  [default: image, or the only one of RGB images]"
+    ),
+    click.option(
+        "--label-field", metavar="NAME", help="Its field of classes.  [default: label, or the only one of integers]"
+    ),
+)
+
+
+def field_options(function: Callable) -> Callable:
+    """Declares --image-field and --label-field, for betons that fastkd did not write; the function gets `fields`."""
+
+    @functools.wraps(function)
+    def run(*, image_field: str | None, label_field: str | None, **options: Any) -> Any:
+        return function(fields=Fields(image_field, label_field), **options)
+
+    return _field_options(run)
+
+
+def refuse_idle_fields(fields: Fields, has_beton: bool, where: str) -> None:
+    """Refuses names of fields where no beton is opened.
+
+    Raises:
+        OptionError: says `where` a beton would come from.
+    """
+    for role in ("image", "label"):
+        if getattr(fields, role) is not None and not has_beton:
+            raise OptionError(f"--{role}-field {getattr(fields, role)} does nothing without {where}")
+
 
 view_options = option_list(
     click.option(

@@ -10,18 +10,22 @@ from fastkd.cli.common import choose_device, say
 from fastkd.cli.options import (
     codec_option,
     device_options,
+    field_options,
     open_teacher,
     outputs_option,
     parse_outputs,
     refuse_idle,
+    refuse_idle_fields,
     teacher_options,
     view_options,
 )
+from fastkd.data.beton.fields import Fields
 from fastkd.dist import read_world
 
 
 @command("plan")
 @click.argument("beton", required=False, type=click.Path(path_type=Path))
+@field_options
 @click.option("--num-samples", type=click.IntRange(1), help="Samples, where there is no BETON yet.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes, where there is no BETON yet.")
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples that are kept.  [default: all]")
@@ -49,6 +53,7 @@ from fastkd.dist import read_world
 @device_options
 def plan(
     beton: Path | None,
+    fields: Fields,
     num_samples: int | None,
     num_classes: int | None,
     mask: Path | None,
@@ -99,6 +104,7 @@ def plan(
     if teacher is not None and not (measure or with_embedding):
         raise click.UsageError("--teacher is for --measure and --outputs logits,embedding")
     refuse_idle(teacher_flags, "teacher", teacher)
+    refuse_idle_fields(fields, beton is not None, "BETON")
     kept = Mask.load(mask) if mask else None
     if beton is None:
         if num_samples is None or num_classes is None or num_seeds is None:
@@ -112,7 +118,7 @@ def plan(
         from fastkd.data.beton.dataset import open_dataset
         from fastkd.feed.loader import choose_views, kept_ids
 
-        dataset = open_dataset(beton)
+        dataset = open_dataset(beton, fields)
         num_classes, num_rows = dataset.num_classes, len(kept_ids(dataset, kept))
         chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)
         num_seeds = chosen.num_seeds

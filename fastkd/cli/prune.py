@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from fastkd.cli.command import Output, command
-from fastkd.cli.options import option_list
+from fastkd.cli.options import field_options, option_list
 from fastkd.cli.prune_inputs import combine_masks, read_candidates, read_weights
+from fastkd.data.beton.fields import Fields
 from fastkd.prune.select.methods import METHODS, OPTIONS, choose, flag, options_of
 
 _OF_MASKS = ("union", "intersection", "difference", "complement")
@@ -15,7 +16,7 @@ _OF_ALL = ("level", "balance")  # options of several methods
 
 _SECTIONS = {
     "Selection": "keep method seed level balance",
-    "Inputs": "scores score unscored features mask",
+    "Inputs": "image-field label-field scores score unscored features mask",
     "Of single methods": " ".join(["hardness", *(flag(name)[2:] for name in OPTIONS if name not in _OF_ALL)]),
     "Output": "weights out",
 }
@@ -34,6 +35,7 @@ _method_options = option_list(
 
 @command("prune", sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
+@field_options
 @click.option("--keep", metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples.")
 @click.option(
     "--method",
@@ -65,6 +67,7 @@ _method_options = option_list(
 @click.option("--out", type=Output(), required=True, help="The mask to write.")
 def prune(
     beton: Path,
+    fields: Fields,
     keep: str | None,
     method: str,
     seed: int,
@@ -98,7 +101,7 @@ def prune(
     from fastkd.prune.masks.weights import describe_weights
 
     _check_inputs(method, keep, scores, score, unscored, features, mask, hardness, options)
-    dataset = open_dataset(beton)
+    dataset = open_dataset(beton, fields)
     require_whole(dataset)
     opened, fingerprint, class_names = dataset.beton, dataset.fingerprint, dataset.class_names
     labels = opened.labels

@@ -7,7 +7,8 @@ import click
 
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
-from fastkd.cli.options import device_options
+from fastkd.cli.options import device_options, field_options
+from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,7 @@ _UNUSED = {
 
 @command("score", on_ranks=True)
 @click.argument("beton", type=click.Path(path_type=Path))
+@field_options
 @click.option(
     "--method",
     "methods",
@@ -68,6 +70,7 @@ _UNUSED = {
 @device_options
 def score(
     beton: Path,
+    fields: Fields,
     methods: tuple[str, ...],
     model: tuple[str, ...],
     logits: Path | None,
@@ -94,7 +97,7 @@ def score(
     from fastkd.prune.scores.score_file import save_scores
 
     source = _source(methods, model, logits, given | {"size": size, "batch_size": batch_size})
-    dataset = open_dataset(beton)
+    dataset = open_dataset(beton, fields)
     require_whole(dataset)
     common = {"num_workers": num_workers, "device": device, "world": world}
     inputs: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """`fastkd train`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ import click
 
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
-from fastkd.cli.options import device_options, open_teacher, refuse_idle, teacher_options, view_options
+from fastkd.cli.options import device_options, field_options, open_teacher, refuse_idle, teacher_options, view_options
 from fastkd.cli.train_options import (
     loss_options,
     parse_names,
@@ -15,6 +16,7 @@ from fastkd.cli.train_options import (
     record_options,
     schedule_options,
 )
+from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
     from fastkd.dist import World
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from fastkd.train.recipe import Recipe
 
 _SECTIONS = {
-    "Data": "mask order drop-last mask-weights",
+    "Data": "image-field label-field mask order drop-last mask-weights",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision",
     "Student": "model init reset-head norm ema sync-bn resize-from seed",
@@ -37,6 +39,7 @@ _SECTIONS = {
 
 @command("train", on_ranks=True, sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
+@field_options
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to train on.  [default: all]")
 @click.option("--logits", type=click.Path(path_type=Path), help="Store with the teacher's logits.")
 @click.option(
@@ -126,6 +129,7 @@ _SECTIONS = {
 @device_options
 def train(
     beton: Path,
+    fields: Fields,
     mask: Path | None,
     logits: Path | None,
     teacher: str | None,
@@ -186,7 +190,7 @@ def train(
     refuse_idle({"reset_head": reset_head}, "init", init)
     refuse_idle({"val_every": val_every > 1}, "val", val)
     refuse_idle(teacher_flags, "teacher", teacher)
-    dataset = open_dataset(beton)
+    dataset = open_dataset(beton, fields)
     kept = Mask.load(mask) if mask else None
     store = LogitStore(logits) if logits else None
     has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
@@ -206,6 +210,7 @@ def train(
         store=store,
         teacher=network,
         val=val,
+        val_fields=replace(fields, strict=False),
         num_workers=num_workers,
         device=device,
         world=world,

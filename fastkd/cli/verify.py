@@ -7,12 +7,21 @@ import click
 
 from fastkd.cli.command import command
 from fastkd.cli.common import choose_device, progress_bar, say
-from fastkd.cli.options import device_options, open_teacher, refuse_idle, teacher_options
+from fastkd.cli.options import (
+    device_options,
+    field_options,
+    open_teacher,
+    refuse_idle,
+    refuse_idle_fields,
+    teacher_options,
+)
+from fastkd.data.beton.fields import Fields
 from fastkd.dist import read_world
 
 
 @command("verify")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@field_options
 @click.option(
     "--write-manifest",
     is_flag=True,
@@ -27,6 +36,7 @@ from fastkd.dist import read_world
 @device_options
 def verify(
     files: tuple[Path, ...],
+    fields: Fields,
     write_manifest: bool,
     against: Path | None,
     teacher: str | None,
@@ -44,25 +54,29 @@ def verify(
     fastkd verify train.beton l.h5
     fastkd verify l.h5 --against train.beton --teacher t.safetensors --rows 1000
     """
+    from fastkd.report.describe import kind_of
     from fastkd.report.describe import verify as check
 
     if (against is None) != (teacher is None):
         raise click.UsageError("--against and --teacher are given together")
     refuse_idle({"rows": rows} | teacher_flags, "against", against)
     if write_manifest:
-        from fastkd.data.beton.read import open_beton
         from fastkd.data.beton.renew import renew_manifest
 
         for path in files:
-            manifest, told = renew_manifest(open_beton(path))
-            say(f"{path}.json: {told}; fingerprint {manifest['fingerprint']}")
+            manifest, told = renew_manifest(path, fields)
+            used = "; fields {image} and {label}".format(**manifest["fields"]) if "fields" in manifest else ""
+            say(f"{path}.json: {told}; fingerprint {manifest['fingerprint']}{used}")
     problems = []
     with progress_bar("verify", "samples") as progress:
         for path in files:
-            problems += check(path, progress)
+            problems += check(path, progress, fields)
+    if not problems:
+        has_beton = against is not None or any(kind_of(path) == "beton" for path in files)
+        refuse_idle_fields(fields, has_beton, "a beton among FILES or --against")
     result: dict[str, Any] = {"ok": not problems, "problems": problems}
     if against is not None and teacher is not None and not problems:
-        result |= _compute_again(files, against, teacher, teacher_flags, rows or 1000, device, num_workers)
+        result |= _compute_again(files, against, fields, teacher, teacher_flags, rows or 1000, device, num_workers)
     names = ", ".join(str(path) for path in files)
     text = f"{names}: {len(result['problems'])} problems\n" + "\n".join(result["problems"])
     return result, f"{names}: whole" if result["ok"] else text
@@ -71,6 +85,7 @@ def verify(
 def _compute_again(
     files: tuple[Path, ...],
     against: Path,
+    fields: Fields,
     teacher: str,
     teacher_flags: dict[str, Any],
     rows: int,
@@ -84,7 +99,7 @@ def _compute_again(
     problems, told = [], []
     device_name = choose_device(device, read_world())
     with progress_bar("verify", "rows") as progress:
-        dataset = open_dataset(against)
+        dataset = open_dataset(against, fields)
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
         for path in files:
             found = recompute_rows(

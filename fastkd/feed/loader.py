@@ -10,6 +10,7 @@ import torch
 from fastkd.artefact import require_input
 from fastkd.data.batch import Batch
 from fastkd.data.beton.dataset import Dataset, open_dataset
+from fastkd.data.beton.fields import AS_FOUND, Fields
 from fastkd.data.identity import probe_checksums, view_identity
 from fastkd.data.loader import ViewLoader
 from fastkd.data.views.decode import Column
@@ -165,7 +166,7 @@ class Loader(ViewLoader):
     """Batches of seeded views, with the teacher's logits of the same views where there is a store.
 
     Args:
-        beton: path, or a `Dataset` that is open already.
+        beton: path, or a `Dataset` that is open already. fields: of a path, which hold the image and the label.
         views: which views; None for those of the store.
         mask: path of a mask, a `Mask`, or int64 sample_ids; None keeps all. Batches have its weights, where it has some.
         logits: path of a store or an open `LogitStore`; None for batches without logits. embeddings: whether batches have
@@ -183,6 +184,7 @@ class Loader(ViewLoader):
         beton: str | Path | Dataset,
         views: Views | None = None,
         *,
+        fields: Fields = AS_FOUND,
         mask: str | Path | Mask | np.ndarray | None = None,
         logits: str | Path | LogitStore | None = None,
         embeddings: bool = False,
@@ -197,7 +199,11 @@ class Loader(ViewLoader):
         device: torch.device | str = "cpu",
         world: World | None = None,
     ) -> None:
-        self.dataset = beton if isinstance(beton, Dataset) else open_dataset(beton)
+        if isinstance(beton, Dataset) and fields != AS_FOUND:
+            raise OptionError(
+                f"fields do nothing with a dataset that is open already: open {beton.beton.path} with them"
+            )
+        self.dataset = beton if isinstance(beton, Dataset) else open_dataset(beton, fields)
         if isinstance(mask, str | Path):
             mask = Mask.load(mask)
         ids = mask if isinstance(mask, np.ndarray) else kept_ids(self.dataset, mask)

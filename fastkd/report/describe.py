@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastkd.artefact import HDF5_MAGIC, open_artefact, read_artefact
+from fastkd.data.beton.fields import AS_FOUND, KINDS, Fields
 from fastkd.data.beton.read import identify, open_beton, read_manifest
 from fastkd.data.modes import MODE_RAW
 from fastkd.errors import FastKDError, FormatError, NotFoundError
@@ -48,30 +49,41 @@ def kind_of(path: str | Path) -> str:
     )
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(path: str | Path, fields: Fields = AS_FOUND) -> dict[str, Any]:
     """What `inspect` prints of a file: kind, path, format_version, fingerprint, inputs, params and the kind's own keys.
+
+    Args:
+        fields: which of a beton hold the image and the label.
 
     Raises:
         FastKDError: a file that is missing, foreign or damaged.
     """
     kind = kind_of(path)
-    return {"kind": kind, "path": str(path), **DESCRIBE[kind](Path(path))}
+    found = _beton(Path(path), fields) if kind == "beton" else DESCRIBE[kind](Path(path))
+    return {"kind": kind, "path": str(path), **found}
 
 
-def verify(path: str | Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+def verify(
+    path: str | Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    fields: Fields = AS_FOUND,
+) -> list[str]:
     """Reads a file whole and checks all of it; one line for each problem, none for a whole file."""
     try:
-        return [f"{path}: {line}" if not line.startswith(str(path)) else line for line in _verify(Path(path), progress)]
+        return [
+            f"{path}: {line}" if not line.startswith(str(path)) else line
+            for line in _verify(Path(path), progress, fields)
+        ]
     except FastKDError as error:
         return [str(error)]
 
 
-def _verify(path: Path, progress: Callable[[int, int], None]) -> list[str]:
+def _verify(path: Path, progress: Callable[[int, int], None], fields: Fields) -> list[str]:
     kind = kind_of(path)
     if kind == "beton":
         from fastkd.data.beton.verify import verify_beton
 
-        return verify_beton(open_beton(path), progress)
+        return verify_beton(open_beton(path, fields), progress)
     if kind == "logit-store":
         from fastkd.store.verify import verify_store
 
@@ -88,8 +100,8 @@ def _verify(path: Path, progress: Callable[[int, int], None]) -> list[str]:
     return []
 
 
-def _beton(path: Path) -> dict[str, Any]:
-    beton = open_beton(path)
+def _beton(path: Path, fields: Fields = AS_FOUND) -> dict[str, Any]:
+    beton = open_beton(path, fields)
     manifest = read_manifest(beton) or {}
     digest, class_names = identify(beton)
     return {
@@ -101,6 +113,8 @@ def _beton(path: Path) -> dict[str, Any]:
         "num_classes": len(class_names),
         "size_bytes": beton.size_bytes,
         "manifest": bool(manifest),
+        "fields": {name: KINDS[kind] for name, kind in zip(beton.field_names, beton.field_types, strict=True)},
+        **{f"{role}_field": name for role, name in beton.used_fields.items()},
         "num_raw": int(np.count_nonzero(beton.modes == MODE_RAW)),
         "max_height": int(beton.heights.max()),
         "max_width": int(beton.widths.max()),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastkd.data.beton.dataset import Dataset, open_dataset
+from fastkd.data.beton.fields import AS_FOUND, Fields
 from fastkd.data.views.draw import Views
 from fastkd.dist import World
 from fastkd.distil.methods import METHODS, teacher_needed
@@ -46,6 +47,7 @@ def open_inputs(
     world: World,
     global_batch: int | None = None,
     resident: str = "off",
+    val_fields: Fields = AS_FOUND,
 ) -> RunInputs:
     """Joins the inputs of a run.
 
@@ -53,6 +55,7 @@ def open_inputs(
         store, teacher: where both are given, the teacher must be the store's, and the store is used.
         val: path of a beton to measure accuracy on.
         global_batch: samples of a step on all ranks together; None for the recipe's batch size × ranks.
+        val_fields: which of `val` hold the image and the label.
         resident: `auto`, `on` or `off`: see `make_resident`.
 
     Raises:
@@ -95,7 +98,7 @@ def open_inputs(
     )
     val_loader: Loader | Resident | None = None
     if val is not None:
-        val_data = open_dataset(val)
+        val_data = open_dataset(val, val_fields)
         if val_data.num_classes > dataset.num_classes:
             raise OptionError(
                 f"{val}: {val_data.num_classes} classes, the training data {dataset.beton.path} has {dataset.num_classes}"

@@ -121,11 +121,11 @@ def test_a_manifest_that_is_none_is_refused_with_the_way_out(photo_raw, copy_of,
         identify(open_beton(path))
 
 
-@pytest.mark.parametrize(("key", "value"), [("format_version", 2), ("format_version", "1"), ("fastkd_kind", "mask")])
+@pytest.mark.parametrize(("key", "value"), [("format_version", 3), ("format_version", "1"), ("fastkd_kind", "mask")])
 def test_a_manifest_of_another_kind_or_version_is_refused(photo_raw, copy_of, key, value):
     path = copy_of(photo_raw)
     change_manifest(photo_raw, path, key, value)
-    with pytest.raises(FormatError, match="reads beton manifests of version 1"):
+    with pytest.raises(FormatError, match="reads beton manifests of versions 1 and 2"):
         identify(open_beton(path))
 
 

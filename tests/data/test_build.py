@@ -138,8 +138,8 @@ def test_a_file_system_that_cannot_write_past_its_cache_gets_the_same_bytes(phot
     build(photo_folder, tmp_path / "x.beton")
     whole = PageWriter.__init__
 
-    def misaligned(self, *args):  # what makes the system refuse: EINVAL
-        whole(self, *args)
+    def misaligned(self, *args, **options):  # what makes the system refuse: EINVAL
+        whole(self, *args, **options)
         self._page = np.zeros(self.page_size + 1, np.uint8)[1:]
 
     monkeypatch.setattr(PageWriter, "__init__", misaligned)

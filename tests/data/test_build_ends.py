@@ -12,8 +12,8 @@ import pytest
 from helpers.ranks import forked, wait_for
 from helpers.synthetic import PAGE, build, encoded, nearest, photo, stored, write_files
 
-import fastkd.data.beton.build
 import fastkd.data.beton.pages
+import fastkd.data.beton.workers
 from fastkd.data.beton.build import build_beton
 from fastkd.data.beton.encode import WriteOptions
 from fastkd.data.beton.read import manifest_path, open_beton, read_manifest
@@ -138,8 +138,8 @@ def test_a_killed_build_goes_on_and_gives_the_same_files(several_pages, tmp_path
     killed(several_pages, tmp_path / "x.beton", at)
     assert not (tmp_path / "x.beton").exists()
     encoded_now: list[int] = []
-    encode = fastkd.data.beton.build.encode
-    monkeypatch.setattr("fastkd.data.beton.build.encode", lambda *a: encoded_now.append(1) or encode(*a))
+    encode = fastkd.data.beton.workers.encode
+    monkeypatch.setattr("fastkd.data.beton.workers.encode", lambda *a: encoded_now.append(1) or encode(*a))
     beton = build(several_pages, tmp_path / "x.beton")
     assert beton.path.read_bytes() == whole.path.read_bytes()
     assert manifest_path(beton.path).read_text() == manifest_path(whole.path).read_text()

@@ -90,7 +90,7 @@ def test_a_part_that_does_not_say_of_what_is_refused(raw_beton, raw_mask, tmp_pa
 
 def test_a_newer_manifest_is_refused(beton):
     text = manifest_path(beton).read_text()
-    damage(beton, '"format_version": 1', '"format_version": 2')
+    damage(beton, '"format_version": 1', '"format_version": 3')
     outcome = fastkd("verify", beton, "--write-manifest")
-    assert "beton manifest of version 2, this fastkd reads beton manifests of version 1" in outcome.err
-    assert json.loads(manifest_path(beton).read_text()) == json.loads(text) | {"format_version": 2}
+    assert "beton manifest of version 3, this fastkd reads beton manifests of versions 1 and 2" in outcome.err
+    assert json.loads(manifest_path(beton).read_text()) == json.loads(text) | {"format_version": 3}

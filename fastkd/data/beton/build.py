@@ -1,18 +1,14 @@
 """Writing betons: source images into FFCV's file format, atomically and the same bytes every time.
 
-Samples are encoded by worker processes and laid into pages by this one, in sample order: a worker's exception (or death)
-reaches the caller, nothing is left in shared memory, and the file does not depend on the number of workers.
+Samples are encoded by worker processes and laid into pages by this one, in sample order: the file does not depend on the
+number of workers.
 """
 
 import json
-import multiprocessing
 import os
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,66 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.data.beton.encode import Encoded, WriteOptions, encode, stored
+from fastkd.data.beton.encode import Encoded, WriteOptions, stored
 from fastkd.data.beton.pages import PageWriter
 from fastkd.data.beton.read import Beton, manifest_path, open_beton, read_manifest, write_manifest
+from fastkd.data.beton.workers import CHUNK, Item, encode_all, encode_chunk
+from fastkd.data.sources.files import stamp_of
 from fastkd.data.sources.open import Source
 from fastkd.errors import FastKDError, OptionError, SourceError
 from fastkd.fingerprint import fingerprint
 from fastkd.writing import require_folder, sync_file
 
-_CHUNK = 64  # samples a job: small enough that the pages in flight stay a few megabytes
 _PROBES = 32  # samples at most, one in 64, encoded beforehand to estimate the time and the space that all of them take
 _MIN_PARALLEL_S = 10.0  # work of less than this is over before worker processes are there
-
-
-def _encode_chunk(source: Source, ids: range, options: WriteOptions) -> list[Encoded | FastKDError]:
-    results: list[Encoded | FastKDError] = []
-    for i in ids:
-        try:
-            results.append(encode(source.read(i), source.names[i], options))
-        except FastKDError as error:
-            results.append(error)
-    return results
-
-
-_worker: tuple[Source, WriteOptions] | None = None  # what this worker process encodes; sent once, not with every job
-
-
-def _start_worker(source: Source, options: WriteOptions) -> None:
-    global _worker
-    _worker = source, options
-
-
-def _encode_job(ids: range) -> list[Encoded | FastKDError]:
-    assert _worker is not None
-    return _encode_chunk(_worker[0], ids, _worker[1])
-
-
-def _encode_all(source: Source, options: WriteOptions, num_workers: int, first: int) -> Iterator[Encoded | FastKDError]:
-    """Every sample from `first` on, encoded, in order; errors take the place of the samples that caused them."""
-    chunks = [range(start, min(start + _CHUNK, len(source))) for start in range(first, len(source), _CHUNK)]
-    if num_workers <= 1 or len(chunks) <= 1:
-        for chunk in chunks:
-            yield from _encode_chunk(source, chunk, options)
-        return
-    context = multiprocessing.get_context("forkserver")  # fork is unsafe once Numba or OpenCV run threads
-    context.set_forkserver_preload(["fastkd.data.beton.encode", "ffcv.fields"])
-    with ProcessPoolExecutor(num_workers, context, _start_worker, (source, options)) as pool:
-        waiting: deque = deque()
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(_encode_job, chunk))
-                if len(waiting) > 4 * num_workers:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        except BrokenProcessPool:
-            raise FastKDError(
-                "a worker process of build-beton was killed (out of memory?); try fewer --num-workers"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _probe(source: Source, options: WriteOptions, path: Path) -> float:
@@ -88,11 +36,11 @@ def _probe(source: Source, options: WriteOptions, path: Path) -> float:
     Raises:
         OptionError: the disk is too small for them.
     """
-    ids = np.unique(np.linspace(0, len(source) - 1, min(_PROBES, 1 + len(source) // _CHUNK)).astype(int)).tolist()
+    ids = np.unique(np.linspace(0, len(source) - 1, min(_PROBES, 1 + len(source) // CHUNK)).astype(int)).tolist()
     sizes, seconds = [], []
     for i in ids:
         begin = time.perf_counter()
-        for item in _encode_chunk(source, range(i, i + 1), options):
+        for item, _ in encode_chunk(source, range(i, i + 1), options):
             if isinstance(item, Encoded):
                 sizes.append(len(item.payload))
         seconds.append(time.perf_counter() - begin)
@@ -121,15 +69,17 @@ def build_beton(
     num_workers: int = 0,
     skip_bad: bool = False,
     on_skip: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Writes a beton and its manifest; both appear whole or not at all.
 
-    Killed or stopped after its first 256 MiB, the same build goes on where it was.
+    Killed or stopped after its first 256 MiB, the same build goes on where it was, or where a file of the source changed.
 
     Args:
         num_workers: encoding processes; 0 for one for each CPU that this process may use.
         skip_bad: leave out images that cannot be decoded (told through `on_skip`) instead of stopping at the first.
+        log: takes a line about what of a build that was stopped is not gone on from.
         progress: called with samples done and in all.
 
     Returns:
@@ -137,7 +87,7 @@ def build_beton(
 
     Raises:
         NotFoundError: the folder of `path` does not exist.
-        SourceError: an image that cannot be decoded, or none left.
+        SourceError: an image that cannot be decoded, or none left; a zip or a data set's file that changed meanwhile.
         OptionError: an image larger than a page, or a disk too small.
         BusyError: another process builds the same file.
     """
@@ -151,9 +101,23 @@ def build_beton(
     if _probe(source, options, path) < _MIN_PARALLEL_S:
         workers = 1
     versions = {name: version(name) for name in ("fastkd", "ffcv", "numpy", "pillow", "opencv-python")}
-    status = os.stat(source.spec) if os.path.isfile(source.spec) else None
-    stamp = [status.st_size, status.st_mtime_ns] if status else []  # a zip that was made again is another source
-    job = fingerprint([source.spec, json.dumps([source.names, stamp, asdict(options), versions]), source.labels])
+    # A zip that was made again, or files of a data set, are another source.
+    job = fingerprint(
+        [source.spec, json.dumps([source.names, source.stamps, asdict(options), versions]), source.labels]
+    )
+
+    def is_unchanged(items: range, stamps: np.ndarray) -> bool:
+        changed = source.first_changed(items, stamps)
+        if changed is not None:
+            log(
+                f"{source.names[changed]}: changed since it was read; images from the {items.start + 1:,}. on are encoded anew"
+            )
+        return changed is None
+
+    def items_from(first: int) -> Iterator[Item]:
+        yield from encode_all(source, options, workers, first)
+        source.require_unchanged()
+
     return _write(
         path,
         source.spec,
@@ -161,9 +125,11 @@ def build_beton(
         source.labels,
         source.names,
         options.page_size,
-        lambda first: _encode_all(source, options, workers, first),
+        items_from,
         skip_bad=skip_bad,
         on_skip=on_skip,
+        is_unchanged=is_unchanged,
+        log=log,
         progress=progress,
         source=source.spec,
         class_names=source.class_names,
@@ -178,6 +144,7 @@ def build_part(
     path: str | Path,
     *,
     full_fingerprint: str,
+    log: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Copies some samples of a beton, byte by byte, into one of their own, whose field `sample_id` keeps their numbers.
@@ -186,6 +153,7 @@ def build_part(
         beton: the full beton.
         sample_ids: int64 (n,), the samples to copy; they come to lie in this order.
         full_fingerprint: that of the full beton, which the part will be taken for.
+        log: as `build_beton`.
 
     Returns:
         The part's manifest; its `part_of` has the full beton's fingerprint and num_samples.
@@ -199,20 +167,21 @@ def build_part(
     manifest = read_manifest(beton, columns=True) or {}
     names = manifest.get("names") or [str(i) for i in range(beton.num_samples)]
 
-    def copies(first: int) -> Iterator[Encoded]:
+    def copies(first: int) -> Iterator[Item]:
         for i in sample_ids[first:].tolist():
             size = int(beton.heights[i]), int(beton.widths[i])
-            yield stored(int(beton.modes[i]), *size, beton.payload(i))
+            yield stored(int(beton.modes[i]), *size, beton.payload(i)), (0, 0)
 
     return _write(
         path,
         str(beton.path),
-        fingerprint(["part", full_fingerprint, sample_ids]),
+        fingerprint(["part", full_fingerprint, json.dumps(stamp_of(str(beton.path))), sample_ids]),
         beton.labels[sample_ids],
         [names[i] for i in sample_ids.tolist()],
         beton.page_size,
         copies,
         sample_ids=sample_ids,
+        log=log,
         progress=progress,
         part_of={"fingerprint": full_fingerprint, "num_samples": beton.num_samples},
         **{name: manifest[name] for name in ("source", "class_names", "options", "versions") if name in manifest},
@@ -226,12 +195,14 @@ def _write(
     labels: np.ndarray,
     names: list[str],
     page_size: int,
-    items_from: Callable[[int], Iterable[Encoded | FastKDError]],
+    items_from: Callable[[int], Iterable[Item]],
     *,
+    log: Callable[[str], None],
+    progress: Callable[[int, int], None],
     sample_ids: np.ndarray | None = None,
     skip_bad: bool = False,
     on_skip: Callable[[str], None] = lambda line: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    is_unchanged: Callable[[range, np.ndarray], bool] = lambda items, stamps: True,
     **fields: Any,
 ) -> dict[str, Any]:
     """Lays encoded samples into pages and puts beton and manifest in place; returns the manifest.
@@ -241,9 +212,10 @@ def _write(
         items_from: gives the samples from a number on, in order.
         fields: what the manifest says besides.
     """
-    writer = PageWriter(path, job, labels, page_size, sample_ids)
+    writer = PageWriter(path, job, labels, page_size, sample_ids, is_unchanged=is_unchanged, log=log)
     try:
-        for i, item in enumerate(items_from(writer.next_item), writer.next_item):
+        for i, (item, stamp) in enumerate(items_from(writer.next_item), writer.next_item):
+            writer.stamps[i] = stamp
             if isinstance(item, FastKDError):
                 if not (skip_bad and isinstance(item, SourceError)):
                     raise item

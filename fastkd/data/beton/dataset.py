@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastkd.data.beton.fields import AS_FOUND, Fields
 from fastkd.data.beton.part import numbered_as_full
 from fastkd.data.beton.read import Beton, identify, open_beton
 from fastkd.errors import MismatchError
@@ -22,13 +23,16 @@ class Dataset:
         return len(self.class_names)
 
 
-def open_dataset(path: str | Path) -> Dataset:
+def open_dataset(path: str | Path, fields: Fields = AS_FOUND) -> Dataset:
     """Opens and identifies a beton; a part of one is read under the sample_ids of the full beton.
 
+    Args:
+        fields: which hold the image and the label, where names and kinds do not tell.
+
     Raises:
-        NotFoundError, FormatError, MismatchError: as `open_beton` and `identify`.
+        NotFoundError, FormatError, OptionError, MismatchError: as `open_beton` and `identify`.
     """
-    beton = open_beton(path)
+    beton = open_beton(path, fields)
     fingerprint, class_names = identify(beton)
     return Dataset(beton=numbered_as_full(beton), fingerprint=fingerprint, class_names=class_names)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from fastkd.errors import FormatError
 
-KIND, MANIFEST_VERSION = "beton", 1
+KIND, MANIFEST_VERSION, FIELDS_VERSION = "beton", 1, 2
+"""FIELDS_VERSION: of a manifest whose `fields` a reader must follow, since they are not the first of their kinds."""
 COLUMNS = ("names", "payload_crc32")  # one value a sample
 
 
@@ -54,11 +55,24 @@ def parse_manifest(path: Path, num_samples: int, *, columns: bool) -> dict[str, 
     return manifest
 
 
+def recorded_fields(path: Path, num_samples: int, tables_crc32: int, size_bytes: int) -> dict[str, str]:
+    """Role → field that a beton's manifest records; empty where it records none, is not there, damaged or another beton's."""
+    if not path.is_file():
+        return {}
+    try:
+        manifest = parse_manifest(path, num_samples, columns=False)
+    except FormatError:  # told where the manifest is read
+        return {}
+    is_own = (manifest.get("tables_crc32"), manifest.get("size_bytes")) == (tables_crc32, size_bytes)
+    return manifest.get("fields", {}) if is_own else {}
+
+
 def require_version(path: Path, kind: object, version: object) -> None:
     """Raises FormatError for a manifest of another kind or format version."""
-    if kind != KIND or version != MANIFEST_VERSION:
+    if kind != KIND or version not in (MANIFEST_VERSION, FIELDS_VERSION):
         raise FormatError(
-            f"{path}: {kind} manifest of version {version}, this fastkd reads {KIND} manifests of version {MANIFEST_VERSION}"
+            f"{path}: {kind} manifest of version {version}, this fastkd reads {KIND} manifests of versions {MANIFEST_VERSION} and "
+            f"{FIELDS_VERSION}"
         )
 
 
@@ -79,7 +93,16 @@ def _check_manifest(manifest: dict[str, Any], num_samples: int) -> None:
     names, sums = manifest.get("class_names", []), manifest.get("payload_crc32", [])
     if not isinstance(manifest["fingerprint"], str):
         raise TypeError("the fingerprint is not a string")
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+    if not (isinstance(names, list) and all(map(_is_text, names))):
         raise TypeError("class_names is not a list of strings")
+    fields = manifest["fields"] if manifest["format_version"] == FIELDS_VERSION else manifest.get("fields")
+    if fields is not None and (
+        not isinstance(fields, dict) or set(fields) != {"image", "label"} or not all(map(_is_text, fields.values()))
+    ):
+        raise TypeError("fields does not name those of image and label")
     if not (isinstance(sums, list) and len(sums) in (0, num_samples)):
         raise TypeError(f"payload_crc32 is not a list of {num_samples} checksums")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)

@@ -15,17 +15,19 @@ import fcntl
 import mmap
 import os
 import zlib
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from fastkd.data.beton.encode import Encoded
-from fastkd.data.beton.part import SAMPLE_ID_FIELD
+from fastkd.data.beton.fields import SAMPLE_ID_FIELD
 from fastkd.data.beton.read import FIELD_BYTES, HEADER_BYTES
 from fastkd.errors import BusyError, OptionError
 
 _COMMIT_BYTES = 256 * 2**20
+_MAGIC = b"fastkd journal 2\n"
 _ENTRY = np.dtype(
     [
         ("item", "<i8"),
@@ -40,7 +42,13 @@ _ENTRY = np.dtype(
 )
 """What is known of a written sample; `item` is its number in the source."""
 _COMMIT = np.dtype([("num_entries", "<u8"), ("next_item", "<u8"), ("page_start", "<u8"), ("crc32", "<u4")])
-"""Stands before each run of entries in the journal; crc32 is that of the entries."""
+"""Begins a run of the journal: the entries follow, then a stamp of each item from the run before to `next_item`; crc32 is of all."""
+_STAMP_BYTES = 16  # size and mtime_ns, int64, of the source file that an item came from, before it was read
+
+
+def _crc32(commit: np.ndarray | np.void, rows: bytes) -> int:
+    """What a run's own numbers and all that follows them come to."""
+    return zlib.crc32(rows, zlib.crc32(commit.tobytes()[: -_COMMIT["crc32"].itemsize]))
 
 
 class PageWriter:
@@ -51,13 +59,24 @@ class PageWriter:
         job: fingerprint of all that decides the beton's bytes; a journal of another job is thrown away.
         labels: int64 (num_items,), of all samples that the source has, of which fewer may be written.
         sample_ids: int64 (num_items,), the numbers of the items in another beton, for a part of one; kept in a field.
+        is_unchanged: asked of the items of each run in the journal, with their stamps, int64 (n, 2), whether the source
+            still has what they were made of; from the first run on that it has not, all is written anew.
+        log: takes a line about a journal that is thrown away.
 
     Raises:
         BusyError: another process writes to the same path.
     """
 
     def __init__(
-        self, path: Path, job: str, labels: np.ndarray, page_size: int, sample_ids: np.ndarray | None = None
+        self,
+        path: Path,
+        job: str,
+        labels: np.ndarray,
+        page_size: int,
+        sample_ids: np.ndarray | None = None,
+        *,
+        is_unchanged: Callable[[range, np.ndarray], bool] = lambda items, stamps: True,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         from ffcv.fields import IntField, RGBImageField
         from ffcv.types import get_metadata_type
@@ -68,8 +87,8 @@ class PageWriter:
         if sample_ids is not None:
             self.fields[SAMPLE_ID_FIELD] = IntField()
         self.row_type = get_metadata_type(list(self.fields.values()))
-        self.entries = np.zeros(len(labels), _ENTRY)
-        self.num_samples = self.next_item = self.num_commits = self._num_committed = 0
+        self.entries, self.stamps = np.zeros(len(labels), _ENTRY), np.zeros((len(labels), 2), np.int64)
+        self.num_samples = self.next_item = self.num_commits = self._num_committed = self._next_committed = 0
         tables = HEADER_BYTES + FIELD_BYTES * len(self.fields) + len(labels) * self.row_type.itemsize
         self.page_start = -(-tables // page_size) * page_size
         # Aligned, as writing past the cache wants it.
@@ -83,7 +102,7 @@ class PageWriter:
         except OSError:
             os.close(self._journal)
             raise BusyError(f"{path}: is being written by another build-beton; wait for it, or stop it") from None
-        is_new = not self._resume(job.encode())
+        is_new = not self._resume(job.encode(), is_unchanged, log)
         self._file = self.partial.open("wb" if is_new else "r+b")
         self._file.truncate(self.page_start)
         self._file.seek(self.page_start)
@@ -95,30 +114,38 @@ class PageWriter:
             flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
             fcntl.fcntl(self._file, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags & ~os.O_DIRECT)
 
-    def _resume(self, job: bytes) -> bool:
+    def _resume(
+        self, job: bytes, is_unchanged: Callable[[range, np.ndarray], bool], log: Callable[[str], None]
+    ) -> bool:
         """Takes over what the journal of the same job lists; begins a new journal where there is none."""
-        content = self.journal_path.read_bytes()
-        at = len(job)
-        if content[:at] != job or not self.partial.exists():
+        content, head = self.journal_path.read_bytes(), _MAGIC + job
+        if not content.startswith(head) or not self.partial.exists():
+            if content:
+                of_another = "of another version of fastkd" if not content.startswith(_MAGIC) else "of another build"
+                reason = f"without {self.partial.name}" if content.startswith(head) else of_another
+                log(f"{self.journal_path}: {reason}, not gone on from: all is written anew")
             os.ftruncate(self._journal, 0)
-            os.pwrite(self._journal, job, 0)
-            at = len(job)
-            content = job
+            os.pwrite(self._journal, head, 0)
+            content = head
+        at = len(head)
         on_disk = self.partial.stat().st_size if self.partial.exists() else 0
         while at + _COMMIT.itemsize <= len(content):
             commit = np.frombuffer(content, _COMMIT, 1, at)[0]
-            start = at + _COMMIT.itemsize
-            end = start + int(commit["num_entries"]) * _ENTRY.itemsize
-            rows = content[start:end]
-            if end > len(content) or zlib.crc32(rows) != commit["crc32"] or commit["page_start"] > on_disk:
+            items = range(self.next_item, int(commit["next_item"]))
+            middle = at + _COMMIT.itemsize + int(commit["num_entries"]) * _ENTRY.itemsize
+            end = middle + len(items) * _STAMP_BYTES
+            if end > len(content) or _crc32(commit, content[at + _COMMIT.itemsize : end]) != commit["crc32"]:
                 break  # the kill came while this was written
-            added = np.frombuffer(rows, _ENTRY)
+            stamps = np.frombuffer(content[middle:end], np.int64).reshape(-1, 2)
+            if commit["page_start"] > on_disk or not is_unchanged(items, stamps):
+                break
+            added = np.frombuffer(content[at + _COMMIT.itemsize : middle], _ENTRY)
             self.entries[self.num_samples : self.num_samples + len(added)] = added
             self.num_samples += len(added)
-            self.next_item, self.page_start = int(commit["next_item"]), int(commit["page_start"])
+            self.next_item, self.page_start = items.stop, int(commit["page_start"])
             self.num_commits += 1
             at = end
-        self._num_committed = self.num_samples
+        self._num_committed, self._next_committed = self.num_samples, self.next_item
         os.ftruncate(self._journal, at)
         os.lseek(self._journal, at, os.SEEK_SET)
         return self.num_commits > 0
@@ -163,12 +190,12 @@ class PageWriter:
             self._file.flush()
             os.fdatasync(self._file.fileno())
             rows = self.entries[self._num_committed : self.num_samples].tobytes()
-            commit = np.array(
-                (self.num_samples - self._num_committed, next_item, self.page_start, zlib.crc32(rows)), _COMMIT
-            )
+            rows += self.stamps[self._next_committed : next_item].tobytes()
+            commit = np.array((self.num_samples - self._num_committed, next_item, self.page_start, 0), _COMMIT)
+            commit["crc32"] = _crc32(commit, rows)
             os.write(self._journal, commit.tobytes() + rows)
             os.fdatasync(self._journal)
-            self._num_committed, self._uncommitted = self.num_samples, 0
+            self._num_committed, self._next_committed, self._uncommitted = self.num_samples, next_item, 0
             self.num_commits += 1
 
     def _write_page(self, page: np.ndarray) -> None:

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastkd.data.beton.read import FIELD_INT, Beton, manifest_path, read_manifest
+from fastkd.data.beton.fields import FIELD_INT, SAMPLE_ID_FIELD, listed
+from fastkd.data.beton.read import Beton, manifest_path, read_manifest
 from fastkd.errors import FormatError
-
-SAMPLE_ID_FIELD = "sample_id"
 
 
 def numbered_as_full(beton: Beton) -> Beton:
@@ -49,3 +48,12 @@ def numbered_as_full(beton: Beton) -> Beton:
         sizes=spread(beton.sizes),
         present=spread(np.ones(len(ids), bool)),
     )
+
+
+def left_behind(beton: Beton) -> str:
+    """The fields, with their kinds, that a part of a beton does not take over; empty where there are none."""
+    taken = {beton.image_field, beton.label_field}
+    left = [i for i in range(len(beton.field_names)) if i not in taken]
+    if beton.present is not None:  # its numbers in the full beton, which a part of it has as well
+        left = [i for i in left if beton.field_names[i] != SAMPLE_ID_FIELD]
+    return listed([beton.field_names[i] for i in left], [beton.field_types[i] for i in left])

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.data.beton.manifest import MANIFEST_VERSION, manifest_text, parse_manifest
+from fastkd.data.beton.fields import AS_FOUND, Fields, choose_fields, first_fields
+from fastkd.data.beton.manifest import FIELDS_VERSION, MANIFEST_VERSION, manifest_text, parse_manifest, recorded_fields
 from fastkd.data.beton.tables import check_rows, find_allocations
 from fastkd.errors import FormatError, MismatchError, NotFoundError
 from fastkd.fingerprint import fingerprint
 from fastkd.writing import atomic_path
 
 HEADER_BYTES, FIELD_BYTES = 24, 1041
-FIELD_INT, FIELD_IMAGE = 1, 2
 IMAGE_TYPE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 _POINTER_AND_SIZE = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 _FIELD_TYPES = {0: "<f8", 1: "<i8", 2: IMAGE_TYPE, 3: _POINTER_AND_SIZE, 4: "<u8", 5: _POINTER_AND_SIZE, 6: "<u8"}
@@ -66,19 +66,27 @@ class Beton:
         """The samples that the beton has: int64, increasing; all but for a part of another beton."""
         return np.arange(self.num_samples) if self.present is None else np.flatnonzero(self.present)
 
+    @property
+    def used_fields(self) -> dict[str, str]:
+        """Role, `image` or `label` → the name of its field."""
+        return {"image": self.field_names[self.image_field], "label": self.field_names[self.label_field]}
+
     def payload(self, sample_id: int) -> np.ndarray:
         """The encoded bytes of one image: uint8, a view of the mapped file."""
         start = int(self.ptrs[sample_id])
         return self.data[start : start + int(self.sizes[sample_id])]
 
 
-def open_beton(path: str | Path) -> Beton:
+def open_beton(path: str | Path, fields: Fields = AS_FOUND, *, overrule: bool = False) -> Beton:
     """Opens a beton written by fastkd or by FFCV and checks its tables.
+
+    Args:
+        fields: which hold the image and the label. overrule: even where the manifest records others.
 
     Raises:
         NotFoundError: no such file.
-        FormatError: not a beton, cut, unfinished, or with tables that contradict each other; or without an image field
-            and an integer label field.
+        FormatError: not a beton, cut, unfinished, or with tables that contradict each other.
+        FormatError, OptionError, MismatchError: which fields are image and label is not clear, see `choose_fields`.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,14 +111,12 @@ def open_beton(path: str | Path) -> Beton:
     fields_end = HEADER_BYTES + FIELD_BYTES * num_fields
     need(fields_end <= size_bytes, f"{size_bytes} bytes end inside the field table")
 
-    fields = data[HEADER_BYTES:fields_end].reshape(num_fields, FIELD_BYTES)
-    types = tuple(int(x) for x in fields[:, 0])
-    names = tuple(bytes(row[1:17]).split(b"\0")[0].decode("ascii", "replace") for row in fields)
+    rows = data[HEADER_BYTES:fields_end].reshape(num_fields, FIELD_BYTES)
+    types = tuple(int(x) for x in rows[:, 0])
+    names = tuple(bytes(row[1:17]).split(b"\0")[0].decode("ascii", "replace") for row in rows)
     unknown = [name for name, kind in zip(names, types, strict=True) if kind not in _FIELD_TYPES]
     need(not unknown, f"field {unknown[0] if unknown else ''!r} is of a type that FFCV does not define")
     need(len(set(names)) == len(names), f"two fields of one name among {', '.join(names)}")
-    need(FIELD_IMAGE in types, f"no RGB image field among {', '.join(names)}")
-    need(FIELD_INT in types, f"no integer field for the label among {', '.join(names)}")
 
     row_type = np.dtype([("", _FIELD_TYPES[kind]) for kind in types], align=True)
     metadata_end = fields_end + num_samples * row_type.itemsize
@@ -119,18 +125,21 @@ def open_beton(path: str | Path) -> Beton:
         metadata_end <= table_ptr <= size_bytes,
         f"allocation table at byte {table_ptr:,}, the file has {size_bytes:,} (cut?)",
     )
+    tables_crc32 = zlib.crc32(data[table_ptr:].data, zlib.crc32(data[:metadata_end].data))
+    recorded = recorded_fields(manifest_path(path), num_samples, tables_crc32, size_bytes)
+    if overrule:
+        recorded = {role: name for role, name in recorded.items() if getattr(fields, role) is None}
+    image_field, label_field = choose_fields(path, names, types, fields, recorded)
     num_pointers = num_samples * sum(kind in _POINTER_FIELDS for kind in types)
     found, rest = divmod(size_bytes - table_ptr, _ALLOCATION.itemsize)
     need((found, rest) == (num_pointers, 0), f"allocation table of {found:,} rows, {num_pointers:,} expected (cut?)")
 
     metadata = np.array(data[fields_end:metadata_end]).view(row_type)  # the file's rows are not aligned
     table = data[table_ptr:].view(_ALLOCATION)
-    image_field, label_field = types.index(FIELD_IMAGE), types.index(FIELD_INT)
     image = metadata[f"f{image_field}"]
     ptrs, sizes = find_allocations(image["data_ptr"], table, num_samples, need)
     heights, widths, modes = image["height"].astype(np.int64), image["width"].astype(np.int64), image["mode"].copy()
     check_rows(ptrs, sizes, heights, widths, modes, metadata_end, table_ptr, page_size, need)
-    tables_crc32 = zlib.crc32(data[table_ptr:].data, zlib.crc32(data[:metadata_end].data))
     mapping.madvise(mmap.MADV_DONTNEED)  # the tables have been read and need not stay in this process
     return Beton(
         path=path,
@@ -191,13 +200,16 @@ def write_manifest(
         The manifest.
     """
     pairs = list(payload_digests(beton) if pairs is None else pairs)
+    # Readers of the version before take the first field of each kind, and must not where that is another one.
+    is_first = beton.used_fields == first_fields(beton.field_names, beton.field_types)
     manifest = {
         "fastkd_kind": "beton",
-        "format_version": MANIFEST_VERSION,
+        "format_version": MANIFEST_VERSION if is_first else FIELDS_VERSION,
         "fingerprint": beton_fingerprint(beton, b"".join(digest for digest, _ in pairs)),
         "num_samples": beton.num_samples,
         "size_bytes": beton.size_bytes,
         "tables_crc32": beton.tables_crc32,
+        "fields": beton.used_fields,
         **fields,
         "payload_crc32": [crc for _, crc in pairs],
     }
@@ -214,7 +226,7 @@ def read_manifest(beton: Beton, *, columns: bool = False) -> dict[str, Any] | No
 
     Raises:
         FormatError: the manifest is not one of fastkd's, of another format version, or damaged.
-        MismatchError: it belongs to another beton.
+        MismatchError: it belongs to another beton, or was made with other fields as image and label.
     """
     path = manifest_path(beton.path)
     if not path.is_file():
@@ -224,6 +236,13 @@ def read_manifest(beton: Beton, *, columns: bool = False) -> dict[str, Any] | No
         raise MismatchError(
             f"{path}: belongs to another beton than {beton.path.name} stands here; build it again, or `fastkd verify --write-manifest`"
         )
+    made_with = manifest.get("fields") or first_fields(beton.field_names, beton.field_types)
+    for role, name in beton.used_fields.items():
+        if made_with[role] != name:
+            raise MismatchError(
+                f"{path}: was made with field {made_with[role]!r} as the {role}, which is {name!r} now; "
+                f"`fastkd verify --write-manifest {beton.path} --{role}-field {name}` makes it anew"
+            )
     return manifest
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastkd.data.sources.files import Stamp, stamp_of
 from fastkd.data.sources.idx import read_idx
 from fastkd.data.sources.mat import read_mat
 from fastkd.data.sources.pickled import read_plain_pickle, uint8_array
@@ -34,6 +35,8 @@ class ArraySet(NamedTuple):
     labels: np.ndarray
     """int64, (N,), in [0, len(class_names))."""
     class_names: list[str]
+    stamps: list[Stamp]
+    """Of its files, before they were read."""
 
 
 class ArrayImages:
@@ -63,7 +66,9 @@ class ArrayImages:
         return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else np.array(image, order="C")
 
 
-def open_arrays(scheme: str, directory: str, split: str) -> tuple[list[str], np.ndarray, list[str], ArrayImages]:
+def open_arrays(
+    scheme: str, directory: str, split: str
+) -> tuple[list[str], np.ndarray, list[str], ArrayImages, list[Stamp]]:
     """Reads one split of an array source.
 
     Args:
@@ -72,7 +77,8 @@ def open_arrays(scheme: str, directory: str, split: str) -> tuple[list[str], np.
         split: "train" or "test".
 
     Returns:
-        class_names, labels (int64, shape (N,)), names ("train/17": split and row) and the reader of the images.
+        class_names, labels (int64, shape (N,)), names ("train/17": split and row), the reader of the images, and
+        the stamps of the files.
 
     Raises:
         OptionError: another split, or a folder missing or given where there is none to give.
@@ -86,7 +92,7 @@ def open_arrays(scheme: str, directory: str, split: str) -> tuple[list[str], np.
     found = READERS[scheme](directory, split)
     names = [f"{split}/{i}" for i in range(len(found.labels))]
     absolute = os.path.abspath(directory) if directory else ""
-    return found.class_names, found.labels, names, ArrayImages(scheme, absolute, split, found.images)
+    return found.class_names, found.labels, names, ArrayImages(scheme, absolute, split, found.images), found.stamps
 
 
 def read_cifar10(directory: str, split: str) -> ArraySet:
@@ -103,6 +109,7 @@ def read_cifar100(directory: str, split: str) -> ArraySet:
 def read_svhn(directory: str, split: str) -> ArraySet:
     """SVHN's cropped digits, `train_32x32.mat` and `test_32x32.mat`, where the digit 0 has the label 10."""
     path = _find("svhn", directory, ["", "svhn", "SVHN"], [f"{split}_32x32.mat"])
+    stamps = [stamp_of(str(path))]
     images, labels = read_mat(_read_file(path), ["X", "y"], str(path))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != 3:
         raise FormatError(
@@ -112,7 +119,8 @@ def read_svhn(directory: str, split: str) -> ArraySet:
         raise FormatError(
             f"{path}: found values of y outside 1 ... 10, expected SVHN's labels, where 10 is the digit 0"
         )
-    return _checked(str(path), images.transpose(3, 0, 1, 2), labels.ravel().astype(np.int64) % 10, list(DIGIT_NAMES))
+    labels = labels.ravel().astype(np.int64) % 10
+    return _checked(str(path), images.transpose(3, 0, 1, 2), labels, list(DIGIT_NAMES), stamps)
 
 
 def read_mnist(directory: str, split: str) -> ArraySet:
@@ -143,7 +151,7 @@ def read_digits(directory: str, split: str) -> ArraySet:
     content = load_digits()
     chosen = (np.arange(len(content.target)) % 5 == 4) == (split == "test")
     images = np.rint(content.images[chosen] * (255 / 16)).astype(np.uint8)
-    return _checked("digits:", images, content.target[chosen].astype(np.int64), list(DIGIT_NAMES))
+    return _checked("digits:", images, content.target[chosen].astype(np.int64), list(DIGIT_NAMES), [])
 
 
 READERS: dict[str, Callable[[str, str], ArraySet]] = {
@@ -160,6 +168,7 @@ def _read_cifar(
     scheme: str, directory: str, folder: str, batches: list[str], label_key: str, meta: str, names_key: str
 ) -> ArraySet:
     home = _find(scheme, directory, ["", folder], [meta]).parent
+    stamps = [stamp_of(str(home / name)) for name in (meta, *batches)]
     class_names = _list_of(str, read_plain_pickle(_read_file(home / meta), str(home / meta)), names_key, home / meta)
     if not class_names or len(set(class_names)) < len(class_names):
         raise FormatError(
@@ -179,7 +188,7 @@ def _read_cifar(
         images.append(rows)
         labels += batch_labels
     joined = np.concatenate(images).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return _checked(str(home), joined, np.array(labels, np.int64), class_names)
+    return _checked(str(home), joined, np.array(labels, np.int64), class_names, stamps)
 
 
 def _read_idx_pair(scheme: str, directory: str, split: str, folder: str, class_names: tuple[str, ...]) -> ArraySet:
@@ -188,7 +197,9 @@ def _read_idx_pair(scheme: str, directory: str, split: str, folder: str, class_n
     image_name, label_name = f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"
     path = _find(scheme, directory, places, [image_name, image_name + ".gz"])
     label_path = _find(scheme, str(path.parent), [""], [label_name, label_name + ".gz"])
-    return _checked(str(path), read_idx(path, 3), read_idx(label_path, 1).astype(np.int64), list(class_names))
+    stamps = [stamp_of(str(path)), stamp_of(str(label_path))]
+    images, labels = read_idx(path, 3), read_idx(label_path, 1).astype(np.int64)
+    return _checked(str(path), images, labels, list(class_names), stamps)
 
 
 def _find(scheme: str, directory: str, places: list[str], names: list[str]) -> Path:
@@ -230,11 +241,13 @@ def _list_of(kind: type, content: dict, key: str, path: Path) -> list:
     return values
 
 
-def _checked(what: str, images: np.ndarray, labels: np.ndarray, class_names: list[str]) -> ArraySet:
+def _checked(
+    what: str, images: np.ndarray, labels: np.ndarray, class_names: list[str], stamps: list[Stamp]
+) -> ArraySet:
     if len(images) != len(labels):
         raise FormatError(f"{what}: found {len(images)} images but {len(labels)} labels, expected one an image")
     if images.size == 0:
         raise FormatError(f"{what}: found no pixels (shape {images.shape}), expected images")
     if labels.max() >= len(class_names):
         raise FormatError(f"{what}: found the label {labels.max()}, expected 0 ... {len(class_names) - 1}")
-    return ArraySet(images, labels, class_names)
+    return ArraySet(images, labels, class_names, stamps)

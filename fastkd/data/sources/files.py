@@ -14,6 +14,23 @@ MAX_FILE_BYTES = 1 << 30  # a larger "image" is a mistake or a zip bomb; reading
 _MAX_DEPTH = 64  # a member name of 64 KB can hold 32,000 folders, whose paths together fill the memory
 
 
+class Stamp(NamedTuple):
+    """What tells that a file is the one that was read: taken before that, a change that comes later shows."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+def stamp_of(path: str) -> Stamp:
+    """The stamp of a file; with -1 for size and time where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return Stamp(path, -1, -1)
+    return Stamp(path, status.st_size, status.st_mtime_ns)
+
+
 class Tree(NamedTuple):
     """What lies in a folder or zip: paths with "/" between their parts, without hidden ones and `__MACOSX`."""
 
@@ -33,6 +50,10 @@ class FolderFiles:
     def __init__(self, folder: str, names: list[str]) -> None:
         self.folder = folder
         self.names = names
+
+    def stamp(self, i: int) -> Stamp:
+        """The stamp of file i."""
+        return stamp_of(os.path.join(self.folder, self.names[i]))
 
     def read(self, i: int) -> bytes:
         """The bytes of file i. Raises SourceError where it cannot be read."""

@@ -2,15 +2,15 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from fastkd.data.sources.arrays import READERS, ArrayImages, open_arrays
-from fastkd.data.sources.files import FolderFiles, ZipFiles
+from fastkd.data.sources.files import FolderFiles, Stamp, ZipFiles, stamp_of
 from fastkd.data.sources.layout import open_tree
-from fastkd.errors import NotFoundError, OptionError
+from fastkd.errors import NotFoundError, OptionError, SourceError
 
 # One letter before a colon is a drive, and a slash before it makes it part of a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+_-]+):(.*)", re.DOTALL)
@@ -30,9 +30,26 @@ class Source:
     """Each sample's name: a path below the root such as "frog/0000.jpg", or "train/17" for row 17 of an array."""
     reader: FolderFiles | ZipFiles | ArrayImages
     """What gets the content of a sample."""
+    stamps: list[Stamp] = field(default_factory=list)
+    """Of files that hold many samples each, before they were read: a zip, or those of a known data set."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def stamp(self, i: int) -> tuple[int, int]:
+        """Size and mtime_ns of the file that sample i alone comes from; (0, 0) where a file holds many."""
+        return self.reader.stamp(i)[1:] if isinstance(self.reader, FolderFiles) else (0, 0)
+
+    def first_changed(self, items: range, stamps: np.ndarray) -> int | None:
+        """The first of these samples whose file has another stamp than then, int64 (n, 2); None where there is none."""
+        pairs = zip(items, stamps.tolist(), strict=True)
+        return next((i for i, then in pairs if self.stamp(i) != tuple(then)), None)
+
+    def require_unchanged(self) -> None:
+        """Raises SourceError where a file of many samples changed while it was read."""
+        for stamp in self.stamps:
+            if stamp_of(stamp.path) != stamp:
+                raise SourceError(f"{stamp.path}: changed while it was being read; call build-beton again")
 
     def read(self, i: int) -> bytes | np.ndarray:
         """The content of sample i, 0 <= i < len(self).
@@ -72,6 +89,7 @@ def open_source(spec: str, *, root: str | None = None, classes: Path | None = No
     scheme, directory = _split_scheme(spec)
     reader: FolderFiles | ZipFiles | ArrayImages
     if scheme is None:
+        stamps = [stamp_of(os.path.abspath(spec))] if os.path.isfile(spec) else []
         class_names, labels, names, reader = open_tree(spec, root=root, classes=classes)
     else:
         for option, value in (("--root", root), ("--classes", classes)):
@@ -79,8 +97,8 @@ def open_source(spec: str, *, root: str | None = None, classes: Path | None = No
                 raise OptionError(
                     f"{option} {value}: is for folders and zips, but the source is {spec!r}; leave it out"
                 )
-        class_names, labels, names, reader = open_arrays(scheme, directory, split)
-    return Source(spec=spec, class_names=class_names, labels=labels, names=names, reader=reader)
+        class_names, labels, names, reader, stamps = open_arrays(scheme, directory, split)
+    return Source(spec=spec, class_names=class_names, labels=labels, names=names, reader=reader, stamps=stamps)
 
 
 def _split_scheme(spec: str) -> tuple[str | None, str]:

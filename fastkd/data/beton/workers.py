@@ -1,0 +1,73 @@
+"""Encoding the samples of a source in worker processes.
+
+A worker's exception (or death) reaches the caller, and nothing is left in shared memory.
+"""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from fastkd.data.beton.encode import Encoded, WriteOptions, encode
+from fastkd.data.sources.open import Source
+from fastkd.errors import FastKDError
+
+CHUNK = 64  # samples a job: small enough that the pages in flight stay a few megabytes
+Item = tuple[Encoded | FastKDError, tuple[int, int]]
+"""An encoded sample, or the error that took its place, with the stamp of what it was made of (`Source.stamp`)."""
+
+
+def encode_chunk(source: Source, ids: range, options: WriteOptions) -> list[Item]:
+    """These samples, encoded, in order, by this process; errors take the place of the samples that caused them."""
+    results: list[Item] = []
+    for i in ids:
+        stamp = source.stamp(i)  # before it is read: a change in between shows as one
+        try:
+            results.append((encode(source.read(i), source.names[i], options), stamp))
+        except FastKDError as error:
+            results.append((error, stamp))
+    return results
+
+
+_worker: tuple[Source, WriteOptions] | None = None  # what this worker process encodes; sent once, not with every job
+
+
+def _start_worker(source: Source, options: WriteOptions) -> None:
+    global _worker
+    _worker = source, options
+
+
+def _encode_job(ids: range) -> list[Item]:
+    assert _worker is not None
+    return encode_chunk(_worker[0], ids, _worker[1])
+
+
+def encode_all(source: Source, options: WriteOptions, num_workers: int, first: int) -> Iterator[Item]:
+    """Every sample from `first` on, encoded, in order.
+
+    Raises:
+        FastKDError: a worker process was killed.
+    """
+    chunks = [range(start, min(start + CHUNK, len(source))) for start in range(first, len(source), CHUNK)]
+    if num_workers <= 1 or len(chunks) <= 1:
+        for chunk in chunks:
+            yield from encode_chunk(source, chunk, options)
+        return
+    context = multiprocessing.get_context("forkserver")  # fork is unsafe once Numba or OpenCV run threads
+    context.set_forkserver_preload(["fastkd.data.beton.encode", "ffcv.fields"])
+    with ProcessPoolExecutor(num_workers, context, _start_worker, (source, options)) as pool:
+        waiting: deque = deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(_encode_job, chunk))
+                if len(waiting) > 4 * num_workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        except BrokenProcessPool:
+            raise FastKDError(
+                "a worker process of build-beton was killed (out of memory?); try fewer --num-workers"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
