@@ -15,7 +15,7 @@ from fastkd.cli import cli
 PACKAGE = Path(fastkd.__file__).parent
 FLOORS = {
     "fastkd": [
-        *("errors", "fingerprint", "splitmix", "intrinsics", "hashing", "artefact", "stopping", "dist"),
+        *("errors", "fingerprint", "splitmix", "intrinsics", "hashing", "artefact", "classes", "stopping", "dist"),
         *("models", "data", "prune", "store", "distil", "feed", "teacher", "scoring", "train", "report", "cli"),
     ],
     "fastkd.data": ["modes", "sources", "views", "beton", "order", "batch", "memory", "loader", "identity"],

@@ -7,9 +7,10 @@ import click
 
 from fastkd.cli.common import command, compute, progress_bar, say
 from fastkd.cli.options import (
+    class_map_option,
     codec_option,
     device_options,
-    open_teacher,
+    match_teacher,
     outputs_option,
     parse_outputs,
     refuse_idle,
@@ -18,7 +19,7 @@ from fastkd.cli.options import (
 )
 
 _SECTIONS = {
-    "Data": "mask",
+    "Data": "mask class-map",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "teacher teacher-model teacher-norm teacher-size teacher-precision",
     "Speed": "batch-size num-workers device",
@@ -30,6 +31,7 @@ _SECTIONS = {
 @command("cache-logits", sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to make logits for.  [default: all]")
+@class_map_option
 @click.option("--teacher", required=True, metavar="T", help="A checkpoint, or a torchvision / timm: name.")
 @teacher_options
 @view_options
@@ -58,6 +60,7 @@ _SECTIONS = {
 def cache_logits(
     beton: Path,
     mask: Path | None,
+    class_map: str | None,
     teacher: str,
     views: str | None,
     size: int | None,
@@ -86,6 +89,7 @@ def cache_logits(
     \b
     fastkd cache-logits train.beton --mask m.h5 --teacher t.safetensors --views crop-flip --num-seeds 8 --out l.h5
     """
+    from fastkd.classes import SAME_ORDER, read_class_map
     from fastkd.data.beton.dataset import open_dataset
     from fastkd.feed.loader import choose_views
     from fastkd.models.fitting import require_size
@@ -98,10 +102,11 @@ def cache_logits(
     refuse_idle({"tau": tau}, "max-kl", max_kl)
     with_embedding = parse_outputs(outputs)
     part = _parse_shard(shard)
+    mapping = read_class_map(class_map)
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)
         kept = Mask.load(mask) if mask else None
-        network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
+        network = match_teacher(teacher, teacher_flags, dataset, device_name, mapping)
         chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)
         require_size(
             network.model, network.name, network.norm.size or chosen.size, "give --teacher-size, or another --size"
@@ -111,6 +116,7 @@ def cache_logits(
             teacher=network,
             views=chosen,
             mask=kept,
+            by_number=class_map == SAME_ORDER,
             embedding=embedding_of(network, chosen.size) if with_embedding else None,
             codec=codec,
             block_rows=batch_size,

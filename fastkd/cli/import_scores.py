@@ -64,7 +64,12 @@ def import_scores(
     called = name or ("imported" if " " in found.array or "/" in found.array else found.array)
     described = {called: {"direction": direction, "policies": policies}}
     saved = save_scores(
-        out, {called: values}, described, beton_fingerprint=dataset.fingerprint, params={"source": "import"}
+        out,
+        {called: values},
+        described,
+        beton_fingerprint=dataset.fingerprint,
+        params={"source": "import"},
+        class_names=dataset.class_names,
     )
     undefined = int(np.isnan(saved.values[called]).sum())
     result = {

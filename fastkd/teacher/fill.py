@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastkd.classes import DIGEST_KEY
 from fastkd.data.identity import choose_probes, probe_checksums
 from fastkd.dist import World, barrier, even_split, sum_over_ranks
 from fastkd.errors import CorruptError, MismatchError, OptionError
@@ -137,7 +138,7 @@ def _prepare(path: Path, recipe: StoreRecipe, num_shards: int, num_workers: int)
     tables = read_tables(path)
     wanted = {"embedding": None} | recipe.params
     wanted |= {"codec": codec.name, "num_seeds": views.num_seeds, "block_rows": recipe.block_rows}
-    found = tables.header.params
+    found = {DIGEST_KEY: wanted.get(DIGEST_KEY)} | tables.header.params  # a store of before does not say its names
     differs = [
         f"{name} {found.get(name)} (asked for {value})" for name, value in wanted.items() if found.get(name) != value
     ]
