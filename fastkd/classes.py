@@ -195,6 +195,8 @@ _BY_FILE = "say with --class-map FILE which class is which"
 
 
 def _require_count(data: Classes, network: Classes, reason: str, way_out: str) -> None:
+    if data.count > network.count:
+        way_out = "expected an output for each class of the data"
     if data.count != network.count:
         raise MismatchError(
             f"{data.where} has {data.count} classes, {network.where} has {network.count}, {reason}: {way_out}"
@@ -252,7 +254,7 @@ def _by_map(data: Classes, network: Classes, class_map: ClassMap) -> tuple[np.nd
         )
     by_name, idle = data.count - num_mapped, len(targets) - num_mapped
     how = f"{source} ({num_mapped} of {data.count} classes{f', {by_name} by name' if by_name else ''}"
-    return outputs, how + (f"; {idle} of its lines are of no class of {data.where})" if idle else ")")
+    return outputs, how + (f"; {idle} of its lines name no class of {data.where})" if idle else ")")
 
 
 def _numbers(classes: Classes) -> dict[str, int]:
@@ -266,9 +268,10 @@ def _numbers(classes: Classes) -> dict[str, int]:
 def _difference(data: Classes, network: Classes, outputs: np.ndarray) -> str:
     """How the classes of data lie among those of a network, in words."""
     moved = np.flatnonzero(outputs != np.arange(data.count))
-    many = f"{data.count} of the {network.count} classes of {network.where}"
+    of_all = f"{data.count} of the " if data.count < network.count else "the "
+    many = f"{of_all}{network.count} classes of {network.where}"
     if not len(moved):
-        return f"{data.where} has the first {many}"
+        return f"{data.where} has the first {data.count} of the {network.count} classes of {network.where}"
     first = int(moved[0])
     order = "" if (np.diff(outputs) > 0).all() else " in another order"
     return f"{data.where} has {many}{order} (label {first}, {data.describe(first)}, is number {outputs[first]} there)"
