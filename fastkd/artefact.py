@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from fastkd.differences import differences, in_a_line
 from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, NotFoundError
 from fastkd.fingerprint import fingerprint
 from fastkd.writing import atomic_path, claim, require_replaceable
@@ -22,9 +23,6 @@ from fastkd.writing import atomic_path, claim, require_replaceable
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HDF5_VERSION = ("v110", "v110")
 """The form in which artefacts are written: HDF5 has checksums over its own tables from 1.10 on."""
-
-
-_MOST_TOLD = 5  # differences in a line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,12 +116,18 @@ def _is_there(path: Path, header: Header, arrays: Mapping[str, np.ndarray]) -> b
 
 
 def found_artefact(
-    path: Path, kind: str, inputs: Mapping[str, str], params: Mapping[str, Any], digest: str | None = None
+    path: Path,
+    kind: str,
+    inputs: Mapping[str, str],
+    params: Mapping[str, Any],
+    digest: str | None = None,
+    newer: tuple[str, ...] = (),
 ) -> str | None:
     """What another artefact than the one of this job is there, in words; None where there is none, or that of this job.
 
     Args:
         kind, inputs, params: those of the artefact that is to be written. digest: its fingerprint, where that is known.
+        newer: params that an artefact of an earlier version may lack.
     """
     if not path.exists():
         return None
@@ -134,28 +138,11 @@ def found_artefact(
         return "is there, and no artefact of fastkd's"
     if header.kind != kind:
         return f"is a {header.kind} that is there"
-    differs = differences(header.inputs, dict(inputs)) + differences(header.params, dict(params))
+    unsaid = {name: params[name] for name in newer if name in params and name not in header.params}
+    differs = differences(header.inputs, dict(inputs)) + differences(header.params | unsaid, dict(params))
     if not differs and digest not in (None, header.fingerprint):
         differs = ["its content, which has other inputs or options than its header knows"]
-    more = f" and {len(differs) - _MOST_TOLD} more" if len(differs) > _MOST_TOLD else ""
-    return f"another {kind} is there; it differs in {'; '.join(differs[:_MOST_TOLD])}{more}" if differs else None
-
-
-def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ, in words, each named by its keys: `views.kind rrc (asked for center)`."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted({*found, *wanted})
-        start = f"{name}." if name else ""
-        return [line for key in keys for line in differences(found.get(key), wanted.get(key), f"{start}{key}")]
-    if json.dumps(found) == json.dumps(wanted):
-        return []
-    return [f"{name} {_short(found)} (asked for {_short(wanted)})"]
-
-
-def _short(value: Any) -> str:
-    """A value in a message: fingerprints by their first digits."""
-    text = "none" if value is None else str(value)
-    return text[:12] if len(text) >= 32 and set(text) <= set("0123456789abcdef") else text
+    return f"another {kind} is there; it differs in {in_a_line(differs)}" if differs else None
 
 
 def read_header(file: h5py.File, path: str | Path) -> Header:

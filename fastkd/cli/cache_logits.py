@@ -8,10 +8,11 @@ import click
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
 from fastkd.cli.options import (
+    class_map_option,
     codec_option,
     device_options,
     field_options,
-    open_teacher,
+    match_teacher,
     outputs_option,
     parse_outputs,
     refuse_idle,
@@ -21,7 +22,7 @@ from fastkd.cli.options import (
 from fastkd.data.beton.fields import Fields
 
 _SECTIONS = {
-    "Data": "image-field label-field mask",
+    "Data": "image-field label-field mask class-map",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "teacher teacher-model teacher-norm teacher-size teacher-precision",
     "Speed": "batch-size num-workers device",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @click.argument("beton", type=click.Path(path_type=Path))
 @field_options
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to make logits for.  [default: all]")
+@class_map_option
 @click.option("--teacher", required=True, metavar="T", help="A checkpoint, or a torchvision / timm: name.")
 @teacher_options
 @view_options
@@ -64,6 +66,7 @@ def cache_logits(
     beton: Path,
     fields: Fields,
     mask: Path | None,
+    class_map: str | None,
     teacher: str,
     views: str | None,
     size: int | None,
@@ -94,6 +97,7 @@ def cache_logits(
     \b
     fastkd cache-logits train.beton --mask m.h5 --teacher t.safetensors --views crop-flip --num-seeds 8 --out l.h5
     """
+    from fastkd.classes import SAME_ORDER, read_class_map
     from fastkd.data.beton.dataset import open_dataset
     from fastkd.feed.loader import choose_views
     from fastkd.models.fitting import require_size
@@ -106,9 +110,10 @@ def cache_logits(
     refuse_idle({"tau": tau}, "max-kl", max_kl)
     with_embedding = parse_outputs(outputs)
     part = _parse_shard(shard)
+    mapping = read_class_map(class_map)
     dataset = open_dataset(beton, fields)
     kept = Mask.load(mask) if mask else None
-    network = open_teacher(teacher, teacher_flags, dataset.num_classes, device)
+    network = match_teacher(teacher, teacher_flags, dataset, device, mapping)
     chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)
     require_size(
         network.model, network.name, network.norm.size or chosen.size, "give --teacher-size, or another --size"
@@ -118,6 +123,7 @@ def cache_logits(
         teacher=network,
         views=chosen,
         mask=kept,
+        by_number=class_map == SAME_ORDER,
         embedding=embedding_of(network, chosen.size) if with_embedding else None,
         codec=codec,
         block_rows=batch_size,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastkd.cli.command import command
-from fastkd.cli.options import device_options, field_options
+from fastkd.cli.options import class_map_option, device_options, field_options, match
 from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     help="Crop over the shorter side, where images are not of that size.",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True, help="Samples a step.")
+@class_map_option
 @device_options
 def evaluate(
     beton: Path,
@@ -42,26 +43,34 @@ def evaluate(
     size: int | None,
     crop_ratio: float,
     batch_size: int,
+    class_map: str | None,
     world: "World",
     device: str,
     num_workers: int,
 ) -> tuple[dict[str, Any], str]:
     """Measure top-1 and top-5 accuracy of a checkpoint on all samples of BETON, centre crops.
 
+    Where BETON has some of the network's classes, or another order of them, its labels are mapped by their names; the
+    network still chooses among all of its classes.
+
     \b
     fastkd evaluate test.beton --model run/model.safetensors
     """
-    from fastkd.data.beton.dataset import open_dataset
+    from fastkd.classes import read_class_map
+    from fastkd.data.beton.dataset import open_dataset, relabelled
     from fastkd.data.views.draw import Views
     from fastkd.feed.loader import Loader, choose_views
     from fastkd.models.fitting import require_size
     from fastkd.teacher.network import load_teacher
     from fastkd.train.metrics import evaluate as measure
 
+    mapping = read_class_map(class_map)
     dataset = open_dataset(beton, fields)
     network = load_teacher(
         model, model_name=model_name, norm=norm, device=device, options=("--model", "--model-name", "--norm")
     )
+    outputs = match(dataset.classes, network.classes, mapping)
+    dataset = relabelled(dataset, outputs, network.classes)
     views = Views("center", choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
     require_size(network.model, network.name, network.norm.size or views.size, "give another --size")
     loader = Loader(dataset, views, batch_size=batch_size, num_workers=num_workers, device=device, world=world)

@@ -74,6 +74,7 @@ def import_scores(
         described,
         beton_fingerprint=dataset.fingerprint,
         params={"source": "import"},
+        class_names=dataset.class_names,
         force=force,
     )
     undefined = int(np.isnan(saved.values[called]).sum())

@@ -119,7 +119,9 @@ def _closer(
             extra["compare"] = selection.compare_scores(scores, load_scores(compare), score)
             lines += [f"{name}: {_plain(of)}" for name, of in extra["compare"].items()]
         if dataset is not None:
-            scores.require_beton(dataset.fingerprint, dataset.beton.path, dataset.beton.num_samples)
+            scores.require_beton(
+                dataset.fingerprint, dataset.beton.path, dataset.beton.num_samples, dataset.class_names
+            )
             if gallery is not None:
                 values = scores.values[scores.choose(score)]
                 rows = gallery_rows(values, count)

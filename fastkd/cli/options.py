@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.cli.common import say
 from fastkd.data.beton.fields import Fields
 from fastkd.errors import OptionError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from fastkd.classes import Classes, ClassMap
+    from fastkd.data.beton.dataset import Dataset
     from fastkd.teacher.network import Teacher
 
 
@@ -80,6 +85,25 @@ view_options = option_list(
     click.option("--mix-alpha", type=float, help="The own image's share is of Beta(alpha, alpha).  [default: 1]"),
 )
 
+class_map_option = click.option(
+    "--class-map",
+    metavar="FILE|same-order",
+    help='Which class is which, where names do not tell: TOML lines "ours" = "theirs" or a number; or by their numbers.',
+)
+
+
+def match(
+    data: "Classes", network: "Classes", class_map: "ClassMap | None", *, one_order: str = "", way_out: str = ""
+) -> "np.ndarray | None":
+    """The outputs of a network for labels of data, see `match_classes`, whose line is said."""
+    from fastkd.classes import match_classes
+
+    outputs, line = match_classes(data, network, class_map, one_order=one_order, way_out=way_out)
+    if line:
+        say(line)
+    return outputs
+
+
 outputs_option = click.option(
     "--outputs",
     default="logits",
@@ -136,7 +160,20 @@ teacher_options = option_list(
 """What loads a teacher besides --teacher itself."""
 
 
-def open_teacher(teacher: str, options: dict[str, Any], num_classes: int, device: str) -> "Teacher":
+def match_teacher(
+    teacher: str, options: dict[str, Any], dataset: "Dataset", device: str, class_map: "ClassMap | None"
+) -> "Teacher":
+    """The teacher, as `open_teacher` gives it, whose outputs are the classes of a dataset in their order."""
+    network = open_teacher(teacher, options, None, device)
+    one_order = (
+        "a teacher's logits are taken in its own order: give a teacher of these classes in this order, or build the beton "
+        "with `fastkd build-beton --classes FILE`, a list of the teacher's classes"
+    )
+    match(dataset.classes, network.classes, class_map, one_order=one_order)
+    return network
+
+
+def open_teacher(teacher: str, options: dict[str, Any], num_classes: int | None, device: str) -> "Teacher":
     """The teacher that --teacher and its options name; takes its options out of `options`."""
     from fastkd.teacher.network import load_teacher
 

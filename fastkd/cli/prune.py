@@ -120,7 +120,7 @@ def prune(
         of_samples = None
         num_kept = parse_keep(keep, len(labels))
         chosen = options_of(method, options)
-        known, inputs, used = read_candidates(method, opened, fingerprint, scores, score, features, hardness, unscored)
+        known, inputs, used = read_candidates(method, dataset, scores, score, features, hardness, unscored)
         ids = choose(method, known, num_kept, seed=seed, options=chosen)
         params = {"method": method, "seed": seed, "keep": keep, **chosen, **used}
     if weights is not None:

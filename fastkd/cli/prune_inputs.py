@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 def read_candidates(
     method: str,
-    opened: "Beton",
-    fingerprint: str,
+    dataset: "Dataset",
     scores: tuple[Path, ...],
     score: str | None,
     features: Path | None,
@@ -25,13 +24,15 @@ def read_candidates(
 
     from fastkd.prune.scores.score_file import load_features, mean_extra, mean_score, read_all_scores
 
+    opened = dataset.beton
+    of_data = (dataset.fingerprint, opened.path, opened.num_samples, dataset.class_names)
     arrays: dict[str, Any] = {}
     inputs: dict[str, str] = {}
     used: dict[str, Any] = {}
     pool: np.ndarray | None = None
     drop = unscored == "drop"
     if scores:
-        files = read_all_scores(scores, fingerprint, opened.path, opened.num_samples)
+        files = read_all_scores(scores, *of_data)
         usual, also = METHODS[method].usual, METHODS[method].also
         name = files[0].choose(score or (usual if usual in files[0].values else None))
         arrays["scores"] = mean_score(files, name, allow_nan=drop)
@@ -48,7 +49,7 @@ def read_candidates(
         numbered = enumerate(files[1:], start=2)
         inputs = {"scores": files[0].header.fingerprint} | {f"scores {i}": f.header.fingerprint for i, f in numbered}
     if features:
-        arrays["features"], header = load_features(features, fingerprint, opened.path, opened.num_samples)
+        arrays["features"], header = load_features(features, *of_data)
         inputs["features"] = header.fingerprint
     return Candidates(labels=opened.labels, pool=pool, **arrays), inputs, used
 
@@ -96,7 +97,7 @@ def read_weights(text: str, ids: Any, dataset: "Dataset") -> tuple[Any, Any, dic
     with path.open("rb") as file:
         is_score_file = file.read(8) == HDF5_MAGIC
     if is_score_file:
-        (scores,) = read_all_scores([path], dataset.fingerprint, opened.path, opened.num_samples)
+        (scores,) = read_all_scores([path], dataset.fingerprint, opened.path, opened.num_samples, dataset.class_names)
         if len(scores.values) > 1:
             raise OptionError(f"--weights {text}: holds {', '.join(scores.values)}, expected a file of one score")
         ((name, values),) = scores.values.items()

@@ -7,7 +7,8 @@ import click
 
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
-from fastkd.cli.options import device_options, field_options
+from fastkd.cli.options import class_map_option, device_options, field_options, match
+from fastkd.cli.score_source import choose_source
 from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
@@ -17,14 +18,6 @@ if TYPE_CHECKING:
     from fastkd.dist import World
 
 _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "variance", "memorization")
-_OF_NETWORKS = ("model_name", "features_out", "grand_params", "compat", "centre")
-_OF_MEMORIZATION = ("num_models", "subset", "min_count", "student", "epochs", "seed")
-_UNUSED = {
-    "networks": _OF_MEMORIZATION,
-    "store": ("norm", "size", "batch_size", *_OF_NETWORKS, *_OF_MEMORIZATION),
-    "memorization": _OF_NETWORKS,
-}
-"""Options that do nothing for scores from each source."""
 
 
 @command("score", on_ranks=True)
@@ -66,6 +59,7 @@ _UNUSED = {
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="memorization: of the subsets and networks.  [default: 0]"
 )
+@class_map_option
 @click.option("--out", type=Output(), required=True, help="The score file to write.")
 @device_options
 def score(
@@ -96,7 +90,7 @@ def score(
     from fastkd.data.beton.dataset import open_dataset, require_whole
     from fastkd.prune.scores.score_file import save_scores
 
-    source = _source(methods, model, logits, given | {"size": size, "batch_size": batch_size})
+    source = choose_source(methods, model, logits, given | {"size": size, "batch_size": batch_size})
     dataset = open_dataset(beton, fields)
     require_whole(dataset)
     common = {"num_workers": num_workers, "device": device, "world": world}
@@ -105,12 +99,18 @@ def score(
         values, described = _by_memorization(dataset, out, size, batch_size, given, common)
     elif source == "store":
         assert logits is not None
-        values, described, inputs = _by_store(dataset, logits, methods)
+        values, described, inputs = _by_store(dataset, logits, methods, given["class_map"])
     else:
         values, described, inputs = _by_networks(dataset, model, methods, size, batch_size, given, common)
     if world.is_main:
         saved = save_scores(
-            out, values, described, beton_fingerprint=dataset.fingerprint, inputs=inputs, params={"source": source}
+            out,
+            values,
+            described,
+            beton_fingerprint=dataset.fingerprint,
+            inputs=inputs,
+            params={"source": source},
+            class_names=dataset.class_names,
         )
         return _result(saved)
     return {}, ""
@@ -133,45 +133,6 @@ def _result(saved: Any) -> tuple[dict[str, Any], str]:
     return result, f"{saved.path}: {', '.join(parts)} of {saved.num_samples:,} samples"
 
 
-def _source(methods: tuple[str, ...], model: tuple[str, ...], logits: Path | None, given: dict[str, Any]) -> str:
-    """Where the scores come from: `networks`, `store` or `memorization`; refuses options that do not go together."""
-    from fastkd.errors import OptionError
-
-    if "memorization" in methods:
-        source = "memorization"
-        if len(methods) > 1 or model or logits:
-            raise OptionError(
-                "--method memorization trains networks of its own: no other --method, --model or --logits"
-            )
-        if given["num_models"] is None:
-            raise OptionError("--method memorization needs --num-models")
-    elif logits is not None:
-        source = "store"
-        if model:
-            raise OptionError("--model and --logits are both given; scores come from one of them")
-        wrong = [method for method in methods if method in ("grand", "moderate")]
-        if wrong:
-            raise OptionError(f"--method {wrong[0]} needs the network, which a logit store does not hold: give --model")
-    else:
-        source = "networks"
-        if not model:
-            raise OptionError(f"--method {methods[0]} needs --model or --logits")
-        if "variance" in methods:
-            raise OptionError("--method variance is over the views of a store: give --logits")
-        for name, method in (
-            ("grand_params", "grand"),
-            ("compat", "grand"),
-            ("centre", "moderate"),
-            ("features_out", "moderate"),
-        ):
-            if given[name] is not None and method not in methods:
-                raise OptionError(f"--{name.replace('_', '-')} does nothing without --method {method}")
-    for name in _UNUSED[source]:
-        if given[name] is not None:
-            raise OptionError(f"--{name.replace('_', '-')} does nothing for scores from {source}, leave it out")
-    return source
-
-
 def _by_networks(
     dataset: "Dataset",
     model: tuple[str, ...],
@@ -181,6 +142,7 @@ def _by_networks(
     given: dict[str, Any],
     common: dict[str, Any],
 ) -> "tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]":
+    from fastkd.classes import read_class_map
     from fastkd.data.views.draw import Views
     from fastkd.feed.loader import Loader, choose_views
     from fastkd.prune.scores.score_file import save_features
@@ -190,6 +152,7 @@ def _by_networks(
     used = {name: given[name] for name in ("grand_params", "compat", "centre") if given[name] is not None}
     options = ScoringOptions(**used)
     fingerprints: list[str] = []
+    mapping = read_class_map(given["class_map"])
 
     def load(spec: str) -> Teacher:
         network = load_teacher(
@@ -206,7 +169,13 @@ def _by_networks(
     loader = Loader(dataset, views, batch_size=batch_size or 250, **common)
     with progress_bar("score", "samples") as progress:
         values, features = score_networks(
-            map(load, model), loader, methods, options=options, world=common["world"], progress=progress
+            map(load, model),
+            loader,
+            methods,
+            options=options,
+            outputs_of=lambda network: match(dataset.classes, network.classes, mapping),
+            world=common["world"],
+            progress=progress,
         )
     inputs = {f"model {i}": digest for i, digest in enumerate(fingerprints, start=1)}
     policies: dict[str, dict[str, Any]] = {
@@ -224,13 +193,15 @@ def _by_networks(
             beton_fingerprint=dataset.fingerprint,
             inputs={"model": fingerprints[-1]},
             params={"views": views.identity()},
+            class_names=dataset.class_names,
         )
     return values, described, inputs
 
 
 def _by_store(
-    dataset: "Dataset", logits: Path, methods: tuple[str, ...]
+    dataset: "Dataset", logits: Path, methods: tuple[str, ...], class_map: str | None
 ) -> "tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]":
+    from fastkd.classes import SAME_ORDER
     from fastkd.errors import OptionError
     from fastkd.feed.loader import check_store, views_of
     from fastkd.scoring.networks import DIRECTIONS, score_store
@@ -238,7 +209,9 @@ def _by_store(
 
     store = LogitStore(logits)
     views = views_of(store.tables)
-    check_store(store, dataset, views)
+    if class_map not in (None, SAME_ORDER):
+        raise OptionError(f"--class-map {class_map}: the rows of a store have one order, expected {SAME_ORDER}")
+    check_store(store, dataset, views, by_number=class_map == SAME_ORDER)
     if views.mix is not None:
         raise OptionError(
             f"{logits}: its views are mixed ({views.mix.kind}) and have two labels; score a store without --mix"

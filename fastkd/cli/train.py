@@ -8,9 +8,18 @@ import click
 
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
-from fastkd.cli.options import device_options, field_options, open_teacher, refuse_idle, teacher_options, view_options
+from fastkd.cli.options import (
+    class_map_option,
+    device_options,
+    field_options,
+    match_teacher,
+    refuse_idle,
+    teacher_options,
+    view_options,
+)
 from fastkd.cli.train_options import (
     loss_options,
+    open_init,
     parse_names,
     parse_recorded,
     record_options,
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from fastkd.train.recipe import Recipe
 
 _SECTIONS = {
-    "Data": "image-field label-field mask order drop-last mask-weights",
+    "Data": "image-field label-field mask class-map order drop-last mask-weights",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision",
     "Student": "model init reset-head norm ema sync-bn resize-from seed",
@@ -41,6 +50,7 @@ _SECTIONS = {
 @click.argument("beton", type=click.Path(path_type=Path))
 @field_options
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to train on.  [default: all]")
+@class_map_option
 @click.option("--logits", type=click.Path(path_type=Path), help="Store with the teacher's logits.")
 @click.option(
     "--teacher", metavar="T", help="Teacher to run live where there is no store; with one, it must be the store's."
@@ -131,6 +141,7 @@ def train(
     beton: Path,
     fields: Fields,
     mask: Path | None,
+    class_map: str | None,
     logits: Path | None,
     teacher: str | None,
     init: Path | None,
@@ -173,9 +184,10 @@ def train(
     fastkd train train.beton --mask m.h5 --teacher t.safetensors --kd vid --model resnet20 --out run/
     fastkd train flowers.beton --alpha 0 --model resnet18 --init imagenet.pth --reset-head --out run/
     """
+    from fastkd.classes import read_class_map
     from fastkd.data.beton.dataset import open_dataset
     from fastkd.feed.loader import choose_views, kept_ids
-    from fastkd.models.init import choose_norm, load_init
+    from fastkd.models.init import choose_norm
     from fastkd.prune.masks.mask import Mask
     from fastkd.prune.masks.weights import describe_weights
     from fastkd.store.logit_store import LogitStore
@@ -190,6 +202,12 @@ def train(
     refuse_idle({"reset_head": reset_head}, "init", init)
     refuse_idle({"val_every": val_every > 1}, "val", val)
     refuse_idle(teacher_flags, "teacher", teacher)
+    refuse_idle(
+        {"class_map": class_map},
+        "val, --teacher, --logits or --init",
+        val or teacher or logits or (init and not reset_head),
+    )
+    mapping = read_class_map(class_map)
     dataset = open_dataset(beton, fields)
     kept = Mask.load(mask) if mask else None
     store = LogitStore(logits) if logits else None
@@ -199,9 +217,9 @@ def train(
     chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha)
     options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
     recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
-    start = load_init(init, recipe.model, dataset.num_classes, reset_head=reset_head) if init else None
+    start = open_init(init, recipe.model, dataset, mapping, reset_head=reset_head) if init else None
     norm_used, norm_words = choose_norm(norm, start, chosen.size)
-    network = open_teacher(teacher, teacher_flags, dataset.num_classes, device) if teacher else None
+    network = match_teacher(teacher, teacher_flags, dataset, device, mapping) if teacher else None
     inputs = open_inputs(
         recipe,
         dataset,
@@ -216,6 +234,8 @@ def train(
         world=world,
         global_batch=started_global_batch(out),
         resident=resident,
+        class_map=mapping,
+        log=say,
     )
     say(_headline(recipe, inputs))
     if start is not None:

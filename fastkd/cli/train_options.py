@@ -5,9 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.cli.options import option_list, refuse_idle
+from fastkd.cli.options import match, option_list, refuse_idle
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastkd.classes import ClassMap
+    from fastkd.data.beton.dataset import Dataset
+    from fastkd.models.init import Init
     from fastkd.scoring.recording import Record
 
 
@@ -102,6 +107,19 @@ def parse_recorded(text: str | None, **options: Any) -> "Record | None":
     if text is None:
         return None
     return parse_record(text, **options)
+
+
+def open_init(
+    path: "Path", model_name: str, dataset: "Dataset", class_map: "ClassMap | None", *, reset_head: bool
+) -> "Init":
+    """The weights that --init names; of the classes of a dataset in their order, unless the head is reset."""
+    from fastkd.models.init import load_init
+
+    start = load_init(path, model_name, dataset.num_classes, reset_head=reset_head)
+    if not reset_head:
+        anew = "with --reset-head the last layer starts anew"
+        match(dataset.classes, start.classes, class_map, one_order=anew, way_out=anew)
+    return start
 
 
 def parse_names(text: str | None) -> tuple[str, ...] | None:

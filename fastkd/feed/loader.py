@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fastkd.artefact import require_input
+from fastkd.classes import SAME_ORDER, require_same_names
 from fastkd.data.batch import Batch
 from fastkd.data.beton.dataset import Dataset, open_dataset
 from fastkd.data.beton.fields import AS_FOUND, Fields
@@ -93,12 +94,15 @@ def views_of(tables: StoreTables) -> Views:
     return Views(spec["kind"], spec["size"], tables.num_seeds, mix=mix, **extra)
 
 
-def check_store(store: LogitStore, dataset: Dataset, views: Views) -> None:
+def check_store(store: LogitStore, dataset: Dataset, views: Views, *, by_number: bool = False) -> None:
     """Refuses a store whose logits were not made from these views of this beton, as this machine decodes them.
 
+    Args:
+        by_number: take classes by their numbers, whatever their names.
+
     Raises:
-        MismatchError: another beton, other views, fewer seeds, other numbers of classes, or a machine that decodes some
-            of the store's probe views to other pixels.
+        MismatchError: another beton, other views, fewer seeds, other numbers of classes or names of them, or a machine that
+            decodes some of the store's probe views to other pixels.
     """
     path, header = store.tables.path, store.tables.header
     require_input(header, path, "beton", dataset.fingerprint, dataset.beton.path)
@@ -111,6 +115,9 @@ def check_store(store: LogitStore, dataset: Dataset, views: Views) -> None:
         raise MismatchError(
             f"{path}: rows of {store.num_classes} logits, {dataset.beton.path} has {dataset.num_classes} classes"
         )
+    if not by_number:
+        way_out = f"take the classes by their numbers with --class-map {SAME_ORDER}"
+        require_same_names(header.params, path, dataset.class_names, dataset.beton.path, way_out)
     check_probes(store.tables, dataset)
 
 
@@ -170,7 +177,7 @@ class Loader(ViewLoader):
         views: which views; None for those of the store.
         mask: path of a mask, a `Mask`, or int64 sample_ids; None keeps all. Batches have its weights, where it has some.
         logits: path of a store or an open `LogitStore`; None for batches without logits. embeddings: whether batches have
-            the store's embeddings, too.
+            the store's embeddings, too. by_number: take its classes by their numbers, whatever their names.
         batch_size, global_batch, shuffle, seed, order, drop_last, num_workers, prefetch, device: as `ViewLoader`.
         world: this process among those that share an epoch; None for what torchrun says, a single process without it.
 
@@ -188,6 +195,7 @@ class Loader(ViewLoader):
         mask: str | Path | Mask | np.ndarray | None = None,
         logits: str | Path | LogitStore | None = None,
         embeddings: bool = False,
+        by_number: bool = False,
         batch_size: int = 64,
         global_batch: int | None = None,
         shuffle: bool = False,
@@ -222,7 +230,7 @@ class Loader(ViewLoader):
         if embeddings and store is None:
             raise OptionError("embeddings come from a store: give logits too")
         if store is not None:
-            check_store(store, self.dataset, views)
+            check_store(store, self.dataset, views, by_number=by_number)
             its_logits, its_embeddings = store_columns(
                 store, ids, self.dataset.beton.num_samples, embeddings=embeddings
             )

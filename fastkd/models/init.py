@@ -5,10 +5,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from fastkd.classes import Classes, said_names
 from fastkd.errors import MismatchError, ModelError
 from fastkd.models.checkpoint import read_checkpoint
 from fastkd.models.norm import Norm, norm_of, parse_norm
-from fastkd.models.registry import canonical_name, entries_and_head, load_weights, weights_fingerprint
+from fastkd.models.registry import canonical_name, count_classes, entries_and_head, load_weights, weights_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -16,12 +17,13 @@ class Init:
     """What a student starts from.
 
     state: entries of its state dict; without the head's where that is reset. fingerprint: of the checkpoint's weights,
-    head included. norm: what the checkpoint's inputs were normalised by, where it says.
+    head included. classes: the checkpoint's. norm: what its inputs were normalised by, where it says.
     """
 
     state: dict[str, Tensor]
     fingerprint: str
     reset_head: bool
+    classes: Classes
     norm: Norm | None = None
 
     def into(self, model: nn.Module) -> None:
@@ -69,6 +71,7 @@ def load_init(path: str | Path, model_name: str, num_classes: int, *, reset_head
         state=kept,
         fingerprint=weights_fingerprint(model),
         reset_head=reset_head,
+        classes=Classes(where=str(path), count=count_classes(name, state), names=said_names(checkpoint.meta)),
         norm=norm and replace(norm, size=None),  # the size is that of the views
     )
 

@@ -8,6 +8,7 @@ from pickle import UnpicklingError
 
 from torch import nn
 
+from fastkd.classes import imagenet_wnids
 from fastkd.errors import MissingDependencyError, ModelError
 from fastkd.models.registry import canonical_name, is_cifar_model, timm_for, torchvision_for
 
@@ -22,7 +23,8 @@ def pretrained(name: str) -> tuple[nn.Module, dict]:
 
     Returns:
         The network in evaluation mode, and what its weights expect: `model`, `weights` (their name), `num_classes`,
-        `mean` and `std` (of pixels in 0-1, a float a channel), `resize_size` (shorter side) and `crop_size`, in pixels.
+        `class_names` (ImageNet's wnids, or None where they are not known), `mean` and `std` (of pixels in 0-1, a float a
+        channel), `resize_size` (shorter side) and `crop_size`, in pixels.
 
     Raises:
         ModelError: an unknown name, or one without published weights.
@@ -49,6 +51,7 @@ def _torchvision_pretrained(name: str) -> tuple[nn.Module, dict]:
     spec = {
         "weights": weights.name,
         "num_classes": len(weights.meta["categories"]),
+        "class_names": _imagenet_names(len(weights.meta["categories"])),
         "mean": tuple(expects.mean),
         "std": tuple(expects.std),
         "resize_size": expects.resize_size[0],
@@ -61,15 +64,23 @@ def _timm_pretrained(name: str) -> tuple[nn.Module, dict]:
     timm = timm_for(name)
     model = timm.create_model(name.removeprefix("timm:"), pretrained=True)
     expects = timm.data.resolve_model_data_config(model, use_test_size=True)
+    tag = str(model.pretrained_cfg.get("tag", ""))
     spec = {
-        "weights": str(model.pretrained_cfg.get("tag", "")),
+        "weights": tag,
         "num_classes": model.num_classes,
+        "class_names": _imagenet_names(model.num_classes) if "in1k" in tag else None,
         "mean": tuple(expects["mean"]),
         "std": tuple(expects["std"]),
         "resize_size": int(expects["input_size"][-1] / expects["crop_pct"]),
         "crop_size": expects["input_size"][-1],
     }
     return model, spec
+
+
+def _imagenet_names(num_classes: int) -> list[str] | None:
+    """What the outputs of a classifier that was trained on ImageNet last are called: all versions of torchvision have the
+    same 1,000 classes in the same order, but not the same words for them."""
+    return list(imagenet_wnids()) if num_classes == len(imagenet_wnids()) else None
 
 
 @contextmanager

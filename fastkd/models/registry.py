@@ -123,6 +123,15 @@ def entries_and_head(model_name: str) -> tuple[set[str], set[str]]:
     return set(shapes), {key for key, shape in shapes.items() if shape[:1] == (_PROBE_CLASSES,)}
 
 
+def count_classes(model_name: str, state_dict: Mapping[str, Tensor]) -> int:
+    """The number of classes of a network, read off its head.
+
+    Raises:
+        ModelError, MissingDependencyError: as `create_model`.
+    """
+    return len(state_dict[min(entries_and_head(model_name)[1])])
+
+
 def weights_fingerprint(model: nn.Module) -> str:
     """The fingerprint of a network's parameters and buffers: 32 hex digits, whatever its device and its wrapper."""
     return state_fingerprint(model.state_dict())

@@ -55,6 +55,7 @@ def score_networks(
     methods: Iterable[str],
     *,
     options: ScoringOptions = ScoringOptions(),
+    outputs_of: Callable[[Teacher], np.ndarray | None] = lambda network: None,
     world: World = World(),  # noqa: B008  (frozen)
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
@@ -64,6 +65,7 @@ def score_networks(
         networks: made one after the other, so that one at a time is in memory.
         loader: all samples of the beton, in order.
         methods: some of BY_NETWORK.
+        outputs_of: which output of a network each label is, int64 (C,); None for that of its own number.
         progress: called with samples done and in all of one network, this rank's.
 
     Returns:
@@ -80,7 +82,7 @@ def score_networks(
     features, num_networks = None, 0
     for network in networks:
         num_networks += 1
-        found, features = _score_network(network, loader, methods, options, world, progress)
+        found, features = _score_network(network, loader, methods, options, outputs_of(network), world, progress)
         for method, values in found.items():
             totals[method] += values
     return {method: total / num_networks for method, total in totals.items()}, features
@@ -91,6 +93,7 @@ def _score_network(
     loader: Loader,
     methods: list[str],
     options: ScoringOptions,
+    outputs: np.ndarray | None,
     world: World,
     progress: Callable[[int, int], None],
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
@@ -98,6 +101,7 @@ def _score_network(
     statistics = np.zeros((len(labels), len(STATISTICS)))
     norms, exact = np.zeros(len(labels)), np.zeros(len(labels))
     features: np.ndarray | None = None
+    targets = labels if outputs is None else outputs[labels]
     with_head = "moderate" in methods or ("grand" in methods and options.grand_params == "last")
     done = 0
     with _last_inputs(network, loader.dataset.num_classes if with_head else None) as last_inputs:
@@ -105,7 +109,7 @@ def _score_network(
             if not len(batch):
                 continue
             ids = batch.sample_ids.cpu().numpy()
-            statistics[ids] = _batch_statistics(network, batch, loader)
+            statistics[ids] = _batch_statistics(network, batch, loader, targets[ids])
             if with_head:
                 own = last_inputs().float().cpu().numpy()
                 norms[ids] = np.sqrt(np.square(own.astype(np.float64)).sum(axis=1))
@@ -113,7 +117,8 @@ def _score_network(
                     features = np.zeros((len(labels), own.shape[1]), np.float32) if features is None else features
                     features[ids] = own
             if "grand" in methods and options.grand_params == "all":
-                exact[ids] = gradient_norms(network.model, network.norm(batch.images), batch.labels).cpu().numpy()
+                own_labels = torch.from_numpy(targets[ids].astype(np.int64)).to(batch.images.device)
+                exact[ids] = gradient_norms(network.model, network.norm(batch.images), own_labels).cpu().numpy()
             done += len(batch)
             progress(done, len(labels) // world.size)
     device = str(loader.device)
@@ -132,8 +137,8 @@ def _score_network(
     return {method: found[method] for method in methods}, features
 
 
-def _batch_statistics(network: Teacher, batch: Batch, loader: Loader) -> np.ndarray:
-    """`row_statistics` of a batch, its logits in the network's own precision."""
+def _batch_statistics(network: Teacher, batch: Batch, loader: Loader, targets: np.ndarray) -> np.ndarray:
+    """`row_statistics` of a batch, its logits in the network's own precision. targets: the outputs of its labels."""
     with torch.no_grad():
         logits = network.model(network.norm(batch.images)).float().cpu()
     if logits.ndim != 2 or logits.shape[1] < loader.dataset.num_classes:
@@ -145,7 +150,7 @@ def _batch_statistics(network: Teacher, batch: Batch, loader: Loader) -> np.ndar
         raise FormatError(
             f"{network.name}: its logits of sample {int(batch.sample_ids[bad])} are not finite numbers; check the weights"
         )
-    return row_statistics(logits.numpy(), batch.labels.cpu().numpy())
+    return row_statistics(logits.numpy(), targets)
 
 
 def _head(network: Teacher, num_classes: int) -> nn.Linear:

@@ -1,6 +1,7 @@
 """Training dynamics recorded in the training loop: what `fastkd train --record` adds to a run."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,8 @@ class TrainingRecord:
         for name, values in own.items():
             np.copyto(values, state[name].numpy())
 
-    def save(self, path: Path, *, inputs: dict[str, str], epochs: int) -> Scores:
-        """Writes the scores of the run."""
+    def save(self, path: Path, *, inputs: dict[str, str], epochs: int, class_names: Sequence[str]) -> Scores:
+        """Writes the scores of the run. class_names: of the training data."""
         found = self.recorder.scores(self.record.never_learned)
         extras = {name: found.pop(name) for name in ("target_prob_mean",) if name in found}
         policies: dict[str, dict[str, Any]] = {
@@ -125,7 +126,14 @@ class TrainingRecord:
         rest = {role: digest for role, digest in inputs.items() if role not in ("beton", "val")}
         params = {"source": "training"}
         return save_scores(
-            path, found, described, beton_fingerprint=inputs["beton"], inputs=rest, params=params, extras=extras
+            path,
+            found,
+            described,
+            beton_fingerprint=inputs["beton"],
+            inputs=rest,
+            params=params,
+            extras=extras,
+            class_names=class_names,
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastkd.classes import DIGEST_KEY
 from fastkd.errors import MismatchError
 from fastkd.store.codec import Codec, encode_rows, seal_rows
 from fastkd.store.logit_store import read_rows
@@ -59,6 +60,8 @@ def open_old(path: str | Path, codec: Codec, *, inputs: dict[str, str], params: 
         (tables.header.params, wanted_params, sorted(wanted_params, key=lambda name: (name == "kept", name))),
     ):
         for name in names:
+            if name == DIGEST_KEY and name not in found:
+                continue  # a store of before, or of data without names
             if found.get(name) != wanted.get(name) and name == "kept":
                 raise MismatchError(
                     f"--reuse {path}: its views are mixed among other kept samples than the new store's, so that none of its "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastkd.agree import agree, share
 from fastkd.artefact import found_artefact
+from fastkd.classes import DIGEST_KEY
 from fastkd.data.identity import choose_probes, probe_checksums
 from fastkd.dist import World, even_split, sum_over_ranks
 from fastkd.errors import CorruptError, MismatchError, OptionError
@@ -136,7 +137,8 @@ def _prepare(path: Path, recipe: StoreRecipe, num_shards: int, num_workers: int,
     codec, views = recipe.row_codec, recipe.views
     params = recipe.params | {"codec": codec.name, "num_seeds": views.num_seeds, "block_rows": recipe.block_rows}
     if path.exists():
-        other = found_artefact(path, KIND, recipe.inputs, params | {"num_classes": codec.num_classes})
+        params |= {"num_classes": codec.num_classes}
+        other = found_artefact(path, KIND, recipe.inputs, params, newer=(DIGEST_KEY,))
         if other is None:
             check_probes(read_tables(path), recipe.dataset)
             return

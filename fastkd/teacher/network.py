@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastkd.classes import Classes, said_names
 from fastkd.errors import MismatchError, ModelError, OptionError
 from fastkd.models.checkpoint import load_model
 from fastkd.models.norm import Norm, norm_of, parse_norm
 from fastkd.models.published import pretrained
-from fastkd.models.registry import canonical_name, weights_fingerprint
+from fastkd.models.registry import canonical_name, count_classes, weights_fingerprint
 from fastkd.models.taps import Taps, embedding_name
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -23,7 +24,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Teacher:
     """A frozen network with its preprocessing.
 
-    fingerprint: of its weights. norm: normalisation and input size. precision: fp32, bf16 or fp16 (autocast).
+    fingerprint: of its weights. norm: normalisation and input size. precision: fp32, bf16 or fp16 (autocast). classes:
+    those of its outputs.
     """
 
     model: nn.Module
@@ -32,6 +34,7 @@ class Teacher:
     norm: Norm
     precision: str
     device: torch.device
+    classes: Classes
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of views: uint8 (B, 3, H, W) → float32 (B, C), rounded to float16, without gradients.
@@ -133,9 +136,11 @@ def load_teacher(
     if Path(spec).exists() or "/" in spec or Path(spec).suffix:
         model, meta = load_model(spec, model_name, num_classes, name_option=options[1])
         found, name = norm_of(meta, size), canonical_name(str(model_name or meta["model"]))
+        num_outputs = count_classes(name, model.state_dict())
     else:
         model, meta = pretrained(spec)
         found, name = Norm(meta["mean"], meta["std"], size), str(meta["model"])
+        num_outputs = meta["num_classes"]
         if num_classes not in (None, meta["num_classes"]):
             raise MismatchError(f"{options[0]} {spec}: {meta['num_classes']} classes, the data has {num_classes}")
     if norm is not None:
@@ -147,5 +152,11 @@ def load_teacher(
     device = torch.device(device)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Teacher(
-        model=model, name=name, fingerprint=weights_fingerprint(model), norm=found, precision=precision, device=device
+        model=model,
+        name=name,
+        fingerprint=weights_fingerprint(model),
+        norm=found,
+        precision=precision,
+        device=device,
+        classes=Classes(where=spec, count=num_outputs, names=said_names(meta)),
     )

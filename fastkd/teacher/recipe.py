@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fastkd.classes import names_fingerprint
 from fastkd.data.beton.dataset import Dataset
 from fastkd.data.identity import view_identity
 from fastkd.data.views.draw import Views
@@ -22,7 +23,7 @@ class StoreRecipe:
 
     views: their num_seeds is the store's K. mask: None for all samples. codec: `auto` or a name. block_rows: rows of a
     block, the teacher's batch. max_kl, tau: the most that the codec may lose on real rows, see `check_codec`; None for
-    no limit. embedding: the teacher's, to be stored too.
+    no limit. embedding: the teacher's, to be stored too. by_number: take classes by their numbers, whatever their names.
     """
 
     dataset: Dataset
@@ -34,6 +35,7 @@ class StoreRecipe:
     max_kl: float | None = None
     tau: float = 4.0
     embedding: Embedding | None = None
+    by_number: bool = False
 
     def __post_init__(self) -> None:
         if self.block_rows < 1:
@@ -69,4 +71,6 @@ class StoreRecipe:
     def params(self) -> dict[str, Any]:
         """What the logits follow from, besides the inputs."""
         found = {**view_identity(self.views, self.ids), "teacher": self.teacher.identity()}
+        if not self.by_number:
+            found |= names_fingerprint(self.dataset.class_names)
         return found if self.embedding is None else found | {"embedding": self.embedding.describe()}

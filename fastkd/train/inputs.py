@@ -1,10 +1,12 @@
 """What a training run is made from: its files opened, checked against each other, and turned into loaders."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastkd.data.beton.dataset import Dataset, open_dataset
+from fastkd.classes import ClassMap, match_classes
+from fastkd.data.beton.dataset import Dataset, open_dataset, relabelled
 from fastkd.data.beton.fields import AS_FOUND, Fields
 from fastkd.data.views.draw import Views
 from fastkd.dist import World
@@ -48,6 +50,8 @@ def open_inputs(
     global_batch: int | None = None,
     resident: str = "off",
     val_fields: Fields = AS_FOUND,
+    class_map: ClassMap | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> RunInputs:
     """Joins the inputs of a run.
 
@@ -57,11 +61,12 @@ def open_inputs(
         global_batch: samples of a step on all ranks together; None for the recipe's batch size × ranks.
         val_fields: which of `val` hold the image and the label.
         resident: `auto`, `on` or `off`: see `make_resident`.
+        class_map: says which class is which, where names do not; part of the run's identity.
+        log: called with lines for people.
 
     Raises:
-        MismatchError: inputs that do not belong together.
-        OptionError: validation data of more classes; a method that needs the teacher, or a store's embeddings, without
-            them, or as `Loader`.
+        MismatchError: inputs that do not belong together, or validation data of other classes: see `match_classes`.
+        OptionError: a method that needs the teacher, or a store's embeddings, without them, or as `Loader`.
     """
     fingerprints = {"beton": dataset.fingerprint}
     if mask is not None:
@@ -80,12 +85,14 @@ def open_inputs(
         teacher = None
     if teacher is not None:
         fingerprints["teacher"] = teacher.fingerprint
+    by_number = class_map is not None and class_map.targets is None
     loader = Loader(
         dataset,
         views,
         mask=mask,
         logits=store if recipe.alpha > 0 or from_store else None,
         embeddings=from_store,
+        by_number=by_number,
         batch_size=recipe.batch_size,
         global_batch=global_batch,
         shuffle=True,
@@ -99,10 +106,10 @@ def open_inputs(
     val_loader: Loader | Resident | None = None
     if val is not None:
         val_data = open_dataset(val, val_fields)
-        if val_data.num_classes > dataset.num_classes:
-            raise OptionError(
-                f"{val}: {val_data.num_classes} classes, the training data {dataset.beton.path} has {dataset.num_classes}"
-            )
+        outputs, line = match_classes(val_data.classes, dataset.classes, class_map)
+        if line:
+            log(line)
+        val_data = relabelled(val_data, outputs, dataset.classes)
         fingerprints["val"] = val_data.fingerprint
         center = Views("center", views.size)
         whole = Loader(val_data, center, batch_size=EVAL_BATCH, num_workers=num_workers, device=device, world=world)
@@ -116,6 +123,7 @@ def open_inputs(
             "views": views.identity() | {"num_seeds": views.num_seeds},
             "fraction": len(loader.ids) / dataset.beton.num_samples,
             "num_kept": len(loader.ids),
+            **({"class_map": class_map.identity()} if class_map is not None else {}),
             **({"weights": mask.header.params.get("weights")} if mask is not None and mask.weights is not None else {}),
         },
     )

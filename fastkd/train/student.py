@@ -193,7 +193,9 @@ def train(
         meta |= {"norm": norm.describe(), "size": loader.views.size, "val_top1": result["val_top1"], **identity}
         result["fingerprint"] = save_weights(out / "model.safetensors", final, meta)
         if recording is not None:
-            saved = recording.save(out / "scores.h5", inputs=inputs, epochs=recipe.epochs)
+            saved = recording.save(
+                out / "scores.h5", inputs=inputs, epochs=recipe.epochs, class_names=loader.dataset.class_names
+            )
             result["scores_fingerprint"] = saved.header.fingerprint
         write_json(out / "result.json", result)
     return result

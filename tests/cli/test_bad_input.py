@@ -205,7 +205,7 @@ BAD_INPUT = [
     ("evaluate {x} --model {bad}/plain.pth --model-name resnet56 --norm none", 1, "resnet56"),
     ("evaluate {x} --model {bad}/plain.pth", 1, "--model-name"),
     ("evaluate {x} --model {bad}/plain.pth --model-name resnet8", 1, "--norm"),
-    ("evaluate {x} --model {bad}/three.safetensors", 1, "3 outputs"),
+    ("evaluate {x} --model {bad}/three.safetensors", 1, "three.safetensors has 3"),
     ("evaluate {x} --model {t} --norm grey", 1, "grey"),
     ("evaluate {x} --model {t} --crop-ratio 0", 1, "crop ratio 0"),
     ("evaluate {x} --model {t} --size 0", 2, "--size"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastkd.classes import imagenet_wnids
 from fastkd.errors import MissingDependencyError, ModelError, OptionError
 from fastkd.models.cifar import CifarResNet, SubsamplePad, WideResNet
 from fastkd.models.published import pretrained
@@ -254,6 +255,7 @@ def test_pretrained_gives_the_normalisation_of_its_weights(monkeypatch):
         "model": "resnet18",
         "weights": "IMAGENET1K_V1",
         "num_classes": 1000,
+        "class_names": list(imagenet_wnids()),
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
         "resize_size": 256,

@@ -228,7 +228,7 @@ def test_networks_of_another_call_are_refused(memorized, raw_beton):
         (["--method", "memorization", "--num-models", 1], "memorization by 1 networks"),
         (["--method", "memorization", "--num-models", 3, "--subset", 1.0], "on 1.0 of 600 samples"),
         (["--method", "memorization", "--num-models", 3, "--epochs", 0], "--epochs 0: expected at least 1"),
-        (["--method", "el2n", "--model", "T"], "the data has 10"),
+        (["--method", "el2n", "--model", "T"], "few.safetensors has 3"),
         (["--method", "el2n", "--model", "nowhere.pt"], "nowhere.pt: no such file"),
         (["--method", "el2n", "--logits", "N"], "not an HDF5 file"),
     ],

@@ -1,8 +1,11 @@
 """A beton opened by what it holds: its fingerprint and classes, under the sample_ids of the full beton. No torch, no ffcv."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from fastkd.classes import Classes
 from fastkd.data.beton.fields import AS_FOUND, Fields
 from fastkd.data.beton.part import numbered_as_full
 from fastkd.data.beton.read import Beton, identify, open_beton
@@ -22,6 +25,11 @@ class Dataset:
         """C, the classes that labels are drawn from."""
         return len(self.class_names)
 
+    @property
+    def classes(self) -> Classes:
+        """What its labels mean."""
+        return Classes(where=str(self.beton.path), count=self.num_classes, names=self.class_names)
+
 
 def open_dataset(path: str | Path, fields: Fields = AS_FOUND) -> Dataset:
     """Opens and identifies a beton; a part of one is read under the sample_ids of the full beton.
@@ -35,6 +43,20 @@ def open_dataset(path: str | Path, fields: Fields = AS_FOUND) -> Dataset:
     beton = open_beton(path, fields)
     fingerprint, class_names = identify(beton)
     return Dataset(beton=numbered_as_full(beton), fingerprint=fingerprint, class_names=class_names)
+
+
+def relabelled(dataset: Dataset, outputs: np.ndarray | None, network: Classes) -> Dataset:
+    """A dataset whose labels are the numbers that a network has for its classes.
+
+    Args:
+        outputs: int64 (num_classes,), as `match_classes` gives it; None for the dataset as it is. network: its classes.
+    """
+    if outputs is None:
+        return dataset
+    labels = dataset.beton.labels
+    mapped = np.where(labels < 0, -1, outputs[labels])  # -1: samples that a part does not have
+    names = network.names or [str(number) for number in range(network.count)]
+    return replace(dataset, beton=replace(dataset.beton, labels=mapped), class_names=list(names))
 
 
 def require_whole(dataset: Dataset) -> None:

@@ -1,7 +1,7 @@
 """Score and feature files: what is known of each sample of a beton, kept for choosing among them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastkd.artefact import Header, read_artefact, require_input, write_artefact
+from fastkd.classes import names_fingerprint, require_same_names
 from fastkd.errors import FormatError, MismatchError, OptionError
 from fastkd.prune.select.levels import first_nan
 
@@ -59,15 +60,18 @@ class Scores:
             raise MismatchError(f"{self.path}: has no {name}, which {wanted_by} needs: record it with --record dual")
         return self.extras[name]
 
-    def require_beton(self, fingerprint: str, beton_path: str | Path, num_samples: int) -> None:
-        """Refuses scores of another beton.
+    def require_beton(
+        self, fingerprint: str, beton_path: str | Path, num_samples: int, class_names: Sequence[str] | None = None
+    ) -> None:
+        """Refuses scores of another beton, or of other classes.
 
         Raises:
-            MismatchError: the fingerprints, or the numbers of samples, differ.
+            MismatchError: the fingerprints, the numbers of samples or the names of classes differ.
         """
         require_input(self.header, self.path or "scores", "beton", fingerprint, beton_path)
         if self.num_samples != num_samples:
             raise MismatchError(f"{self.path}: scores of {self.num_samples} samples, {beton_path} has {num_samples}")
+        _require_names(self.header, self.path or "scores", class_names, beton_path)
 
 
 def save_scores(
@@ -79,6 +83,7 @@ def save_scores(
     inputs: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
     extras: Mapping[str, np.ndarray] | None = None,
+    class_names: Sequence[str] | None = None,
     force: bool = False,
 ) -> Scores:
     """Writes a score file atomically and returns it.
@@ -87,7 +92,7 @@ def save_scores(
         values: method → (N,), higher = keep first.
         methods: for each of them `direction` and `policies`, plain JSON values.
         inputs: fingerprints of what the scores come from, besides the beton. params: how they were made.
-        extras: further arrays (N,). force: replace what is there.
+        extras: further arrays (N,). class_names: the beton's. force: replace what is there.
 
     Raises:
         MismatchError: something else is there; and as `write_artefact`.
@@ -100,7 +105,7 @@ def save_scores(
         kind=KIND,
         format_version=FORMAT_VERSION,
         inputs={"beton": beton_fingerprint, **(inputs or {})},
-        params={**(params or {}), "methods": described, "extras": sorted(further)},
+        params={**(params or {}), **names_fingerprint(class_names), "methods": described, "extras": sorted(further)},
         arrays={f"scores/{name}": value for name, value in scores.items()} | further,
         attributes={
             f"scores/{name}": {key: value if isinstance(value, str) else json.dumps(value) for key, value in of.items()}
@@ -138,8 +143,16 @@ def load_scores(path: str | Path) -> Scores:
     )
 
 
+def _require_names(header: Header, path: str | Path, class_names: Sequence[str] | None, beton_path: str | Path) -> None:
+    require_same_names(header.params, path, class_names, beton_path, f"make the {header.kind} again")
+
+
 def read_all_scores(
-    paths: Iterable[str | Path], fingerprint: str, beton_path: str | Path, num_samples: int
+    paths: Iterable[str | Path],
+    fingerprint: str,
+    beton_path: str | Path,
+    num_samples: int,
+    class_names: Sequence[str] | None = None,
 ) -> list[Scores]:
     """Reads the score files of several runs, all of them of one beton.
 
@@ -148,7 +161,7 @@ def read_all_scores(
     """
     files = [load_scores(path) for path in paths]
     for file in files:
-        file.require_beton(fingerprint, beton_path, num_samples)
+        file.require_beton(fingerprint, beton_path, num_samples, class_names)
     return files
 
 
@@ -196,6 +209,7 @@ def save_features(
     beton_fingerprint: str,
     inputs: Mapping[str, str],
     params: dict[str, Any],
+    class_names: Sequence[str] | None = None,
     force: bool = False,
 ) -> Header:
     """Writes the features of all samples, float32 (N, D), as `write_artefact` does."""
@@ -204,25 +218,30 @@ def save_features(
         kind=FEATURES_KIND,
         format_version=FEATURES_VERSION,
         inputs={"beton": beton_fingerprint, **inputs},
-        params=params,
+        params=params | names_fingerprint(class_names),
         arrays={"features": np.ascontiguousarray(features, np.float32)},
         force=force,
     )
 
 
 def load_features(
-    path: str | Path, fingerprint: str, beton_path: str | Path, num_samples: int
+    path: str | Path,
+    fingerprint: str,
+    beton_path: str | Path,
+    num_samples: int,
+    class_names: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, Header]:
     """Reads the features of a beton's samples: float32 (N, D), all finite.
 
     Raises:
         NotFoundError, FormatError, CorruptError: no file; not a feature file; damaged.
-        MismatchError: features of another beton.
+        MismatchError: features of another beton, or of other classes.
     """
     header, arrays = read_artefact(
         path, kind=FEATURES_KIND, format_version=FEATURES_VERSION, arrays={"features": ("<f4", 2)}
     )
     require_input(header, path, "beton", fingerprint, beton_path)
+    _require_names(header, path, class_names, beton_path)
     features = arrays["features"]
     if len(features) != num_samples:
         raise MismatchError(f"{path}: features of {len(features)} samples, {beton_path} has {num_samples}")
