@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.agree import agree
 from fastkd.cli.command import command
 from fastkd.cli.options import class_map_option, device_options, field_options, match
 from fastkd.data.beton.fields import Fields
@@ -69,6 +70,7 @@ def evaluate(
     network = load_teacher(
         model, model_name=model_name, norm=norm, device=device, options=("--model", "--model-name", "--norm")
     )
+    agree(world, {"beton": dataset.fingerprint, "model": network.fingerprint})
     outputs = match(dataset.classes, network.classes, mapping)
     dataset = relabelled(dataset, outputs, network.classes)
     views = Views("center", choose_views(dataset, size=size).size, crop_ratio=crop_ratio)

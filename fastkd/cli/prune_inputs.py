@@ -22,7 +22,8 @@ def read_candidates(
     """What is known of the samples; the fingerprints of the files that say so; and the scores' names, for the mask."""
     import numpy as np
 
-    from fastkd.prune.scores.score_file import load_features, mean_extra, mean_score, read_all_scores
+    from fastkd.prune.scores.features import load_features
+    from fastkd.prune.scores.score_file import mean_extra, mean_score, read_all_scores
 
     opened = dataset.beton
     of_data = (dataset.fingerprint, opened.path, opened.num_samples, dataset.class_names)

@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.agree import agree, share
 from fastkd.cli.command import Output, command
-from fastkd.cli.common import progress_bar, say
-from fastkd.cli.options import class_map_option, device_options, field_options, match
+from fastkd.cli.common import say
+from fastkd.cli.options import class_map_option, device_options, field_options
+from fastkd.cli.score_jobs import by_memorization, by_networks, by_store
 from fastkd.cli.score_source import choose_source
 from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from fastkd.data.beton.dataset import Dataset
     from fastkd.dist import World
 
 _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "variance", "memorization")
@@ -88,32 +87,55 @@ def score(
     fastkd score train.beton --method memorization --num-models 20 --subset 0.7 --out s.h5
     """
     from fastkd.data.beton.dataset import open_dataset, require_whole
-    from fastkd.prune.scores.score_file import save_scores
+    from fastkd.prune.scores.features import features_there, save_features
+    from fastkd.prune.scores.score_file import load_scores, save_scores, scores_there
 
     source = choose_source(methods, model, logits, given | {"size": size, "batch_size": batch_size})
     dataset = open_dataset(beton, fields)
     require_whole(dataset)
     common = {"num_workers": num_workers, "device": device, "world": world}
-    inputs: dict[str, str] = {}
     if source == "memorization":
-        values, described = _by_memorization(dataset, out, size, batch_size, given, common)
+        job = by_memorization(dataset, out, size, batch_size, given, common)
     elif source == "store":
         assert logits is not None
-        values, described, inputs = _by_store(dataset, logits, methods, given["class_map"])
+        job = by_store(dataset, logits, methods, given["class_map"])
     else:
-        values, described, inputs = _by_networks(dataset, model, methods, size, batch_size, given, common)
-    if world.is_main:
-        saved = save_scores(
-            out,
-            values,
-            described,
+        job = by_networks(dataset, model, methods, size, batch_size, given, common)
+    agree(world, {"beton": dataset.fingerprint, **job.inputs})
+    about: dict[str, Any] = {
+        "beton_fingerprint": dataset.fingerprint,
+        "inputs": job.inputs,
+        "params": {"source": source},
+        "class_names": dataset.class_names,
+        "force": force,
+    }
+    features_out = given["features_out"]
+
+    def is_done() -> bool:
+        """Whether the scores of this job, and the features, are there already; looked at before anything is computed."""
+        found = scores_there(out, job.described, **about) is not None
+        if features_out is not None:
+            of_job = (dataset.fingerprint, job.features_inputs, job.params)
+            found &= features_there(features_out, *of_job, class_names=dataset.class_names, force=force)
+        return found
+
+    if share(world, is_done):
+        say(f"{out}: these scores are there already; they follow")
+        return _result(load_scores(out))
+    values, features = job.compute()
+    if not world.is_main:
+        return {}, ""
+    if features_out is not None and features is not None:
+        save_features(
+            features_out,
+            features,
             beton_fingerprint=dataset.fingerprint,
-            inputs=inputs,
-            params={"source": source},
+            inputs=job.features_inputs,
+            params=dict(job.params),
             class_names=dataset.class_names,
+            force=force,
         )
-        return _result(saved)
-    return {}, ""
+    return _result(save_scores(out, values, job.described, **about))
 
 
 def _result(saved: Any) -> tuple[dict[str, Any], str]:
@@ -131,136 +153,3 @@ def _result(saved: Any) -> tuple[dict[str, Any], str]:
     }
     parts = [f"{name} ({count:,} undefined)" if count else name for name, count in undefined.items()]
     return result, f"{saved.path}: {', '.join(parts)} of {saved.num_samples:,} samples"
-
-
-def _by_networks(
-    dataset: "Dataset",
-    model: tuple[str, ...],
-    methods: tuple[str, ...],
-    size: int | None,
-    batch_size: int | None,
-    given: dict[str, Any],
-    common: dict[str, Any],
-) -> "tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]":
-    from fastkd.classes import read_class_map
-    from fastkd.data.views.draw import Views
-    from fastkd.feed.loader import Loader, choose_views
-    from fastkd.prune.scores.score_file import save_features
-    from fastkd.scoring.networks import DIRECTIONS, ScoringOptions, score_networks
-    from fastkd.teacher.network import Teacher, load_teacher
-
-    used = {name: given[name] for name in ("grand_params", "compat", "centre") if given[name] is not None}
-    options = ScoringOptions(**used)
-    fingerprints: list[str] = []
-    mapping = read_class_map(given["class_map"])
-
-    def load(spec: str) -> Teacher:
-        network = load_teacher(
-            spec,
-            model_name=given["model_name"],
-            norm=given["norm"],
-            device=common["device"],
-            options=("--model", "--model-name", "--norm"),
-        )
-        fingerprints.append(network.fingerprint)
-        return network
-
-    views = Views("center", choose_views(dataset, size=size).size)
-    loader = Loader(dataset, views, batch_size=batch_size or 250, **common)
-    with progress_bar("score", "samples") as progress:
-        values, features = score_networks(
-            map(load, model),
-            loader,
-            methods,
-            options=options,
-            outputs_of=lambda network: match(dataset.classes, network.classes, mapping),
-            world=common["world"],
-            progress=progress,
-        )
-    inputs = {f"model {i}": digest for i, digest in enumerate(fingerprints, start=1)}
-    policies: dict[str, dict[str, Any]] = {
-        "grand": {"params": options.grand_params, "compat": options.compat},
-        "moderate": {"centre": options.centre},
-    }
-    runs = {"num_networks": len(model), "views": views.identity()}
-    described = {
-        method: {"direction": DIRECTIONS[method], "policies": policies.get(method, {}) | runs} for method in methods
-    }
-    if given["features_out"] is not None and features is not None and common["world"].is_main:
-        save_features(
-            given["features_out"],
-            features,
-            beton_fingerprint=dataset.fingerprint,
-            inputs={"model": fingerprints[-1]},
-            params={"views": views.identity()},
-            class_names=dataset.class_names,
-        )
-    return values, described, inputs
-
-
-def _by_store(
-    dataset: "Dataset", logits: Path, methods: tuple[str, ...], class_map: str | None
-) -> "tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]":
-    from fastkd.classes import SAME_ORDER
-    from fastkd.errors import OptionError
-    from fastkd.feed.loader import check_store, views_of
-    from fastkd.scoring.networks import DIRECTIONS, score_store
-    from fastkd.store.logit_store import LogitStore
-
-    store = LogitStore(logits)
-    views = views_of(store.tables)
-    if class_map not in (None, SAME_ORDER):
-        raise OptionError(f"--class-map {class_map}: the rows of a store have one order, expected {SAME_ORDER}")
-    check_store(store, dataset, views, by_number=class_map == SAME_ORDER)
-    if views.mix is not None:
-        raise OptionError(
-            f"{logits}: its views are mixed ({views.mix.kind}) and have two labels; score a store without --mix"
-        )
-    policies = {"num_views": store.num_seeds, "views": views.identity()}
-    described = {method: {"direction": DIRECTIONS[method], "policies": policies} for method in methods}
-    values = score_store(store, dataset.beton.labels, methods)
-    return values, described, {"logits": store.tables.header.fingerprint}
-
-
-def _by_memorization(
-    dataset: "Dataset",
-    out: Path,
-    size: int | None,
-    batch_size: int | None,
-    given: dict[str, Any],
-    common: dict[str, Any],
-) -> "tuple[dict[str, np.ndarray], dict[str, Any]]":
-    from fastkd.feed.loader import choose_views
-    from fastkd.models.norm import parse_norm
-    from fastkd.train.memorization import score_memorization
-    from fastkd.train.recipe import choose_recipe
-
-    epochs = 30 if given["epochs"] is None else given["epochs"]
-    seed = given["seed"] or 0
-    views = choose_views(dataset, size=size, num_epochs=max(1, epochs))
-    recipe = choose_recipe(
-        views.kind,
-        dataset.num_classes,
-        model=given["student"] or "resnet8",
-        epochs=epochs,
-        batch_size=batch_size,
-        alpha=0.0,
-        seed=seed,
-    )
-    design = {"num_models": given["num_models"], "subset": 0.7, "min_count": 3}
-    design |= {name: given[name] for name in ("subset", "min_count") if given[name] is not None}
-    with progress_bar("memorization", "networks") as progress:
-        values = score_memorization(
-            dataset,
-            views,
-            recipe,
-            out.with_name(out.name + ".networks"),
-            norm=parse_norm(given["norm"] or ("cifar" if views.size <= 64 else "imagenet")),
-            log=say,
-            progress=progress,
-            **design,
-            **common,
-        )
-    policies = design | {"student": recipe.model, "epochs": recipe.epochs, "seed": seed}
-    direction = "high = memorized: correct with the sample less correct without it, -1 … 1"
-    return {"memorization": values}, {"memorization": {"direction": direction, "policies": policies}}

@@ -15,7 +15,9 @@ from fastkd.errors import FastKDError, FormatError, NotFoundError
 from fastkd.fingerprint import fingerprint
 from fastkd.prune.masks.mask import Mask
 from fastkd.prune.masks.weights import describe_weights
-from fastkd.prune.scores.score_file import FEATURES_KIND, FEATURES_VERSION, load_scores
+from fastkd.prune.scores.features import FORMAT_VERSION as FEATURES_VERSION
+from fastkd.prune.scores.features import KIND as FEATURES_KIND
+from fastkd.prune.scores.score_file import load_scores
 from fastkd.report.selection import summary
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastkd.agree import share
 from fastkd.artefact import Header, read_artefact, write_artefact
 from fastkd.data.beton.dataset import Dataset
 from fastkd.data.views.draw import Views
@@ -83,7 +84,7 @@ def score_memorization(
         for m in range(num_models):
             path = folder / f"{m:05}.h5"
             seed = int(draw(recipe.seed, m, _SUBSET_SEED) >> np.uint64(1))
-            if not path.exists():
+            if not share(world, path.exists):
                 log(f"memorization: network {m + 1} of {num_models}")
                 ids = random_order(np.zeros(num_samples, np.int64), seed)[:size]
                 run = folder / f"{m:05}"

@@ -13,7 +13,8 @@ from fastkd.artefact import write_artefact
 from fastkd.data.beton.read import identify, open_beton
 from fastkd.errors import CorruptError, FormatError
 from fastkd.prune.masks.mask import Mask
-from fastkd.prune.scores.score_file import load_scores, save_features, save_scores
+from fastkd.prune.scores.features import save_features
+from fastkd.prune.scores.score_file import load_scores, save_scores
 from fastkd.prune.select.levels import select_level
 
 HARD = {"direction": "high = hard", "policies": {}}

@@ -11,8 +11,9 @@ from helpers.stores import make_store, random_logits, save_teacher
 from fastkd.data.views.draw import Views
 from fastkd.feed.loader import Loader
 from fastkd.models.checkpoint import load_model
+from fastkd.prune.scores.features import load_features
 from fastkd.prune.scores.formulas import row_statistics
-from fastkd.prune.scores.score_file import load_features, load_scores
+from fastkd.prune.scores.score_file import load_scores
 from fastkd.prune.select.centres import class_centre_distances
 from fastkd.scoring.networks import gradient_norms
 from fastkd.teacher.network import load_teacher
@@ -115,9 +116,10 @@ def test_exact_gradients_equal_autograd_sample_by_sample(networks, whole):
 
 def test_grand_does_not_depend_on_the_batch_but_deepcores_does(networks, raw_beton, tmp_path):
     def grand(*flags: object) -> np.ndarray:
-        arguments = ["--method", "grand", "--model", networks[0], *CPU, "--out", tmp_path / "s.h5", *flags]
+        out = tmp_path / f"{'-'.join(map(str, flags))}.h5"
+        arguments = ["--method", "grand", "--model", networks[0], *CPU, "--out", out, *flags]
         assert fastkd("score", raw_beton, *arguments).code == 0
-        return load_scores(tmp_path / "s.h5").values["grand"].astype(float)
+        return load_scores(out).values["grand"].astype(float)
 
     whole_batches, ragged = grand("--batch-size", 200), grand("--batch-size", 256)
     np.testing.assert_allclose(ragged, whole_batches, rtol=1e-5)
@@ -209,6 +211,9 @@ def interrupted_at(number: int):
 
 def test_networks_of_another_call_are_refused(memorized, raw_beton):
     outcome = memorize(raw_beton, memorized[0], 4, "--subset", 0.5)
+    assert outcome.code == 1
+    assert "another scores is there; it differs in methods.memorization.policies.subset" in outcome.err
+    outcome = memorize(raw_beton, memorized[0], 4, "--subset", 0.5, "--force")
     assert outcome.code == 1
     assert "a network of another subset" in outcome.err
 

@@ -1,4 +1,4 @@
-"""Score and feature files: what is known of each sample of a beton, kept for choosing among them."""
+"""Score files: what is known of each sample of a beton, kept for choosing among them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.artefact import Header, read_artefact, require_input, write_artefact
-from fastkd.classes import names_fingerprint, require_same_names
+from fastkd.artefact import Header, found_artefact, read_artefact, require_input, write_artefact
+from fastkd.classes import DIGEST_KEY, names_fingerprint, require_same_names
 from fastkd.errors import FormatError, MismatchError, OptionError
 from fastkd.prune.select.levels import first_nan
+from fastkd.writing import require_replaceable
 
 KIND, FORMAT_VERSION = "scores", 1
-FEATURES_KIND, FEATURES_VERSION = "features", 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,7 +71,7 @@ class Scores:
         require_input(self.header, self.path or "scores", "beton", fingerprint, beton_path)
         if self.num_samples != num_samples:
             raise MismatchError(f"{self.path}: scores of {self.num_samples} samples, {beton_path} has {num_samples}")
-        _require_names(self.header, self.path or "scores", class_names, beton_path)
+        require_same_names(self.header.params, self.path or "scores", class_names, beton_path, "make the scores again")
 
 
 def save_scores(
@@ -116,6 +116,34 @@ def save_scores(
     return Scores(values=scores, methods=described, extras=further, header=header, path=Path(path))
 
 
+def scores_there(
+    path: str | Path,
+    methods: Mapping[str, Mapping[str, Any]],
+    *,
+    beton_fingerprint: str,
+    inputs: Mapping[str, str],
+    params: Mapping[str, Any],
+    class_names: Sequence[str] | None = None,
+    force: bool = False,
+) -> Scores | None:
+    """The score file of a job, where it is there already: to be asked before the work of hours is done again.
+
+    Args:
+        methods, …, force: as of `save_scores`, of one without extras.
+
+    Returns:
+        The scores; None where there are none, or others that may be replaced.
+
+    Raises:
+        MismatchError: something else is there. CorruptError: they are damaged.
+    """
+    wanted = {**params, **names_fingerprint(class_names), "methods": dict(methods), "extras": []}
+    other = found_artefact(Path(path), KIND, {"beton": beton_fingerprint, **inputs}, wanted, newer=(DIGEST_KEY,))
+    if other is not None:
+        require_replaceable(Path(path), force, other)
+    return load_scores(path) if other is None and Path(path).exists() and not force else None
+
+
 def load_scores(path: str | Path) -> Scores:
     """Reads a score file and checks it.
 
@@ -141,10 +169,6 @@ def load_scores(path: str | Path) -> Scores:
         header=header,
         path=Path(path),
     )
-
-
-def _require_names(header: Header, path: str | Path, class_names: Sequence[str] | None, beton_path: str | Path) -> None:
-    require_same_names(header.params, path, class_names, beton_path, f"make the {header.kind} again")
 
 
 def read_all_scores(
@@ -200,51 +224,3 @@ def _mean(values: list[np.ndarray], files: list[Scores], name: str, allow_nan: b
                 f"among the others with --unscored drop"
             )
     return values[0] if len(values) == 1 else np.stack(values).mean(axis=0, dtype=np.float64).astype(np.float32)
-
-
-def save_features(
-    path: str | Path,
-    features: np.ndarray,
-    *,
-    beton_fingerprint: str,
-    inputs: Mapping[str, str],
-    params: dict[str, Any],
-    class_names: Sequence[str] | None = None,
-    force: bool = False,
-) -> Header:
-    """Writes the features of all samples, float32 (N, D), as `write_artefact` does."""
-    return write_artefact(
-        path,
-        kind=FEATURES_KIND,
-        format_version=FEATURES_VERSION,
-        inputs={"beton": beton_fingerprint, **inputs},
-        params=params | names_fingerprint(class_names),
-        arrays={"features": np.ascontiguousarray(features, np.float32)},
-        force=force,
-    )
-
-
-def load_features(
-    path: str | Path,
-    fingerprint: str,
-    beton_path: str | Path,
-    num_samples: int,
-    class_names: Sequence[str] | None = None,
-) -> tuple[np.ndarray, Header]:
-    """Reads the features of a beton's samples: float32 (N, D), all finite.
-
-    Raises:
-        NotFoundError, FormatError, CorruptError: no file; not a feature file; damaged.
-        MismatchError: features of another beton, or of other classes.
-    """
-    header, arrays = read_artefact(
-        path, kind=FEATURES_KIND, format_version=FEATURES_VERSION, arrays={"features": ("<f4", 2)}
-    )
-    require_input(header, path, "beton", fingerprint, beton_path)
-    _require_names(header, path, class_names, beton_path)
-    features = arrays["features"]
-    if len(features) != num_samples:
-        raise MismatchError(f"{path}: features of {len(features)} samples, {beton_path} has {num_samples}")
-    if not np.isfinite(features).all():
-        raise FormatError(f"{path}: features that are not finite numbers")
-    return features, header
