@@ -145,7 +145,7 @@ def test_of_a_folder_the_images_from_the_run_with_the_first_change_on_are_encode
     touch(files[changed], 5)
     done: list[int] = []
     lines = build(spec, tmp_path / "x.beton", progress=lambda now, total: done.append(now))
-    expected = f"a/{changed:02}.png: changed since it was read; images from the {goes_on_at}. on are encoded anew"
+    expected = f"a/{changed:02}.png: changed since it was read; images from number {goes_on_at} on are encoded anew"
     assert lines == ([] if goes_on_at is None else [expected])
     assert done[0] == (goes_on_at or 13)
     build(spec, tmp_path / "whole.beton")

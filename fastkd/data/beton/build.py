@@ -110,7 +110,7 @@ def build_beton(
         changed = source.first_changed(items, stamps)
         if changed is not None:
             log(
-                f"{source.names[changed]}: changed since it was read; images from the {items.start + 1:,}. on are encoded anew"
+                f"{source.names[changed]}: changed since it was read; images from number {items.start + 1:,} on are encoded anew"
             )
         return changed is None
 
