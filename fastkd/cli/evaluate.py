@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fastkd.cli.common import command, compute
-from fastkd.cli.options import class_map_option, device_options, match
+from fastkd.cli.options import class_map_option, device_options, match_outputs
 
 
 @command("evaluate")
@@ -63,7 +63,7 @@ def evaluate(
         network = load_teacher(
             model, model_name=model_name, norm=norm, device=device_name, options=("--model", "--model-name", "--norm")
         )
-        outputs = match(dataset.classes, network.classes, mapping)
+        outputs = match_outputs(dataset.classes, network.classes, mapping)
         dataset = relabelled(dataset, outputs, network.classes)
         views = Views("center", choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
         require_size(network.model, network.name, network.norm.size or views.size, "give another --size")

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastkd.cli.common import command, compute, progress_bar, say
-from fastkd.cli.options import class_map_option, device_options, match
+from fastkd.cli.options import class_map_option, device_options, match_outputs
 from fastkd.cli.score_source import choose_source
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from fastkd.classes import ClassMap
     from fastkd.data.beton.dataset import Dataset
 
 _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "variance", "memorization")
@@ -80,10 +81,12 @@ def score(
     fastkd score train.beton --method variance --logits l.h5 --out s.h5
     fastkd score train.beton --method memorization --num-models 20 --subset 0.7 --out s.h5
     """
+    from fastkd.classes import read_class_map
     from fastkd.data.beton.dataset import open_dataset, require_whole
     from fastkd.prune.scores.score_file import save_scores
 
     source = choose_source(methods, model, logits, given | {"size": size, "batch_size": batch_size})
+    mapping = read_class_map(given["class_map"])
     with compute(device) as (world, device_name):
         dataset = open_dataset(beton)
         require_whole(dataset)
@@ -93,9 +96,9 @@ def score(
             values, described = _by_memorization(dataset, out, size, batch_size, given, common)
         elif source == "store":
             assert logits is not None
-            values, described, inputs = _by_store(dataset, logits, methods, given["class_map"])
+            values, described, inputs = _by_store(dataset, logits, methods, mapping)
         else:
-            values, described, inputs = _by_networks(dataset, model, methods, size, batch_size, given, common)
+            values, described, inputs = _by_networks(dataset, model, methods, mapping, size, batch_size, given, common)
         if world.is_main:
             saved = save_scores(
                 out,
@@ -103,7 +106,7 @@ def score(
                 described,
                 beton_fingerprint=dataset.fingerprint,
                 inputs=inputs,
-                params={"source": source},
+                params={"source": source} | ({"class_map": mapping.identity()} if mapping is not None else {}),
                 class_names=dataset.class_names,
             )
             return _result(saved)
@@ -131,12 +134,12 @@ def _by_networks(
     dataset: "Dataset",
     model: tuple[str, ...],
     methods: tuple[str, ...],
+    mapping: "ClassMap | None",
     size: int | None,
     batch_size: int | None,
     given: dict[str, Any],
     common: dict[str, Any],
 ) -> "tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]":
-    from fastkd.classes import read_class_map
     from fastkd.data.views.draw import Views
     from fastkd.feed.loader import Loader, choose_views
     from fastkd.prune.scores.score_file import save_features
@@ -146,7 +149,6 @@ def _by_networks(
     used = {name: given[name] for name in ("grand_params", "compat", "centre") if given[name] is not None}
     options = ScoringOptions(**used)
     fingerprints: list[str] = []
-    mapping = read_class_map(given["class_map"])
 
     def load(spec: str) -> Teacher:
         network = load_teacher(
@@ -167,7 +169,7 @@ def _by_networks(
             loader,
             methods,
             options=options,
-            outputs_of=lambda network: match(dataset.classes, network.classes, mapping),
+            outputs_of=lambda network: match_outputs(dataset.classes, network.classes, mapping),
             world=common["world"],
             progress=progress,
         )
@@ -193,7 +195,7 @@ def _by_networks(
 
 
 def _by_store(
-    dataset: "Dataset", logits: Path, methods: tuple[str, ...], class_map: str | None
+    dataset: "Dataset", logits: Path, methods: tuple[str, ...], mapping: "ClassMap | None"
 ) -> "tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]":
     from fastkd.classes import SAME_ORDER
     from fastkd.errors import OptionError
@@ -203,9 +205,9 @@ def _by_store(
 
     store = LogitStore(logits)
     views = views_of(store.tables)
-    if class_map not in (None, SAME_ORDER):
-        raise OptionError(f"--class-map {class_map}: the rows of a store have one order, expected {SAME_ORDER}")
-    check_store(store, dataset, views, by_number=class_map == SAME_ORDER)
+    if mapping is not None and mapping.targets is not None:
+        raise OptionError(f"{mapping.source}: the rows of a store have one order, expected --class-map {SAME_ORDER}")
+    check_store(store, dataset, views, by_number=mapping is not None)
     if views.mix is not None:
         raise OptionError(
             f"{logits}: its views are mixed ({views.mix.kind}) and have two labels; score a store without --mix"
