@@ -22,6 +22,7 @@ DIGEST_KEY = "class_names_fingerprint"
 
 _IMAGENET_WORDS = "e97295b7812b34b7de0b277bb4a14492"  # the fingerprint of torchvision's
 _SHOWN = 4
+_BY_FILE = "say with --class-map FILE which class is which"
 
 
 @functools.cache
@@ -164,11 +165,9 @@ def match_classes(
     """
     ours, theirs = data.known, network.known
     if ours is not None and ours == theirs:
-        idle = class_map is not None and class_map.targets is not None
-        return (
-            None,
-            f"{data.where} and {network.where} have the same class names, which need no --class-map" if idle else "",
-        )
+        if class_map is None or class_map.targets is None:
+            return None, ""
+        return None, f"{data.where} and {network.where} have the same class names, which need no --class-map"
     if class_map is not None and class_map.targets is None:
         _require_count(data, network, f"with {class_map.source}", f"{_BY_FILE}, or leave it out")
         return None, f"{class_map.source}: label i of {data.where} is number i of {network.where}, whatever their names"
@@ -189,9 +188,6 @@ def match_classes(
     if one_order:
         raise MismatchError(f"{_difference(data, network, outputs)}; {one_order}")
     return outputs, f"{_difference(data, network, outputs)}: labels are mapped by {how}"
-
-
-_BY_FILE = "say with --class-map FILE which class is which"
 
 
 def _require_count(data: Classes, network: Classes, reason: str, way_out: str) -> None:

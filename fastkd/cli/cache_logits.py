@@ -97,7 +97,7 @@ def cache_logits(
     \b
     fastkd cache-logits train.beton --mask m.h5 --teacher t.safetensors --views crop-flip --num-seeds 8 --out l.h5
     """
-    from fastkd.classes import SAME_ORDER, read_class_map
+    from fastkd.classes import read_class_map
     from fastkd.data.beton.dataset import open_dataset
     from fastkd.feed.loader import choose_views
     from fastkd.models.fitting import require_size
@@ -123,7 +123,7 @@ def cache_logits(
         teacher=network,
         views=chosen,
         mask=kept,
-        by_number=class_map == SAME_ORDER,
+        by_number=mapping is not None and mapping.targets is None,
         embedding=embedding_of(network, chosen.size) if with_embedding else None,
         codec=codec,
         block_rows=batch_size,

@@ -7,7 +7,7 @@ import click
 
 from fastkd.agree import agree
 from fastkd.cli.command import command
-from fastkd.cli.options import class_map_option, device_options, field_options, match
+from fastkd.cli.options import class_map_option, device_options, field_options, match_outputs
 from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
@@ -70,8 +70,11 @@ def evaluate(
     network = load_teacher(
         model, model_name=model_name, norm=norm, device=device, options=("--model", "--model-name", "--norm")
     )
-    agree(world, {"beton": dataset.fingerprint, "model": network.fingerprint})
-    outputs = match(dataset.classes, network.classes, mapping)
+    agree(
+        world,
+        {"beton": dataset.fingerprint, "model": network.fingerprint, "--class-map": mapping and mapping.identity()},
+    )
+    outputs = match_outputs(dataset.classes, network.classes, mapping)
     dataset = relabelled(dataset, outputs, network.classes)
     views = Views("center", choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
     require_size(network.model, network.name, network.norm.size or views.size, "give another --size")

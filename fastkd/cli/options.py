@@ -92,7 +92,7 @@ class_map_option = click.option(
 )
 
 
-def match(
+def match_outputs(
     data: "Classes", network: "Classes", class_map: "ClassMap | None", *, one_order: str = "", way_out: str = ""
 ) -> "np.ndarray | None":
     """The outputs of a network for labels of data, see `match_classes`, whose line is said."""
@@ -169,7 +169,7 @@ def match_teacher(
         "a teacher's logits are taken in its own order: give a teacher of these classes in this order, or build the beton "
         "with `fastkd build-beton --classes FILE`, a list of the teacher's classes"
     )
-    match(dataset.classes, network.classes, class_map, one_order=one_order)
+    match_outputs(dataset.classes, network.classes, class_map, one_order=one_order)
     return network
 
 

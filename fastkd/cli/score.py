@@ -86,11 +86,13 @@ def score(
     fastkd score train.beton --method variance --logits l.h5 --out s.h5
     fastkd score train.beton --method memorization --num-models 20 --subset 0.7 --out s.h5
     """
+    from fastkd.classes import read_class_map
     from fastkd.data.beton.dataset import open_dataset, require_whole
     from fastkd.prune.scores.features import features_there, save_features
     from fastkd.prune.scores.score_file import load_scores, save_scores, scores_there
 
     source = choose_source(methods, model, logits, given | {"size": size, "batch_size": batch_size})
+    mapping = read_class_map(given["class_map"])
     dataset = open_dataset(beton, fields)
     require_whole(dataset)
     common = {"num_workers": num_workers, "device": device, "world": world}
@@ -98,14 +100,14 @@ def score(
         job = by_memorization(dataset, out, size, batch_size, given, common)
     elif source == "store":
         assert logits is not None
-        job = by_store(dataset, logits, methods, given["class_map"])
+        job = by_store(dataset, logits, methods, mapping)
     else:
-        job = by_networks(dataset, model, methods, size, batch_size, given, common)
-    agree(world, {"beton": dataset.fingerprint, **job.inputs})
+        job = by_networks(dataset, model, methods, mapping, size, batch_size, given, common)
+    agree(world, {"beton": dataset.fingerprint, **job.inputs, "--class-map": mapping and mapping.identity()})
     about: dict[str, Any] = {
         "beton_fingerprint": dataset.fingerprint,
         "inputs": job.inputs,
-        "params": {"source": source},
+        "params": {"source": source} | ({"class_map": mapping.identity()} if mapping else {}),
         "class_names": dataset.class_names,
         "force": force,
     }

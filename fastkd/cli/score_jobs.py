@@ -6,11 +6,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastkd.cli.common import progress_bar, say
-from fastkd.cli.options import match
+from fastkd.cli.options import match_outputs
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from fastkd.classes import ClassMap
     from fastkd.data.beton.dataset import Dataset
 
 
@@ -29,13 +30,13 @@ def by_networks(
     dataset: "Dataset",
     model: tuple[str, ...],
     methods: tuple[str, ...],
+    mapping: "ClassMap | None",
     size: int | None,
     batch_size: int | None,
     given: dict[str, Any],
     common: dict[str, Any],
 ) -> Job:
     """Scores by networks, centre crops."""
-    from fastkd.classes import read_class_map
     from fastkd.data.views.draw import Views
     from fastkd.feed.loader import Loader, choose_views
     from fastkd.scoring.networks import DIRECTIONS, ScoringOptions, score_networks
@@ -43,7 +44,6 @@ def by_networks(
 
     used = {name: given[name] for name in ("grand_params", "compat", "centre") if given[name] is not None}
     options = ScoringOptions(**used)
-    mapping = read_class_map(given["class_map"])
 
     def load(spec: str) -> Teacher:
         return load_teacher(
@@ -65,7 +65,7 @@ def by_networks(
                 loader,
                 methods,
                 options=options,
-                outputs_of=lambda network: match(dataset.classes, network.classes, mapping),
+                outputs_of=lambda network: match_outputs(dataset.classes, network.classes, mapping),
                 world=common["world"],
                 progress=progress,
             )
@@ -86,7 +86,7 @@ def by_networks(
     )
 
 
-def by_store(dataset: "Dataset", logits: Path, methods: tuple[str, ...], class_map: str | None) -> Job:
+def by_store(dataset: "Dataset", logits: Path, methods: tuple[str, ...], mapping: "ClassMap | None") -> Job:
     """Scores by the rows of a store."""
     from fastkd.classes import SAME_ORDER
     from fastkd.errors import OptionError
@@ -96,9 +96,9 @@ def by_store(dataset: "Dataset", logits: Path, methods: tuple[str, ...], class_m
 
     store = LogitStore(logits)
     views = views_of(store.tables)
-    if class_map not in (None, SAME_ORDER):
-        raise OptionError(f"--class-map {class_map}: the rows of a store have one order, expected {SAME_ORDER}")
-    check_store(store, dataset, views, by_number=class_map == SAME_ORDER)
+    if mapping is not None and mapping.targets is not None:
+        raise OptionError(f"{mapping.source}: the rows of a store have one order, expected --class-map {SAME_ORDER}")
+    check_store(store, dataset, views, by_number=mapping is not None)
     if views.mix is not None:
         raise OptionError(
             f"{logits}: its views are mixed ({views.mix.kind}) and have two labels; score a store without --mix"

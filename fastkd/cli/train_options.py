@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastkd.cli.options import match, option_list, refuse_idle
+from fastkd.cli.options import match_outputs, option_list, refuse_idle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def open_init(
     start = load_init(path, model_name, dataset.num_classes, reset_head=reset_head)
     if not reset_head:
         anew = "with --reset-head the last layer starts anew"
-        match(dataset.classes, start.classes, class_map, one_order=anew, way_out=anew)
+        match_outputs(dataset.classes, start.classes, class_map, one_order=anew, way_out=anew)
     return start
 
 
