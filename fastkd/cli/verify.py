@@ -55,11 +55,14 @@ def verify(
         for path in files:
             manifest, told = renew_manifest(open_beton(path))
             say(f"{path}.json: {told}; fingerprint {manifest['fingerprint']}")
-    problems = []
+    problems: list[str] = []
+    notes: list[str] = []
     with progress_bar("verify", "samples") as progress:
         for path in files:
-            problems += check(path, progress)
-    result: dict[str, Any] = {"ok": not problems, "problems": problems}
+            problems += check(path, progress, notes.append)
+    for line in notes:
+        say(line)
+    result: dict[str, Any] = {"ok": not problems, "problems": problems, "notes": notes}
     if against is not None and teacher is not None and not problems:
         result |= _compute_again(files, against, teacher, teacher_flags, rows or 1000, device, num_workers)
     names = ", ".join(str(path) for path in files)

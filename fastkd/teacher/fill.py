@@ -129,6 +129,7 @@ def _prepare(path: Path, recipe: StoreRecipe, num_shards: int, num_workers: int)
             block_rows=recipe.block_rows,
             inputs=recipe.inputs,
             params=recipe.params,
+            about=recipe.about,
             probes=probes,
             probe_crc32c=probe_checksums(recipe.dataset.beton, views, probes, ids),
             num_shards=num_shards,

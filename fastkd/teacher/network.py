@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Teacher:
     """A frozen network with its preprocessing.
 
-    fingerprint: of its weights. norm: normalisation and input size. precision: fp32, bf16 or fp16 (autocast).
+    fingerprint: of its weights. norm: normalisation and input size. precision: fp32, bf16 or fp16 (autocast). about: where
+    it comes from, see `about_network`; no part of its identity.
     """
 
     model: nn.Module
@@ -32,6 +33,7 @@ class Teacher:
     norm: Norm
     precision: str
     device: torch.device
+    about: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of views: uint8 (B, 3, H, W) → float32 (B, C), rounded to float16, without gradients.
@@ -147,5 +149,38 @@ def load_teacher(
     device = torch.device(device)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Teacher(
-        model=model, name=name, fingerprint=weights_fingerprint(model), norm=found, precision=precision, device=device
+        model=model,
+        name=name,
+        fingerprint=weights_fingerprint(model),
+        norm=found,
+        precision=precision,
+        device=device,
+        about=about_network(model, meta),
     )
+
+
+ALL_SAMPLES = {"method": "all", "fraction": 1.0}
+"""What is recorded of the mask of a run without one."""
+
+_OF_MASK = ("method", "seed", "score", "level", "balance", "fraction", "fingerprint")
+
+
+def about_network(model: nn.Module, meta: dict[str, Any]) -> dict[str, Any]:
+    """Where a network comes from, as far as its checkpoint says.
+
+    Args:
+        meta: of the checkpoint; {} for files of others.
+
+    Returns:
+        num_parameters; val_top1, its accuracy in percent, or None; `mask`, what it was trained on (method, fraction, …), or
+        None. Checkpoints of before say of that the fraction alone, or that there was no mask.
+    """
+    params, inputs, mask = (meta.get(name) or {} for name in ("params", "inputs", "about"))
+    mask = mask.get("mask")
+    if mask is None and "fraction" in params:
+        mask = {"method": None, "fraction": params["fraction"]} if "mask" in inputs else ALL_SAMPLES
+    return {
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "val_top1": meta.get("val_top1"),
+        "mask": mask and {name: mask[name] for name in _OF_MASK if name in mask},
+    }

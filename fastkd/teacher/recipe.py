@@ -70,3 +70,8 @@ class StoreRecipe:
         """What the logits follow from, besides the inputs."""
         found = {**view_identity(self.views, self.ids), "teacher": self.teacher.identity()}
         return found if self.embedding is None else found | {"embedding": self.embedding.describe()}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What else is known of where they come from; no part of the store's identity."""
+        return {"teacher": self.teacher.about} if self.teacher.about else {}

@@ -12,8 +12,8 @@ from fastkd.dist import World
 from fastkd.feed.loader import Loader
 from fastkd.prune.masks.mask import Mask
 from fastkd.train.recipe import Recipe
-from fastkd.train.resume import save_resume
-from fastkd.train.run_folder import claim_folder, write_json
+from fastkd.train.resume import load_resume, save_resume
+from fastkd.train.run_folder import claim_folder, file_checksum, plain_result, write_json, write_result
 from fastkd.train.student import train
 from helpers.stores import NORM, VIEWS, save_teacher
 
@@ -29,9 +29,13 @@ def make_run(
     num_kept: int = 100,
     norm: dict | None = None,
     ranks: int = 1,
+    mask: dict[str, Any] | None = None,
+    teacher: dict[str, Any] | None = None,
+    logits: dict[str, Any] | None = None,
+    version: int = 2,
     **recipe: Any,
 ) -> Path:
-    """The folder of a finished run from a store."""
+    """The folder of a finished run from a store; an input of None is left out. mask, teacher, logits: entries of `about`."""
     params = {
         "recipe": RECIPE | recipe,
         "views": {"kind": "crop-flip", "size": 32, "num_seeds": 3} | (views or {}),
@@ -43,11 +47,41 @@ def make_run(
     inputs = {"beton": "b" * 32, "val": "e" * 32, "mask": "m" * 32, "logits": "l" * 32, "teacher": "t" * 32} | (
         inputs or {}
     )
-    claim_folder(out, {"inputs": inputs, "params": params}, World())
+    inputs = {role: digest for role, digest in inputs.items() if digest is not None}
+    about = {
+        "mask": {
+            "method": "random",
+            "seed": 0,
+            "keep": "0.1",
+            "fraction": num_kept / 1000,
+            "fingerprint": inputs["mask"],
+        }
+        | (mask or {}),
+        "teacher": {"model": "resnet8", "fingerprint": inputs.get("teacher"), "val_top1": 70.0} | (teacher or {}),
+        "logits": {"codec": "fp16", "num_seeds": 3} | (logits or {}) if "logits" in inputs else None,
+    }
+    head = claim_folder(out, {"inputs": inputs, "params": params}, World(), {"about": about})
     save_teacher(out / "model.safetensors")
-    save_resume(out / "resume.pt", {"epoch": 2})
+    save_resume(out / "resume.pt", {"epoch": 2, "run": head["fingerprint"]})
     result = {"epochs": 2, "val_top1": top1, "val_top5": top1 and 95.0, "images_per_s": 900.0, "data_wait_percent": 3.0}
-    write_json(out / "result.json", result)
+    for name in ("metrics.jsonl", "metrics.csv"):
+        (out / name).write_text(f"{top1}\n")
+    files = ("metrics.jsonl", "metrics.csv", "model.safetensors")
+    write_result(out, head, result, {name: file_checksum(out / name) for name in files})
+    return out if version > 1 else as_version_1(out)
+
+
+def as_version_1(out: Path) -> Path:
+    """Makes of a finished run what the version before wrote: without checksums, and without what the run was made from."""
+    head, result = (json.loads((out / name).read_text()) for name in ("run.json", "result.json"))
+    head = {name: head[name] for name in ("fastkd_kind", "fingerprint", "inputs", "params")} | {"format_version": 1}
+    write_json(out / "run.json", head)
+    write_json(out / "result.json", plain_result(result))
+    for path in (out / "resume.pt", out / "resume-previous.pt"):
+        if path.exists():
+            state = load_resume(path)
+            places = {name: state[name]["size_bytes"] for name in ("jsonl", "csv") if name in state}
+            save_resume(path, {name: value for name, value in state.items() if name != "run"} | places)
     return out
 
 
