@@ -31,6 +31,8 @@ _SHORT = {
     "teacher.val_top1": "teacher's top-1",
     "teacher.mask.method": "teacher's mask",
     "teacher.mask.fraction": "teacher's fraction",
+    "origin": "mask and teacher",
+    "origin.inputs": "of",
 }
 
 
@@ -70,7 +72,7 @@ def facts_of(head: dict[str, Any]) -> Facts:
 
 def differing(runs: Sequence[Facts]) -> list[str]:
     """The names of facts in which some runs differ. Of mask, teacher and store, only runs that have one are compared."""
-    names = dict.fromkeys(name for facts in runs for name in facts)
+    names = sorted({name for facts in runs for name in facts}, key=_place)
     return [name for name in names if len({_text(facts, name) for facts in runs if _bears_on(facts, name)}) > 1]
 
 
@@ -127,7 +129,13 @@ def _value(value: Any) -> str:
 
 
 def _text(facts: Facts, name: str) -> str:
-    return json.dumps(facts.get(name, NOT_RECORDED), sort_keys=True)
+    return json.dumps(facts.get(name), sort_keys=True)
+
+
+def _place(name: str) -> tuple[str, bool, str]:
+    """Where a fact stands among others: families together, what an input is first."""
+    first, _, rest = name.partition(".")
+    return first, rest not in ("", "method", "model"), name
 
 
 def _bears_on(facts: Facts, name: str) -> bool:

@@ -17,7 +17,17 @@ from fastkd.train.run_folder import claim_folder, file_checksum, plain_result, w
 from fastkd.train.student import train
 from helpers.stores import NORM, VIEWS, save_teacher
 
-RECIPE = {"model": "resnet8", "epochs": 2, "alpha": 0.5, "tau": 4.0, "lr": 0.05, "seed": 0}
+RECIPE = {
+    "kd": "kd",
+    "beta": 1.0,
+    "momentum": 0.9,
+    "model": "resnet8",
+    "epochs": 2,
+    "alpha": 0.5,
+    "tau": 4.0,
+    "lr": 0.05,
+    "seed": 0,
+}
 
 
 def make_run(
@@ -33,6 +43,7 @@ def make_run(
     teacher: dict[str, Any] | None = None,
     logits: dict[str, Any] | None = None,
     version: int = 2,
+    rule: str | None = None,
     **recipe: Any,
 ) -> Path:
     """The folder of a finished run from a store; an input of None is left out. mask, teacher, logits: entries of `about`."""
@@ -43,6 +54,7 @@ def make_run(
         "num_kept": num_kept,
         "fraction": num_kept / 1000,
         "ranks": ranks,
+        **({"alpha_rule": rule} if rule else {}),
     }
     inputs = {"beton": "b" * 32, "val": "e" * 32, "mask": "m" * 32, "logits": "l" * 32, "teacher": "t" * 32} | (
         inputs or {}
@@ -72,11 +84,12 @@ def make_run(
 
 
 def as_version_1(out: Path) -> Path:
-    """Makes of a finished run what the version before wrote: without checksums, and without what the run was made from."""
-    head, result = (json.loads((out / name).read_text()) for name in ("run.json", "result.json"))
+    """Makes of a run what the version before wrote: without checksums, and without what the run was made from."""
+    head = json.loads((out / "run.json").read_text())
     head = {name: head[name] for name in ("fastkd_kind", "fingerprint", "inputs", "params")} | {"format_version": 1}
     write_json(out / "run.json", head)
-    write_json(out / "result.json", plain_result(result))
+    if (out / "result.json").exists():
+        write_json(out / "result.json", plain_result(json.loads((out / "result.json").read_text())))
     for path in (out / "resume.pt", out / "resume-previous.pt"):
         if path.exists():
             state = load_resume(path)
