@@ -11,7 +11,8 @@ Facts = dict[str, Any]
 
 NOT_RECORDED = "not recorded"
 
-_FAMILIES = ("mask", "teacher", "logits")
+_FAMILIES = {"mask": "mask", "teacher": "teacher", "logits": "store", "origin": "mask and teacher"}
+"""Facts of one thing, and what that is called."""
 _OF_SEEDS = ("seed", "mask.seed", "mask.fingerprint", "mask.class_min", "mask.class_max")
 """The run's seed, its mask's, and what is drawn by the latter."""
 _AS_VIEWS = ("logits.num_seeds", "logits.views.")
@@ -24,16 +25,8 @@ _SHOWN = ("model", "epochs", "num_kept", "fraction", "kd", "alpha", "tau", "sour
 """What columns and `_loss` tell."""
 _FOLLOWING = ("mask.fraction", "mask.keep", "mask.num_samples", "teacher.num_parameters", "teacher.mask.keep")
 """What follows from what is told anyway."""
-_SHORT = {
-    "views.num_seeds": "K",
-    "mask.method": "mask",
-    "teacher.model": "teacher",
-    "teacher.val_top1": "teacher's top-1",
-    "teacher.mask.method": "teacher's mask",
-    "teacher.mask.fraction": "teacher's fraction",
-    "origin": "mask and teacher",
-    "origin.inputs": "of",
-}
+_SHORT = {"views.num_seeds": "K", "mask.method": "mask", "teacher.model": "teacher", "origin": "mask and teacher"}
+_DETAILS = {"val_top1": "top-1", "mask.method": "mask", "mask.fraction": "fraction", "inputs": ""}
 
 
 def facts_of(head: dict[str, Any]) -> Facts:
@@ -58,7 +51,7 @@ def facts_of(head: dict[str, Any]) -> Facts:
         told = ", ".join(f"{role} {digest[:8]}" for role, digest in drawn.items())
         facts |= {"origin": NOT_RECORDED, "origin.inputs": told or "all samples, no teacher"}
     else:
-        facts |= _flat({name: about[name] for name in _FAMILIES if about.get(name) is not None})
+        facts |= _flat({name: about[name] for name in ("mask", "teacher", "logits") if about.get(name) is not None})
     if alone:
         without = (*_OF_TEACHER, "teacher.", "logits.")
     else:
@@ -77,8 +70,9 @@ def differing(runs: Sequence[Facts]) -> list[str]:
 
 
 def shown_names(names: Sequence[str]) -> list[str]:
-    """How facts are called where people read; what follows from the kept samples is not told twice."""
-    return list(dict.fromkeys(_SHORT.get(name, name) for name in names if name not in (*_FOLLOWING, "num_kept")))
+    """What some runs differ in, where people read: of mask, teacher and store, these words alone."""
+    told = [name for name in names if name not in (*_FOLLOWING, "num_kept")]
+    return list(dict.fromkeys(_FAMILIES.get(_family(name) or "", _SHORT.get(name, name)) for name in told))
 
 
 def label_of(facts: Facts, others: Sequence[Facts], names: Sequence[str]) -> str:
@@ -87,27 +81,24 @@ def label_of(facts: Facts, others: Sequence[Facts], names: Sequence[str]) -> str
     Args:
         others: the facts of all groups of runs. names: of `differing`, of all groups.
     """
-    words = [_loss(facts)]
+    words: dict[str, str] = {}
+    details: dict[str, list[str]] = {}
     for name in names:
         if name in (*_SHOWN, *_FOLLOWING) or name not in facts:
             continue
         if _is_opaque(name) and not any(_alone_tells(name, facts, other) for other in others):
             continue
-        words.append(f"{_SHORT.get(name, name)} {_value(facts[name])}")
-    return ", ".join(words)
-
-
-def _is_opaque(name: str) -> bool:
-    """Whether a fact is a fingerprint, which tells people nothing where words do."""
-    return name.endswith(".fingerprint") or ".inputs" in name
-
-
-def _alone_tells(name: str, facts: Facts, other: Facts) -> bool:
-    """Whether fingerprints alone tell two runs apart: of all that they are where nothing else is recorded, else of the mask
-    or the teacher that the fact is of."""
-    names, family = differing([facts, other]), name.split(".")[0]
-    own = names if family == "origin" else [one for one in names if one.split(".")[0] == family]
-    return name in own and all(map(_is_opaque, own))
+        family, value = _family(name), _value(facts[name])
+        if family is None:
+            words[name] = f"{_SHORT.get(name, name)} {value}"
+        elif name in _SHORT:
+            words[family] = f"{_FAMILIES[family]} {value}"
+        else:
+            words.setdefault(family, _FAMILIES[family])
+            detail = name.removeprefix(f"{family}.")
+            details.setdefault(family, []).append(f"{_DETAILS.get(detail, detail)} {value}".strip())
+    told = [f"{text} ({', '.join(details[name])})" if name in details else text for name, text in words.items()]
+    return ", ".join([_loss(facts), *told])
 
 
 def _loss(facts: Facts) -> str:
@@ -117,6 +108,20 @@ def _loss(facts: Facts) -> str:
     name = "KD" if kd == "kd" else f"KD+{kd.upper()}" if kd in METHODS else kd.upper()
     alpha = "auto" if "alpha_rule" in facts else f"{facts['alpha']:g}"
     return f"{name} α={alpha} τ={facts['tau']:g} ({facts['source']})"
+
+
+def _is_opaque(name: str) -> bool:
+    """Whether a fact is a fingerprint or a fine point, and told only where nothing else tells."""
+    of_its_mask = name.startswith("teacher.mask.") and name not in ("teacher.mask.method", "teacher.mask.fraction")
+    return name.endswith(".fingerprint") or ".inputs" in name or of_its_mask
+
+
+def _alone_tells(name: str, facts: Facts, other: Facts) -> bool:
+    """Whether fingerprints alone tell two runs apart: of all that they are where nothing else is recorded, else of the mask
+    or the teacher that the fact is of."""
+    names, family = differing([facts, other]), name.split(".")[0]
+    own = names if family == "origin" else [one for one in names if one.split(".")[0] == family]
+    return name in own and all(map(_is_opaque, own))
 
 
 def _value(value: Any) -> str:
@@ -141,14 +146,14 @@ def _place(name: str) -> tuple[str, bool, str]:
 def _bears_on(facts: Facts, name: str) -> bool:
     """Whether runs with these facts have what a fact is of: of a run on labels alone, no teacher's and no tau counts."""
     family = _family(name)
-    if family is not None:
+    if family not in (None, "origin"):
         return any(other.startswith(f"{family}.") for other in facts)
     return name in facts or name not in _OF_TEACHER
 
 
 def _family(name: str) -> str | None:
-    first, dot, _ = name.partition(".")
-    return first if dot and first in _FAMILIES else None
+    first = name.partition(".")[0]
+    return first if first in _FAMILIES else None
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> Facts:

@@ -155,10 +155,10 @@ def test_masks_of_three_methods_are_three_rows(tmp_path):
         make_run(tmp_path / name, top1, alpha=0.0, mask=mask, inputs={"mask": f"{i}" * 32})
     assert labels(tmp_path) == {
         "no KD, mask random": 31.5,
-        "no KD, mask scores, mask.level hard, mask.score aum": 12.25,
-        "no KD, mask scores, mask.level easy, mask.score aum": 40.75,
+        "no KD, mask scores (level hard, score aum)": 12.25,
+        "no KD, mask scores (level easy, score aum)": 40.75,
     }
-    assert collect_runs(tmp_path)[0].differs_in == ["mask", "mask.inputs.scores", "mask.level", "mask.score"]
+    assert collect_runs(tmp_path)[0].differs_in == ["mask"]
 
 
 def test_masks_by_scores_of_two_files_are_two_rows(tmp_path):
@@ -166,8 +166,8 @@ def test_masks_by_scores_of_two_files_are_two_rows(tmp_path):
         by_score = {"method": "scores", "score": "aum", "inputs": {"scores": digit * 32}}
         make_run(tmp_path / digit, 10.0 * int(digit), mask=by_score, inputs={"mask": digit * 32})
     assert labels(tmp_path) == {
-        "KD α=0.5 τ=4 (store), mask.inputs.scores 11111111": 10.0,
-        "KD α=0.5 τ=4 (store), mask.inputs.scores 22222222": 20.0,
+        "KD α=0.5 τ=4 (store), mask (inputs.scores 11111111)": 10.0,
+        "KD α=0.5 τ=4 (store), mask (inputs.scores 22222222)": 20.0,
     }
 
 
@@ -177,20 +177,20 @@ def test_students_of_a_good_and_of_an_untrained_teacher_are_two_rows(tmp_path, s
         inputs = {"logits": None if source == "live" else f"{i}" * 32, "teacher": f"{i}" * 32}
         make_run(tmp_path / f"{i}", accuracy / 2, inputs=inputs, teacher={"val_top1": accuracy})
     words = f"KD α=0.5 τ=4 ({'teacher' if source == 'live' else 'store'})"
-    assert labels(tmp_path) == {f"{words}, teacher's top-1 88.5": 44.25, f"{words}, teacher's top-1 9.75": 4.875}
+    assert labels(tmp_path) == {f"{words}, teacher (top-1 88.5)": 44.25, f"{words}, teacher (top-1 9.75)": 4.875}
 
 
 def test_teachers_that_only_their_weights_tell_apart_are_two_rows(tmp_path):
     for digit in "12":
         make_run(tmp_path / digit, inputs={"logits": digit * 32}, teacher={"fingerprint": digit * 32})
-    assert set(labels(tmp_path)) == {f"KD α=0.5 τ=4 (store), teacher.fingerprint {digit * 8}" for digit in "12"}
+    assert set(labels(tmp_path)) == {f"KD α=0.5 τ=4 (store), teacher (fingerprint {digit * 8})" for digit in "12"}
 
 
 def test_the_fraction_that_a_teacher_was_trained_on_is_told(tmp_path):
     for i, fraction in enumerate((0.2, 1.0)):
         trained_on = {"method": "random", "fraction": fraction}
         make_run(tmp_path / f"{i}", inputs={"logits": f"{i}" * 32}, teacher={"mask": trained_on})
-    assert set(labels(tmp_path)) == {f"KD α=0.5 τ=4 (store), teacher's fraction {f}" for f in ("0.2", "1")}
+    assert set(labels(tmp_path)) == {f"KD α=0.5 τ=4 (store), teacher (fraction {f})" for f in ("0.2", "1")}
     assert [group.facts["teacher.mask.fraction"] for group in collect_runs(tmp_path)] == [0.2, 1.0]
 
 
@@ -238,7 +238,7 @@ def test_runs_of_before_are_averaged_over_nothing_but_their_own_seed(tmp_path):
             make_run(tmp_path / digit / f"{seed}", 50.0 + seed, seed=seed, inputs=made_from, version=1)
     make_run(tmp_path / "new", 80.0)
     told = {
-        f"KD α=0.5 τ=4 (store), mask and teacher not recorded, of mask {digit * 8}, logits {digit * 8}, teacher tttttttt": 50.5
+        f"KD α=0.5 τ=4 (store), mask and teacher not recorded (mask {digit * 8}, logits {digit * 8}, teacher tttttttt)": 50.5
         for digit in "12"
     }
     assert labels(tmp_path) == {"KD α=0.5 τ=4 (store)": 80.0} | told
