@@ -154,7 +154,7 @@ def _caption(groups: list[Group]) -> str:
     """In what the groups differ, and what their numbers are."""
     names = groups[0].differs_in
     differs = f"differs in: {', '.join(names)}" if names else "one kind of run"
-    return f"{differs}; runs that differ in seeds alone are averaged; sd over their number less one"
+    return f"{differs}; runs that differ in seeds alone are averaged; sd: of a sample, n - 1"
 
 
 def format_table(groups: list[Group]) -> str:
@@ -214,7 +214,8 @@ def draw_figure(groups: list[Group]) -> "Figure":
     for group in groups:
         epochs = f", {group.epochs} epochs" if "epochs" in group.differs_in else ""
         lines[f"{group.model}{epochs}, {group.label}"].append(group)
-    figure = Figure(figsize=(8, 4.4 + 0.2 * len(lines)), layout="constrained")
+    width = max(8.0, 1 + 0.062 * max(map(len, lines)))  # inches, so that the longest label fits
+    figure = Figure(figsize=(width, 4.4 + 0.2 * len(lines)), layout="constrained")
     axes = figure.add_subplot()
     for label, members in lines.items():
         x, y = [g.fraction for g in members], [g.top1_mean for g in members]

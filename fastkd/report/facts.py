@@ -15,6 +15,8 @@ _FAMILIES = {"mask": "mask", "teacher": "teacher", "logits": "store", "origin": 
 """Facts of one thing, and what that is called."""
 _OF_SEEDS = ("seed", "mask.seed", "mask.fingerprint", "mask.class_min", "mask.class_max")
 """The run's seed, its mask's, and what is drawn by the latter."""
+_TWICE = ("mask.keep", "mask.fraction", "mask.num_samples")
+"""What num_kept, fraction and the data's fingerprint say."""
 _AS_VIEWS = ("logits.num_seeds", "logits.views.")
 """Of a store, what its students' views are as well."""
 _OF_TEACHER = ("kd", "tau", "tau_squared", "beta", "layers", "teacher_layers", "alpha_rule")
@@ -23,7 +25,7 @@ _OF_METHODS = ("beta", "layers", "teacher_layers")
 """What does not bear on plain KD."""
 _SHOWN = ("model", "epochs", "num_kept", "fraction", "kd", "alpha", "tau", "source")
 """What columns and `_loss` tell."""
-_FOLLOWING = ("mask.fraction", "mask.keep", "mask.num_samples", "teacher.num_parameters", "teacher.mask.keep")
+_FOLLOWING = ("num_kept", "teacher.num_parameters")
 """What follows from what is told anyway."""
 _SHORT = {"views.num_seeds": "K", "mask.method": "mask", "teacher.model": "teacher", "origin": "mask and teacher"}
 _DETAILS = {"val_top1": "top-1", "mask.method": "mask", "mask.fraction": "fraction", "inputs": ""}
@@ -59,7 +61,8 @@ def facts_of(head: dict[str, Any]) -> Facts:
     return {
         name: NOT_RECORDED if value is None and _family(name) == "teacher" else value
         for name, value in facts.items()
-        if name not in (*_OF_SEEDS, *without) and not name.startswith(tuple(w for w in without if w.endswith(".")))
+        if name not in (*_OF_SEEDS, *_TWICE, *without)
+        and not name.startswith(tuple(w for w in without if w.endswith(".")))
     }
 
 
@@ -71,7 +74,7 @@ def differing(runs: Sequence[Facts]) -> list[str]:
 
 def shown_names(names: Sequence[str]) -> list[str]:
     """What some runs differ in, where people read: of mask, teacher and store, these words alone."""
-    told = [name for name in names if name not in (*_FOLLOWING, "num_kept")]
+    told = [name for name in names if name not in _FOLLOWING]
     return list(dict.fromkeys(_FAMILIES.get(_family(name) or "", _SHORT.get(name, name)) for name in told))
 
 

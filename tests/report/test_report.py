@@ -11,7 +11,7 @@ from fastkd.report.compare import collect_runs, draw_figure, format_table, write
 def test_runs_that_differ_in_their_seed_are_averaged(tmp_path):
     for seed, top1 in enumerate((60.0, 61.5, 64.5)):
         of_the_seed = {"mask": f"{seed}" * 32, "logits": f"{seed}" * 32}  # masks are drawn by seed too
-        drawn = {"seed": seed, "class_min": 9 + seed, "class_max": 11 + seed}
+        drawn = {"seed": seed, "keep": "0.1" if seed else "100", "class_min": 9 + seed, "class_max": 11 + seed}
         make_run(tmp_path / f"s{seed}", top1, seed=seed, inputs=of_the_seed, mask=drawn)
     (group,) = collect_runs(tmp_path)
     assert (group.num_runs, group.top1_mean, group.top1_spread) == (3, 62.0, 4.5)
