@@ -226,6 +226,27 @@ def test_the_state_of_another_seed_is_refused_and_the_one_before_gone_on_from(
     assert weights(out) == weights(finished)
 
 
+@pytest.mark.parametrize("damage", [cut, changed])
+def test_a_damaged_state_that_is_the_only_one_is_found_and_refused(stopped, again, tmp_path, damage):
+    out = shutil.copytree(stopped, tmp_path / "run")
+    damage(out / "resume.pt", out)
+    (problem,) = verify(out)
+    assert "resume.pt: " in problem
+    before = listing(out)
+    with pytest.raises(FastKDError, match=r"resume\.pt: "):
+        again(out)
+    assert listing(out) == before
+
+
+def test_a_run_that_lost_its_states_is_trained_anew(stopped, finished, again, tmp_path):
+    out = shutil.copytree(stopped, tmp_path / "run")
+    (out / "resume.pt").unlink()
+    again(out)
+    assert weights(out) == weights(finished)
+    assert records(out) == records(finished)
+    assert verify(out) == []
+
+
 def test_a_state_that_names_no_run_is_not_taken(stopped, again, tmp_path):
     out = shutil.copytree(stopped, tmp_path / "run")
     state = load_resume(out / "resume.pt")
