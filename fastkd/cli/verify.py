@@ -62,7 +62,7 @@ def verify(
             problems += check(path, progress, notes.append)
     for line in notes:
         say(line)
-    result: dict[str, Any] = {"ok": not problems, "problems": problems, "notes": notes}
+    result: dict[str, Any] = {"ok": not problems, "problems": problems, **({"notes": notes} if notes else {})}
     if against is not None and teacher is not None and not problems:
         result |= _compute_again(files, against, teacher, teacher_flags, rows or 1000, device, num_workers)
     names = ", ".join(str(path) for path in files)

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.commands import fastkd
 from helpers.runs import make_run
 
 from fastkd.errors import FastKDError, NotFoundError, OptionError
@@ -265,3 +266,24 @@ def test_a_result_whose_run_json_is_lost_is_not_left_out_in_silence(tmp_path):
     (make_run(tmp_path / "bad") / "run.json").unlink()
     with pytest.raises(NotFoundError, match=r"bad/run\.json: missing beside result\.json"):
         collect_runs(tmp_path)
+
+
+def test_real_runs_are_averaged_over_the_seeds_of_run_and_mask_alone(raw_beton, teacher_file, tmp_path):
+    cpu = ("--device", "cpu", "--num-workers", 1)
+    run = (*cpu, "--alpha", 0, "--model", "resnet8", "--epochs", 1, "--batch-size", 60, "--val", raw_beton)
+    scores = tmp_path / "s.h5"
+    assert fastkd("score", raw_beton, "--method", "el2n", "--model", teacher_file, *cpu, "--out", scores).code == 0
+    by_score = ("--method", "scores", "--scores", scores, "--level")
+    masks = {"one": ("--seed", 1), "two": ("--seed", 2), "hard": (*by_score, "hard"), "easy": (*by_score, "easy")}
+    top1 = {}
+    for i, (name, options) in enumerate(masks.items()):
+        assert fastkd("prune", raw_beton, "--keep", 0.2, *options, "--out", tmp_path / f"{name}.h5").code == 0
+        out = tmp_path / "runs" / name
+        told = fastkd("train", raw_beton, "--mask", tmp_path / f"{name}.h5", *run, "--seed", i, "--out", out, "--json")
+        top1[name] = told.result["val_top1"]
+    random, *by_level = collect_runs(tmp_path / "runs")
+    assert (random.seeds, random.top1_mean) == ([0, 1], pytest.approx((top1["one"] + top1["two"]) / 2))
+    assert [(group.num_runs, group.top1_mean) for group in by_level] == [(1, top1["easy"]), (1, top1["hard"])]
+    assert [group.label for group in by_level] == [
+        f"no KD, mask scores (balance none, level {level}, score el2n)" for level in ("easy", "hard")
+    ]
