@@ -181,9 +181,7 @@ def write_page(groups: list[Group], out: str | Path) -> None:
             f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in row)}</tr>"
             for tag, row in [("th", _COLUMNS), *(("td", _cells(group)) for group in groups)]
         )
-        style = (
-            "body{font:15px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}"
-        )
+        style = "body{font:15px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}img{max-width:100%}"
         image = base64.b64encode(plot).decode()
         page = f"<!doctype html><meta charset=utf-8><title>fastkd report</title><style>{style}</style><h1>fastkd report</h1>"
         page += f"<table>{table}</table><p>{html.escape(_caption(groups))}</p>"

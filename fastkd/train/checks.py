@@ -89,7 +89,7 @@ def _problems_of_before(out: Path, result: dict[str, Any]) -> list[str]:
     }
     problems = []
     for name, (key, fingerprint_of) in read.items():
-        if key not in result or not (out / name).exists():
+        if not isinstance(result.get(key), str) or not (out / name).exists():
             continue
         try:
             found = fingerprint_of(out / name)

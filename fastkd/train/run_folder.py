@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -108,8 +109,10 @@ def read_result(out: Path, head: dict[str, Any]) -> dict[str, Any] | None:
                 f"{path}: of another run ({str(result.get('run'))[:12]}) than run.json is ({head['fingerprint'][:12]}): "
                 f"{way_out}"
             )
-    if not {"epochs", "val_top1", "images_per_s"} <= result.keys():
-        raise FormatError(f"{path}: damaged: it lacks what a result has; {way_out}")
+    numbers = [result.get(name) for name in ("epochs", "images_per_s")]
+    numbers += [] if "val_top1" in result and result["val_top1"] is None else [result.get("val_top1")]
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+        raise FormatError(f"{path}: damaged: epochs, images_per_s and val_top1 are not all numbers; {way_out}")
     return result
 
 

@@ -1,6 +1,7 @@
 """The files of a run's folder belong together: what is lost, cut, changed or another run's is found, and refused or mended."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -279,6 +280,16 @@ def test_a_finished_run_of_version_1_is_read_and_says_what_is_not_recorded(of_be
         "which run it is of is not recorded",
         "checksums of it and of metrics.jsonl, metrics.csv are not recorded",
     ]
+
+
+@pytest.mark.parametrize("value", ['"99"', "NaN", "1e999", "[]"])
+def test_an_accuracy_of_version_1_that_is_no_number_is_refused(of_before, again, tmp_path, value):
+    path = of_before / "result.json"
+    path.write_text(re.sub(r'"val_top1": [\d.]+', f'"val_top1": {value}', path.read_text()))
+    assert "result.json: damaged: epochs, images_per_s and val_top1 are not all numbers" in verify(of_before)[0]
+    for refuse in (lambda: again(of_before), lambda: collect_runs(tmp_path)):
+        with pytest.raises(FormatError, match=r"result\.json: damaged"):
+            refuse()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "scores.h5"])
