@@ -14,7 +14,7 @@ from fastkd.cli.command import Output, command
 def report(folder: Path, out: Path, force: bool) -> tuple[dict[str, Any], str]:
     """Compare the finished runs below FOLDER: a table, and accuracy over the kept fraction.
 
-    Runs that differ in nothing but their seed are averaged.
+    Runs that differ in nothing but seeds are averaged; whatever else differs is in their labels.
 
     \b
     fastkd report runs/ --out report.html

@@ -191,6 +191,7 @@ def train(
     from fastkd.prune.masks.mask import Mask
     from fastkd.prune.masks.weights import describe_weights
     from fastkd.store.logit_store import LogitStore
+    from fastkd.train.about import command_line
     from fastkd.train.inputs import open_inputs
     from fastkd.train.logs import parse_trackers
     from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
@@ -264,6 +265,8 @@ def train(
             trackers=parse_trackers(tracked) if tracked else (),
             inputs=inputs.fingerprints,
             params=inputs.params,
+            about=inputs.about,
+            command=command_line(),
             world=world,
             progress=lambda done, total: progress(done, total, notes[-1]),
             note=notes.append,

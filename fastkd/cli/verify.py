@@ -67,14 +67,17 @@ def verify(
             manifest, told = renew_manifest(path, fields)
             used = "; fields {image} and {label}".format(**manifest["fields"]) if "fields" in manifest else ""
             say(f"{path}.json: {told}; fingerprint {manifest['fingerprint']}{used}")
-    problems = []
+    problems: list[str] = []
+    notes: list[str] = []
     with progress_bar("verify", "samples") as progress:
         for path in files:
-            problems += check(path, progress, fields)
+            problems += check(path, progress, fields, notes.append)
+    for line in notes:
+        say(line)
     if not problems:
         has_beton = against is not None or any(kind_of(path) == "beton" for path in files)
         refuse_idle_fields(fields, has_beton, "a beton among FILES or --against")
-    result: dict[str, Any] = {"ok": not problems, "problems": problems}
+    result: dict[str, Any] = {"ok": not problems, "problems": problems, **({"notes": notes} if notes else {})}
     if against is not None and teacher is not None and not problems:
         result |= _compute_again(files, against, fields, teacher, teacher_flags, rows or 1000, device, num_workers)
     names = ", ".join(str(path) for path in files)

@@ -8,15 +8,30 @@ import statistics
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastkd.errors import FormatError, MissingDependencyError, NotFoundError, OptionError
+from fastkd.report.facts import Facts, differing, facts_of, label_of, shown_names
+from fastkd.train.checks import require_files
+from fastkd.train.run_folder import read_result, read_run
 from fastkd.writing import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BARS = "points: mean of the runs; bars: from the lowest to the highest run"
+
+
+_Finished = tuple[Facts, dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Runs that differ in nothing but their seed. Accuracies in percent; spread is the largest minus the smallest."""
+    """Runs that differ in nothing but what is drawn by seed. Accuracies in percent; spread is the largest minus the smallest.
+
+    label: how the group is told from others of its student and fraction. differs_in: in what any groups of the report
+    differ. facts: all that is recorded of its runs, see `facts_of`. top1_sd: of a sample, n - 1; None for a single run.
+    """
 
     model: str
     num_kept: int
@@ -27,74 +42,96 @@ class Group:
     source: str
     """Where the logits came from: `store`, `teacher` or `labels`."""
     num_runs: int
+    seeds: list[int]
     top1_mean: float
     top1_spread: float
+    top1_min: float
+    top1_max: float
+    top1_sd: float | None
     images_per_s: float
+    label: str
+    differs_in: list[str]
+    facts: Facts
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
 
-    @property
-    def label(self) -> str:
-        """How the group is told from others of its fraction."""
-        return "no KD" if self.alpha == 0 else f"KD α={self.alpha:g} τ={self.tau:g} ({self.source})"
-
 
 def collect_runs(folder: str | Path) -> list[Group]:
-    """Groups of all finished runs below a folder that measured accuracy, by model, fraction and alpha.
+    """Groups of all finished runs below a folder that measured accuracy: those that differ in seeds alone are one.
 
     Raises:
         NotFoundError: no such folder, or no finished run below it.
         FormatError: a run whose files are damaged.
+        CorruptError, MismatchError: a finished run with files that it did not write.
     """
     folder = Path(folder)
-    runs: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted(folder.rglob("run.json")):
-        result_path = path.with_name("result.json")
-        if not result_path.exists():
-            continue
-        try:
-            head, result = (json.loads(p.read_text(encoding="utf-8")) for p in (path, result_path))
-            inputs, params = head["inputs"], head["params"]
-            recipe = dict(params["recipe"])
-            recipe.pop("seed")
-            if result["val_top1"] is not None:
-                drawn = ("mask", "logits")  # by seed, like the order
-                data = {role: value for role, value in inputs.items() if role not in drawn}
-                same = json.dumps([data, {**params, "recipe": recipe}], sort_keys=True)
-                key = (same, params["num_kept"], params["fraction"], _source(recipe, inputs))
-                runs[key].append(recipe | result)
-        except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{path.parent}: damaged run ({type(error).__name__}: {error})") from None
+    runs: dict[str, list[_Finished]] = defaultdict(list)
+    for path in sorted(folder.rglob("result.json")):
+        read = _read_finished(path.parent)
+        if read is not None:
+            runs[json.dumps(read[0], sort_keys=True)].append(read)
     if not runs:
         raise NotFoundError(f"{folder}: no finished run with a measured accuracy below it")
-    groups = [_group(key, members) for key, members in runs.items()]
-    return sorted(groups, key=lambda g: (g.model, g.fraction, g.alpha, g.source))
+    every = [members[0][0] for members in runs.values()]
+    names = differing(every)
+    groups = [_group(members, label_of(members[0][0], every, names), names) for members in runs.values()]
+    return sorted(groups, key=lambda g: (g.model, g.fraction, g.alpha, g.source, g.label))
 
 
-def _source(recipe: dict[str, Any], inputs: dict[str, str]) -> str:
-    if recipe["alpha"] == 0:
-        return "labels"
-    return "store" if "logits" in inputs else "teacher"
+def _read_finished(out: Path) -> _Finished | None:
+    """What a finished run was, its recipe, and what came out of it; None where it is no run, or measured no accuracy."""
+    head = read_run(out)
+    if head is None:
+        if (out / "metrics.jsonl").exists():
+            raise NotFoundError(f"{out}/run.json: missing beside result.json: put it back, or remove {out}")
+        return None
+    result = read_result(out, head)
+    if result is None or result["val_top1"] is None:
+        return None
+    require_files(out, result)
+    try:
+        return facts_of(head), head["params"]["recipe"], result
+    except (KeyError, TypeError) as error:
+        raise FormatError(
+            f"{out}/run.json: damaged ({type(error).__name__}: {error}); remove {out} and train anew"
+        ) from None
 
 
-def _group(key: tuple, members: list[dict[str, Any]]) -> Group:
-    top1 = [run["val_top1"] for run in members]
-    _, num_kept, fraction, source = key
+def _group(members: list[_Finished], label: str, names: list[str]) -> Group:
+    facts, results = members[0][0], [result for _, _, result in members]
+    top1 = [result["val_top1"] for result in results]
     return Group(
-        **{name: members[0][name] for name in ("model", "alpha", "tau", "epochs")},
-        num_kept=num_kept,
-        fraction=fraction,
-        source=source,
+        **{name: facts[name] for name in ("model", "num_kept", "fraction", "alpha", "epochs", "source")},
+        tau=members[0][1]["tau"],
         num_runs=len(members),
+        seeds=sorted(recipe["seed"] for _, recipe, _ in members),
         top1_mean=statistics.fmean(top1),
         top1_spread=max(top1) - min(top1),
-        images_per_s=statistics.median(run["images_per_s"] for run in members),
+        top1_min=min(top1),
+        top1_max=max(top1),
+        top1_sd=statistics.stdev(top1) if len(top1) > 1 else None,
+        images_per_s=statistics.median(result["images_per_s"] for result in results),
+        label=label,
+        differs_in=shown_names(names),
+        facts=facts,
     )
 
 
-_COLUMNS = ("student", "kept", "fraction", "training", "epochs", "runs", "top-1 %", "spread", "images/s")
+_COLUMNS = (
+    "student",
+    "kept",
+    "fraction",
+    "training",
+    "epochs",
+    "runs",
+    "top-1 %",
+    "lowest",
+    "highest",
+    "sd",
+    "images/s",
+)
 
 
 def _cells(group: Group) -> tuple[str, ...]:
@@ -106,9 +143,18 @@ def _cells(group: Group) -> tuple[str, ...]:
         str(group.epochs),
         str(group.num_runs),
         f"{group.top1_mean:.2f}",
-        f"{group.top1_spread:.2f}",
+        f"{group.top1_min:.2f}",
+        f"{group.top1_max:.2f}",
+        "-" if group.top1_sd is None else f"{group.top1_sd:.2f}",
         f"{group.images_per_s:,.0f}",
     )
+
+
+def _caption(groups: list[Group]) -> str:
+    """In what the groups differ, and what their numbers are."""
+    names = groups[0].differs_in
+    differs = f"differs in: {', '.join(names)}" if names else "one kind of run"
+    return f"{differs}; runs that differ in seeds alone are averaged; sd: of a sample, n - 1"
 
 
 def format_table(groups: list[Group]) -> str:
@@ -116,7 +162,7 @@ def format_table(groups: list[Group]) -> str:
     rows = [_COLUMNS, *map(_cells, groups)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", _caption(groups)])
 
 
 def write_page(groups: list[Group], out: str | Path) -> None:
@@ -135,40 +181,49 @@ def write_page(groups: list[Group], out: str | Path) -> None:
             f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in row)}</tr>"
             for tag, row in [("th", _COLUMNS), *(("td", _cells(group)) for group in groups)]
         )
-        style = (
-            "body{font:15px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}"
-        )
+        style = "body{font:15px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}img{max-width:100%}"
         image = base64.b64encode(plot).decode()
         page = f"<!doctype html><meta charset=utf-8><title>fastkd report</title><style>{style}</style><h1>fastkd report</h1>"
-        page += f"<table>{table}</table><p><img alt='top-1 over kept fraction' src='data:image/png;base64,{image}'></p>"
+        page += f"<table>{table}</table><p>{html.escape(_caption(groups))}</p>"
+        page += f"<p><img alt='top-1 over kept fraction' src='data:image/png;base64,{image}'></p><p>{BARS}</p>"
         plot = page.encode()
     with atomic_path(out) as partial:
         partial.write_bytes(plot)
 
 
 def _plot(groups: list[Group]) -> bytes:
-    """Top-1 over the kept fraction, one line a model and way of training, bars from the lowest to the highest seed."""
+    """The figure as PNG."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependencyError(
             "the plot needs matplotlib, which is not installed: pip install 'fastkd[report]'"
         ) from None
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    buffer = io.BytesIO()
+    FigureCanvasAgg(draw_figure(groups)).print_png(buffer)
+    return buffer.getvalue()
+
+
+def draw_figure(groups: list[Group]) -> "Figure":
+    """Top-1 over the kept fraction, one line a student and way of training, bars from the lowest to the highest run."""
+    from matplotlib.figure import Figure
+
     lines = defaultdict(list)
     for group in groups:
-        lines[f"{group.model}, {group.label}"].append(group)
+        epochs = f", {group.epochs} epochs" if "epochs" in group.differs_in else ""
+        lines[f"{group.model}{epochs}, {group.label}"].append(group)
+    width = max(8.0, 1 + 0.062 * max(map(len, lines)))  # inches, so that the longest label fits
+    figure = Figure(figsize=(width, 4.4 + 0.2 * len(lines)), layout="constrained")
+    axes = figure.add_subplot()
     for label, members in lines.items():
         x, y = [g.fraction for g in members], [g.top1_mean for g in members]
-        axes.errorbar(x, y, yerr=[g.top1_spread / 2 for g in members], marker="o", capsize=4, label=label)
+        reach = [[g.top1_mean - g.top1_min for g in members], [g.top1_max - g.top1_mean for g in members]]
+        axes.errorbar(x, y, yerr=reach, marker="o", capsize=4, label=label)
     axes.set(xlabel="kept fraction of the training data", ylabel="top-1 on the validation data, %", xscale="log")
+    axes.set_title(BARS, fontsize=8, loc="left")
     ticks = sorted({group.fraction for group in groups})
     axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    figure.legend(fontsize=8, loc="outside lower left")
+    return figure

@@ -1,6 +1,5 @@
 """What a file is: its kind found from its content, described for `inspect` and checked for `verify`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,15 @@ from fastkd.data.beton.fields import AS_FOUND, KINDS, Fields
 from fastkd.data.beton.read import identify, open_beton, read_manifest
 from fastkd.data.modes import MODE_RAW
 from fastkd.errors import FastKDError, FormatError, NotFoundError
-from fastkd.fingerprint import fingerprint
 from fastkd.prune.masks.mask import Mask
 from fastkd.prune.masks.weights import describe_weights
 from fastkd.prune.scores.features import FORMAT_VERSION as FEATURES_VERSION
 from fastkd.prune.scores.features import KIND as FEATURES_KIND
 from fastkd.prune.scores.score_file import load_scores
 from fastkd.report.selection import summary
+
+NOT_RECORDED = "not recorded"
+"""What stands for what files of a version before do not say."""
 
 
 def kind_of(path: str | Path) -> str:
@@ -69,18 +70,21 @@ def verify(
     path: str | Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
     fields: Fields = AS_FOUND,
+    note: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
-    """Reads a file whole and checks all of it; one line for each problem, none for a whole file."""
+    """Reads a file whole and checks all of it; one line for each problem, none for a whole file.
+
+    Args:
+        note: called with a line for what cannot be checked as it is not recorded, and for a run that is not finished.
+    """
     try:
-        return [
-            f"{path}: {line}" if not line.startswith(str(path)) else line
-            for line in _verify(Path(path), progress, fields)
-        ]
+        found = _verify(Path(path), progress, fields, note)
+        return [f"{path}: {line}" if not line.startswith(str(path)) else line for line in found]
     except FastKDError as error:
         return [str(error)]
 
 
-def _verify(path: Path, progress: Callable[[int, int], None], fields: Fields) -> list[str]:
+def _verify(path: Path, progress: Callable[[int, int], None], fields: Fields, note: Callable[[str], None]) -> list[str]:
     kind = kind_of(path)
     if kind == "beton":
         from fastkd.data.beton.verify import verify_beton
@@ -91,14 +95,10 @@ def _verify(path: Path, progress: Callable[[int, int], None], fields: Fields) ->
 
         return verify_store(path, progress)
     if kind == "run":
-        from fastkd.models.checkpoint import read_checkpoint
-        from fastkd.train.resume import load_resume
+        from fastkd.train.checks import verify_run
 
-        if (path / "model.safetensors").exists():
-            read_checkpoint(path / "model.safetensors")
-        if (path / "resume.pt").exists():
-            load_resume(path / "resume.pt")
-    DESCRIBE[kind](path)  # reads masks, checkpoints and runs whole, against their fingerprints
+        return verify_run(path, note)
+    DESCRIBE[kind](path)  # reads masks and checkpoints whole, against their fingerprints
     return []
 
 
@@ -169,6 +169,7 @@ def _store(path: Path) -> dict[str, Any]:
         "size_bytes": path.stat().st_size,
         "done_percent": 100 * len(done) / tables.done.size,
         "teacher_top1": 100 * correct / rows if rows else None,
+        "about": tables.about or NOT_RECORDED,
     }
 
 
@@ -193,24 +194,18 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "num_parameters": sum(tensor.numel() for tensor in found.state_dict.values()),
         "size_bytes": path.stat().st_size,
         **{name: meta.get(name) for name in ("model", "num_classes", "size", "norm", "val_top1") if name in meta},
+        "about": meta.get("about", NOT_RECORDED),
     }
 
 
 def _run(path: Path) -> dict[str, Any]:
-    try:
-        head = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        result = (
-            json.loads((path / "result.json").read_text(encoding="utf-8")) if (path / "result.json").exists() else {}
-        )
-        keys = {name: head[name] for name in ("format_version", "fingerprint", "inputs", "params")}
-        if not isinstance(result, dict):
-            raise TypeError("result.json holds no JSON object")
-        identity = {"inputs": head["inputs"], "params": head["params"]}
-        if fingerprint([json.dumps(identity, sort_keys=True)]) != head["fingerprint"]:
-            raise ValueError("run.json does not match its fingerprint")
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{path}: damaged run.json or result.json ({error})") from None
-    return {**keys, "finished": bool(result), **{name: result[name] for name in result if name != "fingerprint"}}
+    from fastkd.train.run_folder import plain_result, read_result, read_run
+
+    head = read_run(path) or {}
+    result = plain_result(read_result(path, head) or {})
+    keys = {name: head[name] for name in ("format_version", "fingerprint", "inputs", "params")}
+    told = {name: head.get(name, NOT_RECORDED) for name in ("about", "made")}
+    return {**keys, "finished": bool(result), **{k: v for k, v in result.items() if k != "fingerprint"}, **told}
 
 
 DESCRIBE: dict[str, Callable[[Path], dict[str, Any]]] = {

@@ -26,6 +26,7 @@ from fastkd.store.tables import (
     read_tables,
     store_fingerprint,
     top1_checksum,
+    write_about,
 )
 from fastkd.writing import atomic_path
 
@@ -45,6 +46,7 @@ def create_store(
     probes: np.ndarray,
     probe_crc32c: np.ndarray,
     num_shards: int = 1,
+    about: dict[str, Any] | None = None,
 ) -> None:
     """Makes an empty store, whole and durable before it has its name.
 
@@ -55,6 +57,8 @@ def create_store(
             `block_rows` are added to them.
         probes: int64 (P, 2), pairs (sample_id, aug_seed); probe_crc32c: uint32 (P,), of their pixels.
         num_shards: files that the rows are spread over; the disk needs room for one of them.
+        about: what else is known of where the logits come from, plain JSON values of at most some 2 kB; no part of the
+            store's identity.
 
     Raises:
         OptionError: the disk has no room for it.
@@ -93,6 +97,8 @@ def create_store(
     with atomic_path(path) as partial:
         with h5py.File(partial, "w", **options) as file:
             write_header(file, header)
+            if about:
+                write_about(file, header, about)
             for name, array in arrays.items():
                 file.create_dataset(name, data=array, track_times=False)
             _create_contiguous(file, "done", h5py.h5t.STD_U8LE, (num_seeds, num_blocks), zeros=True)

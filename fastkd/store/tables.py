@@ -6,14 +6,17 @@ the row order; `done` (K, num_blocks) uint8; `top1` (K, num_blocks, 2) uint32; `
 a mapping of it. `filling.py` makes stores, `verify.py` checks them.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from fastkd.artefact import Header, content_fingerprint, open_artefact, read_dataset
 from fastkd.errors import CorruptError, FormatError, OptionError
+from fastkd.fingerprint import fingerprint
 from fastkd.hashing import crc32c, crc32c_with
 from fastkd.store.codec import Codec, make_codec
 
@@ -40,7 +43,8 @@ class StoreTables:
 
     outputs: the logits, and the embeddings where it has them. done_offset, top1_offset: bytes from the start of the file.
     block_rows: rows of a block, the teacher's batch. done: 1 for each block that is filled. top1: of each block, how many
-    of its rows have their largest logit at their label, and a checksum of that.
+    of its rows have their largest logit at their label, and a checksum of that. about: what else is known of where the
+    logits come from (`teacher`: num_parameters, val_top1, mask); {} where that is not recorded.
     """
 
     path: Path
@@ -56,6 +60,7 @@ class StoreTables:
     probe_crc32c: np.ndarray
     done_offset: int
     top1_offset: int
+    about: dict[str, Any]
 
     @property
     def codec(self) -> Codec:
@@ -105,6 +110,35 @@ def store_fingerprint(
     """The fingerprint of a store: over what decides its logits, which do not exist yet when it is made."""
     arrays = {"sample_ids": sample_ids, "probes": probes, "probe_crc32c": probe_crc32c}
     return content_fingerprint(KIND, inputs, params, arrays)
+
+
+def write_about(file: h5py.File, header: Header, about: dict[str, Any]) -> None:
+    """Writes what is known of where the logits come from, beside the header: it is no part of the store's identity."""
+    text = json.dumps(about, sort_keys=True, allow_nan=False)
+    file.attrs["about"] = np.bytes_(text.encode())
+    file.attrs["about_digest"] = np.bytes_(fingerprint([header.fingerprint, text]).encode())
+
+
+def _read_about(file: h5py.File, header: Header, path: Path) -> dict[str, Any]:
+    """What `write_about` wrote; {} where nothing is recorded.
+
+    Raises:
+        CorruptError: it does not match its digest, or is not this store's.
+    """
+    names = ("about", "about_digest")
+    if not any(name in file.attrs for name in names):
+        return {}
+    try:
+        for name in names:
+            attribute = file.attrs.get_id(name)
+            if attribute.dtype.kind != "S" or attribute.shape != ():
+                raise TypeError(f"{name} is of another type")
+        text, digest = (bytes(file.attrs[name]).decode() for name in names)
+        if fingerprint([header.fingerprint, text]) == digest:
+            return dict(json.loads(text))
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
+        raise CorruptError(f"{path}: what it says about its teacher is damaged ({error})") from None
+    raise CorruptError(f"{path}: what it says about its teacher does not match its digest, or is another store's")
 
 
 def embedding_codec(embedding: dict[str, Any]) -> Codec:
@@ -163,6 +197,7 @@ def _tables(path: Path) -> StoreTables:
         top1 = read_dataset(file, "top1", dtype="<u4", ndim=3, path=path)
         probes = read_dataset(file, "probes", dtype="<i8", ndim=2, path=path)
         probe_crc32c = read_dataset(file, "probe_crc32c", dtype="<u4", ndim=1, path=path)
+        about = _read_about(file, header, path)
     num_rows = len(sample_ids)
     blocks = (num_seeds, -(-num_rows // block_rows)) if block_rows > 0 else ()
     for name, (shape, dtype) in shapes.items():
@@ -197,4 +232,5 @@ def _tables(path: Path) -> StoreTables:
         probe_crc32c=probe_crc32c,
         done_offset=offsets["done"],
         top1_offset=offsets["top1"],
+        about=about,
     )

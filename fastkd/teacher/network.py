@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Teacher:
     """A frozen network with its preprocessing.
 
     fingerprint: of its weights. norm: normalisation and input size. precision: fp32, bf16 or fp16 (autocast). classes:
-    those of its outputs.
+    those of its outputs. about: where it comes from, see `about_network`; no part of its identity.
     """
 
     model: nn.Module
@@ -35,6 +35,7 @@ class Teacher:
     precision: str
     device: torch.device
     classes: Classes
+    about: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of views: uint8 (B, 3, H, W) → float32 (B, C), rounded to float16, without gradients.
@@ -159,4 +160,32 @@ def load_teacher(
         precision=precision,
         device=device,
         classes=Classes(where=spec, count=num_outputs, names=said_names(meta)),
+        about=about_network(model, meta),
     )
+
+
+ALL_SAMPLES = {"method": "all", "fraction": 1.0}
+"""What is recorded of the mask of a run without one."""
+
+_OF_MASK = ("method", "seed", "score", "level", "balance", "fraction", "fingerprint")
+
+
+def about_network(model: nn.Module, meta: dict[str, Any]) -> dict[str, Any]:
+    """Where a network comes from, as far as its checkpoint says.
+
+    Args:
+        meta: of the checkpoint; {} for files of others.
+
+    Returns:
+        num_parameters; val_top1, its accuracy in percent, or None; `mask`, what it was trained on (method, fraction, …), or
+        None. Checkpoints of before say of that the fraction alone, or that there was no mask.
+    """
+    params, inputs, mask = (meta.get(name) or {} for name in ("params", "inputs", "about"))
+    mask = mask.get("mask")
+    if mask is None and "fraction" in params:
+        mask = {"method": None, "fraction": params["fraction"]} if "mask" in inputs else ALL_SAMPLES
+    return {
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "val_top1": meta.get("val_top1"),
+        "mask": mask and {name: mask[name] for name in _OF_MASK if name in mask},
+    }

@@ -74,3 +74,8 @@ class StoreRecipe:
         if not self.by_number:
             found |= names_fingerprint(self.dataset.class_names)
         return found if self.embedding is None else found | {"embedding": self.embedding.describe()}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What else is known of where they come from; no part of the store's identity."""
+        return {"teacher": self.teacher.about} if self.teacher.about else {}

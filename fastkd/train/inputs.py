@@ -17,6 +17,7 @@ from fastkd.feed.resident import Resident, make_resident, why_not
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.teacher.network import Teacher
+from fastkd.train.about import about_run
 from fastkd.train.metrics import EVAL_BATCH
 from fastkd.train.recipe import Recipe
 
@@ -25,7 +26,8 @@ from fastkd.train.recipe import Recipe
 class RunInputs:
     """Loaders and teacher of a run, and what `run.json` records of them.
 
-    teacher: runs live; None where the logits come from the store, or alpha is 0. fingerprints: by role.
+    teacher: runs live; None where the logits come from the store, or alpha is 0. fingerprints: by role. about: see
+    `about_run`.
     """
 
     loader: Loader | Resident
@@ -33,6 +35,7 @@ class RunInputs:
     teacher: Teacher | None
     fingerprints: dict[str, str]
     params: dict[str, Any]
+    about: dict[str, Any]
 
 
 def open_inputs(
@@ -69,6 +72,7 @@ def open_inputs(
         OptionError: a method that needs the teacher, or a store's embeddings, without them, or as `Loader`.
     """
     fingerprints = {"beton": dataset.fingerprint}
+    about = about_run(mask, store, teacher)
     if mask is not None:
         fingerprints["mask"] = mask.header.fingerprint
         if not recipe.mask_weights:
@@ -119,6 +123,7 @@ def open_inputs(
         val=val_loader,
         teacher=teacher if recipe.distils else None,
         fingerprints=fingerprints,
+        about=about,
         params={
             "views": views.identity() | {"num_seeds": views.num_seeds},
             "fraction": len(loader.ids) / dataset.beton.num_samples,

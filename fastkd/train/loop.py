@@ -158,8 +158,8 @@ def _save(run: Run, epoch: int, step: int) -> None:
             "epoch": epoch,
             "step": step,
             "rows": run.rows,
-            "jsonl": run.lines.write([]),
-            "csv": run.table.write([]),
+            "jsonl": run.lines.place(),
+            "csv": run.table.place(),
             "accuracy": run.accuracy,
             **({"record": run.recording.state_dict()} if run.recording is not None else {}),
         }

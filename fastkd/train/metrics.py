@@ -1,9 +1,11 @@
 """What a run measures: hits, rates, and the lines of metrics.jsonl."""
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastkd.artefact import atomic_path
 from fastkd.data.batch import Batch
 from fastkd.dist import World, sum_over_ranks
-from fastkd.errors import OptionError
+from fastkd.errors import CorruptError, OptionError
 from fastkd.models.norm import Norm
 
 EVAL_BATCH = 250
@@ -107,30 +110,72 @@ class Stopwatch:
         }
 
 
+Place = dict[str, Any]
+"""size_bytes and blake2b of a file so far (None where a state of before has none), and copy: its content, as a list of what
+zlib made of the parts; None for more than MOST_COPIED_BYTES of them."""
+
+MOST_COPIED_BYTES = 4 << 20
+"""Of lines, compressed, that each state keeps a copy of: some 100,000 steps."""
+
 CSV_COLUMNS = ("epoch", "lr", "loss", "val_top1", "val_top5", "images_per_s", "data_wait_percent")
 
 
 class JsonLines:
-    """A file of JSON lines that a resumed run continues at the byte where its checkpoint stands."""
+    """A file of JSON lines that a resumed run continues at the byte where its state stands.
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
-        path.touch()
-        os.truncate(path, size_bytes)
-        self._file = path.open("a", encoding="utf-8")
+    Args:
+        place: where that is, of `place`, or its size_bytes alone; None for a new file.
+        log: told where the file is written anew from the state.
 
-    def write(self, records: Iterable[dict[str, Any]]) -> int:
-        """Appends records durably.
+    Raises:
+        CorruptError: what the file held then is lost or changed, and the state has no copy of it.
+    """
 
-        Returns:
-            The file's size in bytes afterwards.
-        """
-        self._file.writelines(self._line(record) + "\n" for record in records)
+    def __init__(
+        self, path: Path, place: Place | int | None = None, log: Callable[[str], None] = lambda line: None
+    ) -> None:
+        before, is_there = lines_before(path, place)
+        if not is_there:
+            with atomic_path(path) as partial:
+                partial.write_bytes(before)
+            if before:
+                log(f"{path}: lost or changed since the last state; written anew from the copy in it")
+        os.truncate(path, len(before))
+        self._file = path.open("ab")
+        self._digest = _blake2b()
+        self._copy: list[bytes] | None = []
+        self._keep(before)
+
+    def write(self, records: Iterable[dict[str, Any]]) -> None:
+        """Appends records durably."""
+        self._append("".join(self._line(record) + "\n" for record in records))
+
+    def _append(self, text: str) -> None:
+        data = text.encode()
+        self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
-        return self._file.tell()
+        self._keep(data)
+
+    def place(self) -> Place:
+        """Where the file stands, for a state to go on from."""
+        copy = None if self._copy is None else list(self._copy)
+        return {"size_bytes": self._file.tell(), "blake2b": self.checksum, "copy": copy}
+
+    @property
+    def checksum(self) -> str:
+        """BLAKE2b-128 of all that was written: 32 hexadecimal digits."""
+        return self._digest.hexdigest()
+
+    def _keep(self, text: bytes) -> None:
+        self._digest.update(text)
+        if text and self._copy is not None:
+            self._copy.append(zlib.compress(text))
+            if sum(map(len, self._copy)) > MOST_COPIED_BYTES:
+                self._copy = None
 
     def _line(self, record: dict[str, Any]) -> str:
-        return json.dumps(record)
+        return json.dumps(record, allow_nan=False)
 
     def close(self) -> None:
         """Closes the file."""
@@ -140,10 +185,50 @@ class JsonLines:
 class CsvLines(JsonLines):
     """The same for a table of the epochs, with a first line of CSV_COLUMNS."""
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
-        super().__init__(path, size_bytes)
-        if size_bytes == 0:
-            self._file.write(",".join(CSV_COLUMNS) + "\n")
+    def __init__(
+        self, path: Path, place: Place | int | None = None, log: Callable[[str], None] = lambda line: None
+    ) -> None:
+        super().__init__(path, place, log)
+        if self._file.tell() == 0:
+            self._append(",".join(CSV_COLUMNS) + "\n")
 
     def _line(self, record: dict[str, Any]) -> str:
         return ",".join(str(record.get(column, "")) for column in CSV_COLUMNS)
+
+
+def lines_before(path: Path, place: Place | int | None) -> tuple[bytes, bool]:
+    """What a file of lines held when a state was written: of the file, or of the state where the file is lost or changed.
+
+    Args:
+        place: as JsonLines'.
+
+    Returns:
+        The bytes, and whether the file begins with them.
+
+    Raises:
+        CorruptError: neither has them.
+    """
+    if place is None:
+        return b"", path.exists()
+    if isinstance(place, int):  # of a state of version 1
+        place = {"size_bytes": place}
+    size, checksum, copy = place["size_bytes"], place.get("blake2b"), place.get("copy")
+    found = path.read_bytes()[:size] if path.exists() else b""
+    if path.exists() and len(found) == size and checksum in (None, _blake2b(found).hexdigest()):
+        return found, True
+    if size == 0:
+        return b"", False
+    if copy is None:
+        told = (
+            f"{len(found):,} bytes, the last state has seen {size:,}"
+            if len(found) < size
+            else "other lines than the last state has seen"
+        )
+        raise CorruptError(
+            f"{path}: {told}, and no state has a copy of these: put the file back, or remove {path.parent} and train anew"
+        )
+    return b"".join(map(zlib.decompress, copy)), False
+
+
+def _blake2b(data: bytes = b"") -> Any:
+    return hashlib.blake2b(data, digest_size=16)

@@ -1,6 +1,8 @@
 """The folder of a run: whose it is, where it stands, and what came out of it."""
 
+import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,40 +17,140 @@ from fastkd.fingerprint import fingerprint
 from fastkd.train.resume import load_resume, save_resume
 from fastkd.writing import atomic_path
 
-RUN_VERSION = 1
+RUN_VERSION = 2
+"""Of runs whose files say whose they are and carry checksums; runs of version 1 are read and gone on with."""
+
+_READ_VERSIONS = (1, 2)
+_WAY_OUT = "put the run's own back, or remove {} and train anew"
 
 
-def claim_folder(out: Path, identity: dict[str, Any], world: World) -> None:
+def claim_folder(
+    out: Path, identity: dict[str, Any], world: World, told: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Makes the folder this run's, or checks that it is.
 
     Args:
         identity: inputs and params; plain JSON values.
+        told: more entries for a new run.json, which say what the run was and make it no other run: see `about.py`.
+
+    Returns:
+        The content of run.json: of the run that is gone on with, or the new one's.
 
     Raises:
         MismatchError: another run, or files that are no run's; says in what it differs.
-        FormatError: a damaged run.json, or one of another version.
+        FormatError, CorruptError: as `read_run`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    digest = fingerprint([json.dumps(identity, sort_keys=True)])
-    found = read_json(out / "run.json")
+    digest = _identity_fingerprint(identity)
+    found = read_run(out)
     if found is None:
         if any(out.iterdir()) and world.is_main:
             strangers = sorted(p.name for p in out.iterdir() if p.name != "run.json.partial")
             if strangers:
                 raise MismatchError(f"{out}: holds {strangers[0]} but no run.json; choose an empty --out")
+        head = {"fastkd_kind": "run", "format_version": RUN_VERSION, "fingerprint": digest} | identity | (told or {})
         if world.is_main:
-            head = {"fastkd_kind": "run", "format_version": RUN_VERSION, "fingerprint": digest}
-            write_json(out / "run.json", head | identity)
-        return
-    if found.get("format_version") != RUN_VERSION:
-        raise FormatError(
-            f"{out}/run.json: run of version {found.get('format_version')}, this fastkd reads version {RUN_VERSION}"
-        )
-    if found.get("fingerprint") != digest:
-        differs = _differences({key: found.get(key, {}) for key in identity}, identity)
+            write_json(out / "run.json", with_checksum(head))
+        return head
+    if found["fingerprint"] != digest:
+        differs = _differences({key: found[key] for key in identity}, identity)
         raise MismatchError(
             f"{out}: another run is there; it differs in {'; '.join(differs) or 'its header'}; choose another --out"
         )
+    return found
+
+
+def read_run(out: Path) -> dict[str, Any] | None:
+    """What the folder's run.json says, checked; None where there is none.
+
+    Raises:
+        FormatError: damaged, or of another version.
+        CorruptError: it does not match its fingerprint or its checksum.
+    """
+    path = out / "run.json"
+    head = read_json(path)
+    if head is None:
+        return None
+    version = head.get("format_version")
+    if version not in _READ_VERSIONS:
+        raise FormatError(
+            f"{path}: run of version {version}, this fastkd reads version {' and '.join(map(str, _READ_VERSIONS))}"
+        )
+    identity = {name: head.get(name) for name in ("inputs", "params")}
+    if not all(isinstance(value, dict) for value in identity.values()):
+        raise FormatError(f"{path}: damaged: it does not say what the run was; remove the folder and start anew")
+    if head.get("fingerprint") != _identity_fingerprint(identity):
+        raise CorruptError(f"{path}: does not match its fingerprint, it was changed: {_WAY_OUT.format(out)}")
+    if version > 1 or "checksum" in head:
+        _require_checksum(path, head, _WAY_OUT.format(out))
+    return head
+
+
+def read_result(out: Path, head: dict[str, Any]) -> dict[str, Any] | None:
+    """What a finished run's result.json says, checked against itself and run.json; None where there is none.
+
+    Args:
+        head: what `read_run` gave. Of version 1, a result has no checksum.
+
+    Raises:
+        FormatError: damaged.
+        CorruptError: it does not match its checksum, or has none.
+        MismatchError: it is another run's.
+    """
+    path = out / "result.json"
+    result = read_json(path)
+    if result is None:
+        return None
+    way_out = f"remove it and run the same `fastkd train` again, which writes it anew from the last state of {out}"
+    if head["format_version"] > 1 or "checksum" in result:
+        _require_checksum(path, result, way_out)
+        if result.get("run") != head["fingerprint"]:
+            raise MismatchError(
+                f"{path}: of another run ({str(result.get('run'))[:12]}) than run.json is ({head['fingerprint'][:12]}): "
+                f"{way_out}"
+            )
+    numbers = [result.get(name) for name in ("epochs", "images_per_s")]
+    numbers += [] if "val_top1" in result and result["val_top1"] is None else [result.get("val_top1")]
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+        raise FormatError(f"{path}: damaged: epochs, images_per_s and val_top1 are not all numbers; {way_out}")
+    return result
+
+
+def write_result(out: Path, head: dict[str, Any], result: dict[str, Any], files: dict[str, str]) -> None:
+    """Writes result.json, which makes a run finished: the result, whose it is, and checksums.
+
+    Args:
+        files: checksum of each other file that the run leaves, by name: see `file_checksum`.
+    """
+    write_json(out / "result.json", with_checksum(result | {"run": head["fingerprint"], "files": files}))
+
+
+def plain_result(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without what ties its file to others."""
+    return {name: value for name, value in result.items() if name not in ("run", "files", "checksum")}
+
+
+def file_checksum(path: Path) -> str:
+    """BLAKE2b-128 of a file's bytes: 32 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with one more entry, `checksum`, over all others."""
+    return content | {"checksum": fingerprint([json.dumps(content, sort_keys=True)])}
+
+
+def _require_checksum(path: Path, content: dict[str, Any], way_out: str) -> None:
+    said = content.get("checksum")
+    if said is None:
+        raise CorruptError(f"{path}: has no checksum, every run of version {RUN_VERSION} writes one: {way_out}")
+    if with_checksum({name: value for name, value in content.items() if name != "checksum"}) != content:
+        raise CorruptError(f"{path}: does not match its checksum, it was changed: {way_out}")
+
+
+def _identity_fingerprint(identity: dict[str, Any]) -> str:
+    return fingerprint([json.dumps(identity, sort_keys=True)])
 
 
 def started_global_batch(out: Path) -> int | None:
@@ -70,15 +172,34 @@ def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
     return [] if same else [f"{name} {found} (asked for {wanted})"]
 
 
+def require_own_state(path: Path, state: dict[str, Any], head: dict[str, Any]) -> None:
+    """Refuses a resume state of another run.
+
+    Args:
+        head: what `read_run` gave. The states of version 1 do not say whose they are.
+
+    Raises:
+        MismatchError: says whose it is.
+    """
+    whose = state.get("run")
+    if whose != head["fingerprint"] and not (whose is None and head["format_version"] == 1):
+        raise MismatchError(
+            f"{path}: the state of {f'another run ({str(whose)[:12]})' if whose else 'a run that it does not name'}, expected "
+            f"that of run.json ({head['fingerprint'][:12]}): put the run's own back, or remove it to go on from the state before"
+        )
+
+
 class Checkpoints:
     """The last two resume states of a run: `resume.pt` and, should that one be damaged, `resume-previous.pt`.
 
     Args:
+        head: what run.json says; a state says by its fingerprint whose it is.
         parts: what has a state, by the name under which it is kept: networks, optimisers and the like.
     """
 
-    def __init__(self, out: Path, parts: dict[str, Any]) -> None:
+    def __init__(self, out: Path, head: dict[str, Any], parts: dict[str, Any]) -> None:
         self.last, self.previous, self.parts = out / "resume.pt", out / "resume-previous.pt", parts
+        self._head = head
         self._last_is_whole = True
 
     def load(self, log: Callable[[str], None]) -> dict[str, Any] | None:
@@ -86,6 +207,7 @@ class Checkpoints:
 
         Raises:
             FormatError, CorruptError: no whole file, or the state of another network.
+            MismatchError: the state of another run.
         """
         paths = [path for path in (self.last, self.previous) if path.exists()]
         for path in paths:
@@ -97,6 +219,7 @@ class Checkpoints:
                 log(f"{error}; falling back to the state before it, {paths[-1].name}")
                 self._last_is_whole = False
                 continue
+            require_own_state(path, state, self._head)
             with suppress(KeyError, ValueError, RuntimeError, TypeError):
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
@@ -111,7 +234,8 @@ class Checkpoints:
         if self.last.exists() and self._last_is_whole:
             os.replace(self.last, self.previous)
         states = {name: part.state_dict() for name, part in self.parts.items()}
-        save_resume(self.last, states | position | {"generator": torch.get_rng_state()})
+        whose = {"run": self._head["fingerprint"]}
+        save_resume(self.last, states | position | whose | {"generator": torch.get_rng_state()})
         self._last_is_whole = True
 
 
@@ -133,6 +257,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object, atomically."""
+    """Writes a JSON object, atomically.
+
+    Raises:
+        FormatError: NaN or an infinity in it, which JSON does not know.
+    """
+    try:
+        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise FormatError(
+            f"{path}: would hold a number that JSON does not know ({error}): correct what it is from"
+        ) from None
     with atomic_path(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")

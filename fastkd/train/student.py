@@ -21,12 +21,14 @@ from fastkd.models.norm import Norm
 from fastkd.scoring.recording import Record, TrainingRecord
 from fastkd.stopping import stop_on_sigterm
 from fastkd.teacher.network import Teacher
+from fastkd.train.about import made_with
+from fastkd.train.checks import require_files
 from fastkd.train.learner import make_learner
 from fastkd.train.logs import require_trackers, tracking
 from fastkd.train.loop import Run, end_epoch, train_epoch
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate
 from fastkd.train.recipe import Recipe, input_size, learning_rate
-from fastkd.train.run_folder import Checkpoints, claim_folder, read_json, write_json
+from fastkd.train.run_folder import Checkpoints, claim_folder, file_checksum, plain_result, read_result, write_result
 
 
 def train(
@@ -45,6 +47,8 @@ def train(
     trackers: Sequence[str] = (),
     inputs: dict[str, str],
     params: dict[str, Any],
+    about: dict[str, Any] | None = None,
+    command: str | None = None,
     world: World = World(),  # noqa: B008  (frozen)
     progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
@@ -67,6 +71,8 @@ def train(
         checkpoint_every: steps between states, besides those after each epoch.
         compiled: run the network through torch.compile, on a GPU with CUDA graphs; its first steps take a minute.
         inputs, params: what the run was made from, for `run.json`; another value there is another run.
+        about: more of what it was made from, of `about_run`, for `run.json` and the checkpoint. command: the command line, for
+            `run.json`. Both make it no other run: one that goes on keeps those of its start.
         trackers: `tensorboard`, `wandb`; see `tracking`.
         progress: called with steps done and in all. note: with epoch, loss and accuracy in words, now and then.
 
@@ -77,8 +83,8 @@ def train(
     Raises:
         OptionError: fewer samples than a batch; distillation without a teacher or a store; unknown layers; a recording, or
             a method that goes by labels, of mixed views.
-        MismatchError: the folder holds another run; says in what it differs.
-        CorruptError: the loss is not finite.
+        MismatchError: the folder holds another run, says in what it differs; or the state or result of another one.
+        CorruptError: the loss is not finite; files of a finished run that are not what it wrote; lost lines of metrics.
         StoppedError: SIGTERM; the state is written, and the same call goes on from it.
     """
     out = Path(out)
@@ -108,11 +114,13 @@ def train(
         identity["params"]["record"] = record.describe()
         if checkpoint_every is not None:
             raise OptionError("--record keeps what it records by whole epochs: leave --checkpoint-every out")
-    claim_folder(out, identity, world)
-    finished = read_json(out / "result.json")
+    told = ({"about": about} if about else {}) | {"made": made_with(loader.device, command)}
+    head = claim_folder(out, identity, world, told)
+    finished = read_result(out, head)
     if finished is not None:
+        require_files(out, finished)
         log(f"{out}: this run is finished; its result follows")
-        return finished
+        return plain_result(finished)
 
     optimizer = torch.optim.SGD(
         learner.parameters(),
@@ -126,10 +134,10 @@ def train(
     average = None
     if recipe.ema:
         average = parts["average"] = AveragedModel(learner.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-    checkpoints = Checkpoints(out, parts)
+    checkpoints = Checkpoints(out, head, parts)
     if compiled:
         learner.model.compile(mode="reduce-overhead" if loader.device.type == "cuda" else None)
-    place = checkpoints.load(log) or {"epoch": 0, "step": 0, "rows": [], "jsonl": 0, "csv": 0, "accuracy": {}}
+    place = checkpoints.load(log) or {"epoch": 0, "step": 0, "rows": [], "jsonl": None, "csv": None, "accuracy": {}}
     recording = None
     if record is not None:
         recording = TrainingRecord(record, loader.dataset.beton.num_samples, world, loader.device)
@@ -154,13 +162,13 @@ def train(
         recording=recording,
         rows=list(place["rows"]),
         accuracy=place["accuracy"],
-        lines=JsonLines(out / "metrics.jsonl", place["jsonl"]) if world.is_main else None,
-        table=CsvLines(out / "metrics.csv", place["csv"]) if world.is_main else None,
+        lines=JsonLines(out / "metrics.jsonl", place["jsonl"], log) if world.is_main else None,
+        table=CsvLines(out / "metrics.csv", place["csv"], log) if world.is_main else None,
     )
     final = learner.model if average is None else average.module
     with ExitStack() as stack:
         if trackers and world.is_main:
-            run_id = str((read_json(out / "run.json") or {})["fingerprint"])[:16]
+            run_id = head["fingerprint"][:16]
             first = place["epoch"] * len(loader)
             run.track = stack.enter_context(
                 tracking(trackers, out, run_id=run_id, config=identity["params"], first_step=first)
@@ -184,18 +192,22 @@ def train(
         "val_top5": run.accuracy.get("top5"),
         **run.watch.rates(),
     }
-    if world.is_main:
+    if run.lines is not None and run.table is not None:
+        files = {"metrics.jsonl": run.lines.checksum, "metrics.csv": run.table.checksum}
         meta = {
             "model": recipe.model,
             "num_classes": loader.dataset.num_classes,
             "class_names": loader.dataset.class_names,
         }
         meta |= {"norm": norm.describe(), "size": loader.views.size, "val_top1": result["val_top1"], **identity}
+        meta |= {"about": head["about"]} if "about" in head else {}
         result["fingerprint"] = save_weights(out / "model.safetensors", final, meta)
+        files["model.safetensors"] = file_checksum(out / "model.safetensors")
         if recording is not None:
             saved = recording.save(
                 out / "scores.h5", inputs=inputs, epochs=recipe.epochs, class_names=loader.dataset.class_names
             )
             result["scores_fingerprint"] = saved.header.fingerprint
-        write_json(out / "result.json", result)
+            files["scores.h5"] = file_checksum(out / "scores.h5")
+        write_result(out, head, result, files)
     return result

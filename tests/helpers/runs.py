@@ -12,12 +12,22 @@ from fastkd.dist import World
 from fastkd.feed.loader import Loader
 from fastkd.prune.masks.mask import Mask
 from fastkd.train.recipe import Recipe
-from fastkd.train.resume import save_resume
-from fastkd.train.run_folder import claim_folder, write_json
+from fastkd.train.resume import load_resume, save_resume
+from fastkd.train.run_folder import claim_folder, file_checksum, plain_result, write_json, write_result
 from fastkd.train.student import train
 from helpers.stores import NORM, VIEWS, save_teacher
 
-RECIPE = {"model": "resnet8", "epochs": 2, "alpha": 0.5, "tau": 4.0, "lr": 0.05, "seed": 0}
+RECIPE = {
+    "kd": "kd",
+    "beta": 1.0,
+    "momentum": 0.9,
+    "model": "resnet8",
+    "epochs": 2,
+    "alpha": 0.5,
+    "tau": 4.0,
+    "lr": 0.05,
+    "seed": 0,
+}
 
 
 def make_run(
@@ -29,9 +39,14 @@ def make_run(
     num_kept: int = 100,
     norm: dict | None = None,
     ranks: int = 1,
+    mask: dict[str, Any] | None = None,
+    teacher: dict[str, Any] | None = None,
+    logits: dict[str, Any] | None = None,
+    version: int = 2,
+    rule: str | None = None,
     **recipe: Any,
 ) -> Path:
-    """The folder of a finished run from a store."""
+    """The folder of a finished run from a store; an input of None is left out. mask, teacher, logits: entries of `about`."""
     params = {
         "recipe": RECIPE | recipe,
         "views": {"kind": "crop-flip", "size": 32, "num_seeds": 3} | (views or {}),
@@ -39,15 +54,47 @@ def make_run(
         "num_kept": num_kept,
         "fraction": num_kept / 1000,
         "ranks": ranks,
+        **({"alpha_rule": rule} if rule else {}),
     }
     inputs = {"beton": "b" * 32, "val": "e" * 32, "mask": "m" * 32, "logits": "l" * 32, "teacher": "t" * 32} | (
         inputs or {}
     )
-    claim_folder(out, {"inputs": inputs, "params": params}, World())
+    inputs = {role: digest for role, digest in inputs.items() if digest is not None}
+    about = {
+        "mask": {
+            "method": "random",
+            "seed": 0,
+            "keep": "0.1",
+            "fraction": num_kept / 1000,
+            "fingerprint": inputs["mask"],
+        }
+        | (mask or {}),
+        "teacher": {"model": "resnet8", "fingerprint": inputs.get("teacher"), "val_top1": 70.0} | (teacher or {}),
+        "logits": {"codec": "fp16", "num_seeds": 3} | (logits or {}) if "logits" in inputs else None,
+    }
+    head = claim_folder(out, {"inputs": inputs, "params": params}, World(), {"about": about})
     save_teacher(out / "model.safetensors")
-    save_resume(out / "resume.pt", {"epoch": 2})
+    save_resume(out / "resume.pt", {"epoch": 2, "run": head["fingerprint"]})
     result = {"epochs": 2, "val_top1": top1, "val_top5": top1 and 95.0, "images_per_s": 900.0, "data_wait_percent": 3.0}
-    write_json(out / "result.json", result)
+    for name in ("metrics.jsonl", "metrics.csv"):
+        (out / name).write_text(f"{top1}\n")
+    files = ("metrics.jsonl", "metrics.csv", "model.safetensors")
+    write_result(out, head, result, {name: file_checksum(out / name) for name in files})
+    return out if version > 1 else as_version_1(out)
+
+
+def as_version_1(out: Path) -> Path:
+    """Makes of a run what the version before wrote: without checksums, and without what the run was made from."""
+    head = json.loads((out / "run.json").read_text())
+    head = {name: head[name] for name in ("fastkd_kind", "fingerprint", "inputs", "params")} | {"format_version": 1}
+    write_json(out / "run.json", head)
+    if (out / "result.json").exists():
+        write_json(out / "result.json", plain_result(json.loads((out / "result.json").read_text())))
+    for path in (out / "resume.pt", out / "resume-previous.pt"):
+        if path.exists():
+            state = load_resume(path)
+            places = {name: state[name]["size_bytes"] for name in ("jsonl", "csv") if name in state}
+            save_resume(path, {name: value for name, value in state.items() if name != "run"} | places)
     return out
 
 

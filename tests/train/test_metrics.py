@@ -76,12 +76,14 @@ def test_a_label_that_the_network_has_no_output_for_is_refused():
 
 
 def test_lines_go_on_at_the_byte_of_the_checkpoint(tmp_path):
-    lines = JsonLines(tmp_path / "m.jsonl", 0)
-    size = lines.write([{"epoch": 0, "loss": 1.5}])
+    lines = JsonLines(tmp_path / "m.jsonl")
+    lines.write([{"epoch": 0, "loss": 1.5}])
+    place = lines.place()
     lines.write([{"epoch": 1}, {"epoch": 1, "half": "written"}])
     lines.close()
-    lines = JsonLines(tmp_path / "m.jsonl", size)
-    assert lines.write([{"epoch": 1, "loss": 1.25}]) == (tmp_path / "m.jsonl").stat().st_size
+    lines = JsonLines(tmp_path / "m.jsonl", place)
+    lines.write([{"epoch": 1, "loss": 1.25}])
+    assert lines.place()["size_bytes"] == (tmp_path / "m.jsonl").stat().st_size
     lines.close()
     records = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
     assert records == [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "loss": 1.25}]
@@ -114,11 +116,12 @@ def test_a_run_that_trained_nothing_has_rates_of_zero():
 
 def test_the_table_of_epochs_has_one_header_and_goes_on_at_its_byte(tmp_path):
     path = tmp_path / "m.csv"
-    table = CsvLines(path, 0)
-    size = table.write([{"epoch": 0, "lr": 0.1, "loss": 1.5, "val_top1": 50.0, "kind": "epoch"}])
+    table = CsvLines(path)
+    table.write([{"epoch": 0, "lr": 0.1, "loss": 1.5, "val_top1": 50.0, "kind": "epoch"}])
+    place = table.place()
     table.write([{"epoch": 1, "loss": 9.0}])
     table.close()
-    table = CsvLines(path, size)
+    table = CsvLines(path, place)
     table.write([{"epoch": 1, "lr": 0.1, "loss": 1.25}])
     table.close()
     with path.open() as file:

@@ -15,6 +15,7 @@ from fastkd.models.norm import Norm
 from fastkd.models.registry import create_model
 from fastkd.train.learner import Learner
 from fastkd.train.resume import load_resume, save_resume
+from fastkd.train.run_folder import plain_result
 
 
 def test_a_finished_run_gives_its_result_without_training(trained, dataset, mask, teacher_store, tmp_path):
@@ -23,7 +24,7 @@ def test_a_finished_run_gives_its_result_without_training(trained, dataset, mask
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     told = []
     result = run(copy, dataset, mask, logits=teacher_store, options={"log": told.append})
-    assert result == json.loads((trained / "result.json").read_text())
+    assert result == plain_result(json.loads((trained / "result.json").read_text()))
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
     assert "finished" in told[0]
 
@@ -170,8 +171,8 @@ def test_the_state_of_another_network_is_refused(trained, dataset, mask, teacher
 def test_a_run_of_another_version_is_refused(trained, dataset, mask, teacher_store, tmp_path):
     copy = shutil.copytree(trained, tmp_path / "run")
     head = json.loads((copy / "run.json").read_text())
-    (copy / "run.json").write_text(json.dumps(head | {"format_version": 2}))
-    with pytest.raises(FormatError, match=r"run\.json: run of version 2, this fastkd reads version 1"):
+    (copy / "run.json").write_text(json.dumps(head | {"format_version": 3}))
+    with pytest.raises(FormatError, match=r"run\.json: run of version 3, this fastkd reads version 1 and 2"):
         run(copy, dataset, mask, logits=teacher_store)
 
 
