@@ -42,6 +42,26 @@ def agree(world: World, record: Mapping[str, Any]) -> None:
                 )
 
 
+def require_seen(world: World, what: str, seen: str | None) -> None:
+    """Refuses to go on where a rank does not see what rank 0 sees; all of them raise the same.
+
+    Args:
+        what: in words, for the message. seen: a digest of it, on this rank; None for nothing.
+
+    Raises:
+        MismatchError: names the first rank that sees something else.
+    """
+    if world.size == 1:
+        return
+    first, *others = _exchange(world, seen)
+    for rank, other in enumerate(others, start=1):
+        if other != first:
+            raise MismatchError(
+                f"rank {rank} does not see {what} that rank 0 goes on from ({_shown(first)}), but {_shown(other)}; give all "
+                f"ranks a folder that they share, or each a copy of rank 0's"
+            )
+
+
 def share(world: World, find: Callable[[], T]) -> T:
     """What rank 0 finds, told to all ranks; only rank 0 looks.
 

@@ -91,7 +91,7 @@ def write_artefact(
         params=params,
     )
     with claim(path) as real:
-        if real.exists() and _is_there(real, header, arrays):
+        if not force and _is_there(real, header, arrays):
             return header
         found = found_artefact(real, kind, inputs, params, header.fingerprint)
         if found is not None:

@@ -30,7 +30,7 @@ def claim(
 
     Args:
         path: the output; a symlink stands for what it points to. inputs: what is read meanwhile, and must not be it.
-        is_folder: whether the output is a folder, and with it all that lies in it.
+        is_folder: whether the output is a folder, and with it all that lies in it; those that it lies in are made.
         log: told where the file system has no locks.
 
     Yields:
@@ -42,6 +42,8 @@ def claim(
         BusyError: another process has it.
     """
     real = Path(os.path.realpath(path))
+    if is_folder:
+        real.parent.mkdir(parents=True, exist_ok=True)
     require_folder(real)
     _require_kind(Path(path), real, is_folder)
     for one in inputs:

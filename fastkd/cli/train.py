@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.agree import share
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
 from fastkd.cli.options import (
@@ -18,6 +19,7 @@ from fastkd.cli.options import (
     view_options,
 )
 from fastkd.cli.train_options import (
+    headline,
     loss_options,
     open_init,
     parse_names,
@@ -29,8 +31,6 @@ from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
     from fastkd.dist import World
-    from fastkd.train.inputs import RunInputs
-    from fastkd.train.recipe import Recipe
 
 _SECTIONS = {
     "Data": "image-field label-field mask class-map order drop-last mask-weights",
@@ -233,12 +233,12 @@ def train(
         num_workers=num_workers,
         device=device,
         world=world,
-        global_batch=started_global_batch(out),
+        global_batch=share(world, lambda: started_global_batch(out)),
         resident=resident,
         class_map=mapping,
         log=say,
     )
-    say(_headline(recipe, inputs))
+    say(headline(recipe, inputs))
     if start is not None:
         say(f"train: starts from {init}{', the last layer anew' if reset_head else ''}; {norm_words}")
     if kept is not None and kept.weights is not None:
@@ -267,6 +267,7 @@ def train(
             params=inputs.params,
             about=inputs.about,
             command=command_line(),
+            force=force,
             world=world,
             progress=lambda done, total: progress(done, total, notes[-1]),
             note=notes.append,
@@ -280,23 +281,3 @@ def train(
         f"{result['data_wait_percent']:.1f} % of the time waiting for data"
     )
     return result, text
-
-
-def _headline(recipe: "Recipe", inputs: "RunInputs") -> str:
-    """What is about to be trained, and with which loss."""
-    from fastkd.distil.methods import LOGIT_LOSSES, METHODS
-
-    loader, views = inputs.loader, inputs.loader.views
-    mixed = "" if views.mix is None else f" with {views.mix.kind} {views.mix.alpha:g}"
-    loss = "labels alone"
-    if recipe.alpha > 0:
-        both = "the store, embeddings too" if loader.embeddings is not None else "the store"
-        source = both if inputs.teacher is None else f"{inputs.teacher.name}, live"
-        square = "times" if recipe.tau_squared else "not times"
-        loss = f"alpha {recipe.alpha:g}, tau {recipe.tau:g}, {recipe.kd.upper() if recipe.kd in LOGIT_LOSSES else 'KD'} {square} tau², logits from {source}"
-    if recipe.kd in METHODS:
-        loss = f"CE + {recipe.alpha:g}·KD + {recipe.beta:g}·{recipe.kd.upper()}; {loss}"
-    return (
-        f"train: {recipe.model} on {len(loader.ids):,} samples, {views.kind} {views.size}{mixed}, K = {views.num_seeds}; {loss}; "
-        f"{recipe.epochs} epochs of {len(loader)} steps of {loader.global_batch}, lr {recipe.lr:g} ({recipe.schedule})"
-    )

@@ -1,4 +1,4 @@
-"""Options of `fastkd train` alone, and what their texts mean: the schedule, the loss, scores that are recorded on the way."""
+"""Options of `fastkd train` alone, what their texts mean, and what they come to, in a line."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fastkd.data.beton.dataset import Dataset
     from fastkd.models.init import Init
     from fastkd.scoring.recording import Record
+    from fastkd.train.inputs import RunInputs
+    from fastkd.train.recipe import Recipe
 
 
 def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
@@ -125,3 +127,23 @@ def open_init(
 def parse_names(text: str | None) -> tuple[str, ...] | None:
     """Names with commas between them; None where there are none."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else None
+
+
+def headline(recipe: "Recipe", inputs: "RunInputs") -> str:
+    """What is about to be trained, and with which loss."""
+    from fastkd.distil.methods import LOGIT_LOSSES, METHODS
+
+    loader, views = inputs.loader, inputs.loader.views
+    mixed = "" if views.mix is None else f" with {views.mix.kind} {views.mix.alpha:g}"
+    loss = "labels alone"
+    if recipe.alpha > 0:
+        both = "the store, embeddings too" if loader.embeddings is not None else "the store"
+        source = both if inputs.teacher is None else f"{inputs.teacher.name}, live"
+        square = "times" if recipe.tau_squared else "not times"
+        loss = f"alpha {recipe.alpha:g}, tau {recipe.tau:g}, {recipe.kd.upper() if recipe.kd in LOGIT_LOSSES else 'KD'} {square} tau², logits from {source}"
+    if recipe.kd in METHODS:
+        loss = f"CE + {recipe.alpha:g}·KD + {recipe.beta:g}·{recipe.kd.upper()}; {loss}"
+    return (
+        f"train: {recipe.model} on {len(loader.ids):,} samples, {views.kind} {views.size}{mixed}, K = {views.num_seeds}; {loss}; "
+        f"{recipe.epochs} epochs of {len(loader)} steps of {loader.global_batch}, lr {recipe.lr:g} ({recipe.schedule})"
+    )

@@ -134,6 +134,7 @@ class TrainingRecord:
             params=params,
             extras=extras,
             class_names=class_names,
+            force=True,  # a kill while a run ended may have left those of another end of it
         )
 
 

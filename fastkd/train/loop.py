@@ -46,7 +46,6 @@ class Run:
     live: LiveTeacher | None
     world: World
     watch: Stopwatch
-    progress: Callable[[int, int], None]
     checkpoints: Checkpoints
     checkpoint_every: int | None
     recording: TrainingRecord | None
@@ -57,6 +56,7 @@ class Run:
     stop: StopFlag = field(default_factory=StopFlag)
     track: Tracker | None = None
     note: Callable[[str], None] = lambda text: None
+    progress: Callable[[int, int], None] = lambda done, total: None
     noted_s: float = float("-inf")
 
 

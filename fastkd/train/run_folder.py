@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,27 +12,34 @@ from typing import Any
 
 import torch
 
-from fastkd.dist import World
+from fastkd.differences import differences, in_a_line
 from fastkd.errors import CorruptError, FormatError, MismatchError
 from fastkd.fingerprint import fingerprint
 from fastkd.train.resume import load_resume, save_resume
-from fastkd.writing import atomic_path
+from fastkd.writing import atomic_path, require_replaceable
 
 RUN_VERSION = 2
 """Of runs whose files say whose they are and carry checksums; runs of version 1 are read and gone on with."""
 
 _READ_VERSIONS = (1, 2)
+_FILES = (
+    *("run.json", "result.json", "metrics.jsonl", "metrics.csv", "resume.pt", "resume-previous.pt"),
+    *("model.safetensors", "scores.h5"),
+)
+"""What a run leaves, run.json first: without it the others are nothing."""
+
 _WAY_OUT = "put the run's own back, or remove {} and train anew"
 
 
 def claim_folder(
-    out: Path, identity: dict[str, Any], world: World, told: dict[str, Any] | None = None
+    out: Path, identity: dict[str, Any], told: dict[str, Any] | None = None, *, force: bool = False
 ) -> dict[str, Any]:
-    """Makes the folder this run's, or checks that it is.
+    """Makes the folder this run's, or checks that it is. Of several ranks the first does that alone.
 
     Args:
         identity: inputs and params; plain JSON values.
         told: more entries for a new run.json, which say what the run was and make it no other run: see `about.py`.
+        force: take away the files of another run.
 
     Returns:
         The content of run.json: of the run that is gone on with, or the new one's.
@@ -42,22 +50,29 @@ def claim_folder(
     """
     out.mkdir(parents=True, exist_ok=True)
     digest = _identity_fingerprint(identity)
-    found = read_run(out)
+    try:
+        found = read_run(out)
+    except (FormatError, CorruptError):
+        if not force:
+            raise
+        found = {"fingerprint": None}
+    if found is None and (strangers := _strangers(out)):
+        raise MismatchError(f"{out}: holds {strangers[0]} but no run.json; choose an empty --out")
+    if found is not None and found["fingerprint"] != digest:
+        differs = [] if force else differences({key: found[key] for key in identity}, identity)
+        require_replaceable(out, force, f"another run is there; it differs in {in_a_line(differs) or 'its header'}")
+        for name in _FILES:
+            (out / name).unlink(missing_ok=True)
+        found = None
     if found is None:
-        if any(out.iterdir()) and world.is_main:
-            strangers = sorted(p.name for p in out.iterdir() if p.name != "run.json.partial")
-            if strangers:
-                raise MismatchError(f"{out}: holds {strangers[0]} but no run.json; choose an empty --out")
-        head = {"fastkd_kind": "run", "format_version": RUN_VERSION, "fingerprint": digest} | identity | (told or {})
-        if world.is_main:
-            write_json(out / "run.json", with_checksum(head))
-        return head
-    if found["fingerprint"] != digest:
-        differs = _differences({key: found[key] for key in identity}, identity)
-        raise MismatchError(
-            f"{out}: another run is there; it differs in {'; '.join(differs) or 'its header'}; choose another --out"
-        )
+        found = {"fastkd_kind": "run", "format_version": RUN_VERSION, "fingerprint": digest} | identity | (told or {})
+        write_json(out / "run.json", with_checksum(found))
     return found
+
+
+def _strangers(out: Path) -> list[str]:
+    """What lies in a folder that no run has left: all but the beginnings of a run.json."""
+    return sorted(p.name for p in out.iterdir() if not re.fullmatch(r"\.?run\.json\.([0-9a-f]{8}\.)?partial", p.name))
 
 
 def read_run(out: Path) -> dict[str, Any] | None:
@@ -164,14 +179,6 @@ def started_global_batch(out: Path) -> int | None:
     return found if isinstance(found, int) and found >= 1 else None
 
 
-def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted({*found, *wanted})
-        return [line for key in keys for line in _differences(found.get(key), wanted.get(key), key)]
-    same = json.dumps(found) == json.dumps(wanted)
-    return [] if same else [f"{name} {found} (asked for {wanted})"]
-
-
 def require_own_state(path: Path, state: dict[str, Any], head: dict[str, Any]) -> None:
     """Refuses a resume state of another run.
 
@@ -201,6 +208,7 @@ class Checkpoints:
         self.last, self.previous, self.parts = out / "resume.pt", out / "resume-previous.pt", parts
         self._head = head
         self._last_is_whole = True
+        self.loaded: str | None = None  # digest of the state that was gone on from
 
     def load(self, log: Callable[[str], None]) -> dict[str, Any] | None:
         """Loads the last whole state into the parts; returns all of it, or None where there is none.
@@ -224,6 +232,7 @@ class Checkpoints:
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
                 torch.set_rng_state(state["generator"])
+                self.loaded = file_checksum(path)
                 log(f"{path}: going on after epoch {state['epoch']}, step {state['step']}")
                 return state
             raise FormatError(f"{path}: does not hold the state of this run; remove the folder and start anew")

@@ -1,5 +1,6 @@
 """Training a network on the kept samples: with stored logits, with a live teacher, or with labels alone."""
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -8,27 +9,31 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fastkd.agree import agree, require_seen, share
 from fastkd.dist import World
 from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
+from fastkd.fingerprint import fingerprint
 from fastkd.models.checkpoint import save_weights
 from fastkd.models.init import Init
 from fastkd.models.norm import Norm
 from fastkd.scoring.recording import Record, TrainingRecord
 from fastkd.stopping import stop_on_sigterm
-from fastkd.teacher.network import Teacher
+from fastkd.teacher.network import LiveTeacher, Teacher
 from fastkd.train.about import made_with
 from fastkd.train.checks import require_files
-from fastkd.train.learner import make_learner
+from fastkd.train.learner import Learner, make_learner
 from fastkd.train.logs import require_trackers, tracking
 from fastkd.train.loop import Run, end_epoch, train_epoch
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate
 from fastkd.train.recipe import Recipe, input_size, learning_rate
 from fastkd.train.run_folder import Checkpoints, claim_folder, file_checksum, plain_result, read_result, write_result
+from fastkd.writing import claim
 
 
 def train(
@@ -49,6 +54,7 @@ def train(
     params: dict[str, Any],
     about: dict[str, Any] | None = None,
     command: str | None = None,
+    force: bool = False,
     world: World = World(),  # noqa: B008  (frozen)
     progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
@@ -73,6 +79,7 @@ def train(
         inputs, params: what the run was made from, for `run.json`; another value there is another run.
         about: more of what it was made from, of `about_run`, for `run.json` and the checkpoint. command: the command line, for
             `run.json`. Both make it no other run: one that goes on keeps those of its start.
+        force: take away the files of another run that the folder holds.
         trackers: `tensorboard`, `wandb`; see `tracking`.
         progress: called with steps done and in all. note: with epoch, loss and accuracy in words, now and then.
 
@@ -114,14 +121,73 @@ def train(
         identity["params"]["record"] = record.describe()
         if checkpoint_every is not None:
             raise OptionError("--record keeps what it records by whole epochs: leave --checkpoint-every out")
+    agree(world, {**inputs, "params": fingerprint([json.dumps(identity["params"], sort_keys=True)])})
     told = ({"about": about} if about else {}) | {"made": made_with(loader.device, command)}
-    head = claim_folder(out, identity, world, told)
-    finished = read_result(out, head)
-    if finished is not None:
-        require_files(out, finished)
-        log(f"{out}: this run is finished; its result follows")
-        return plain_result(finished)
 
+    def begin() -> dict[str, Any]:
+        """Whose the folder is and whether the run is finished: rank 0 looks, the others are told."""
+        stack.enter_context(claim(out, is_folder=True, log=log))
+        head = claim_folder(out, identity, told, force=force)
+        finished = read_result(out, head)
+        if finished is not None:
+            require_files(out, finished)
+        return {"head": head, "finished": finished}
+
+    with ExitStack() as stack:
+        found = share(world, begin)
+        if found["finished"] is not None:
+            log(f"{out}: this run is finished; its result follows")
+            return plain_result(found["finished"])
+        run, place = _start(
+            recipe, learner, loader, norm, live, record, out, found["head"], compiled, checkpoint_every, world, log
+        )
+        run.progress, run.note = progress, note
+        if trackers and world.is_main:
+            first = place["epoch"] * len(loader)
+            run_id = found["head"]["fingerprint"][:16]
+            run.track = stack.enter_context(
+                tracking(trackers, out, run_id=run_id, config=identity["params"], first_step=first)
+            )
+        run.stop = stack.enter_context(stop_on_sigterm())
+        final = run.network if run.average is None else run.average.module
+        for epoch in range(place["epoch"], recipe.epochs):
+            for group in run.optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, epoch)
+            run.norm = replace(norm, size=input_size(recipe, epoch, loader.views.size) or norm.size)
+            train_epoch(run, epoch, place["step"] if epoch == place["epoch"] else 0)
+            if world.size > 1:  # each rank has batch statistics of its own: the network that is saved is rank 0's
+                for buffer in [*learner.buffers(), *(run.average.buffers() if run.average is not None else [])]:
+                    dist.broadcast(buffer, 0)
+            measured = {}
+            if val is not None and ((epoch + 1) % val_every == 0 or epoch + 1 == recipe.epochs):
+                run.accuracy = measured = evaluate(final, norm, val.epoch(0), world)
+            end_epoch(run, epoch, measured)
+        result = {
+            "epochs": recipe.epochs,
+            "val_top1": run.accuracy.get("top1"),
+            "val_top5": run.accuracy.get("top5"),
+            **run.watch.rates(),
+        }
+        if world.is_main:
+            _finish(run, final, norm, out, found["head"], result)
+        return result
+
+
+def _start(
+    recipe: Recipe,
+    learner: Learner,
+    loader: Loader | Resident,
+    norm: Norm,
+    live: LiveTeacher | None,
+    record: Record | None,
+    out: Path,
+    head: dict[str, Any],
+    compiled: bool,
+    checkpoint_every: int | None,
+    world: World,
+    log: Callable[[str], None],
+) -> tuple[Run, dict[str, Any]]:
+    """The run with its optimiser, from the folder's last state or anew; and the place from which it goes on."""
     optimizer = torch.optim.SGD(
         learner.parameters(),
         lr=recipe.lr,
@@ -137,7 +203,9 @@ def train(
     checkpoints = Checkpoints(out, head, parts)
     if compiled:
         learner.model.compile(mode="reduce-overhead" if loader.device.type == "cuda" else None)
-    place = checkpoints.load(log) or {"epoch": 0, "step": 0, "rows": [], "jsonl": None, "csv": None, "accuracy": {}}
+    place = checkpoints.load(log)
+    require_seen(world, f"the state in {out}", checkpoints.loaded)
+    place = place or {"epoch": 0, "step": 0, "rows": [], "jsonl": None, "csv": None, "accuracy": {}}
     recording = None
     if record is not None:
         recording = TrainingRecord(record, loader.dataset.beton.num_samples, world, loader.device)
@@ -155,8 +223,6 @@ def train(
         live=live if recipe.distils else None,
         world=world,
         watch=Stopwatch(loader.device),
-        progress=progress,
-        note=note,
         checkpoints=checkpoints,
         checkpoint_every=checkpoint_every,
         recording=recording,
@@ -165,49 +231,25 @@ def train(
         lines=JsonLines(out / "metrics.jsonl", place["jsonl"], log) if world.is_main else None,
         table=CsvLines(out / "metrics.csv", place["csv"], log) if world.is_main else None,
     )
-    final = learner.model if average is None else average.module
-    with ExitStack() as stack:
-        if trackers and world.is_main:
-            run_id = head["fingerprint"][:16]
-            first = place["epoch"] * len(loader)
-            run.track = stack.enter_context(
-                tracking(trackers, out, run_id=run_id, config=identity["params"], first_step=first)
-            )
-        run.stop = stack.enter_context(stop_on_sigterm())
-        for epoch in range(place["epoch"], recipe.epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, epoch)
-            run.norm = replace(norm, size=input_size(recipe, epoch, loader.views.size) or norm.size)
-            train_epoch(run, epoch, place["step"] if epoch == place["epoch"] else 0)
-            if world.size > 1:  # each rank has batch statistics of its own: the network that is saved is rank 0's
-                for buffer in [*learner.buffers(), *(average.buffers() if average is not None else [])]:
-                    dist.broadcast(buffer, 0)
-            measured = {}
-            if val is not None and ((epoch + 1) % val_every == 0 or epoch + 1 == recipe.epochs):
-                run.accuracy = measured = evaluate(final, norm, val.epoch(0), world)
-            end_epoch(run, epoch, measured)
-    result = {
-        "epochs": recipe.epochs,
-        "val_top1": run.accuracy.get("top1"),
-        "val_top5": run.accuracy.get("top5"),
-        **run.watch.rates(),
-    }
-    if run.lines is not None and run.table is not None:
-        files = {"metrics.jsonl": run.lines.checksum, "metrics.csv": run.table.checksum}
-        meta = {
-            "model": recipe.model,
-            "num_classes": loader.dataset.num_classes,
-            "class_names": loader.dataset.class_names,
-        }
-        meta |= {"norm": norm.describe(), "size": loader.views.size, "val_top1": result["val_top1"], **identity}
-        meta |= {"about": head["about"]} if "about" in head else {}
-        result["fingerprint"] = save_weights(out / "model.safetensors", final, meta)
-        files["model.safetensors"] = file_checksum(out / "model.safetensors")
-        if recording is not None:
-            saved = recording.save(
-                out / "scores.h5", inputs=inputs, epochs=recipe.epochs, class_names=loader.dataset.class_names
-            )
-            result["scores_fingerprint"] = saved.header.fingerprint
-            files["scores.h5"] = file_checksum(out / "scores.h5")
-        write_result(out, head, result, files)
-    return result
+    return run, place
+
+
+def _finish(run: Run, final: nn.Module, norm: Norm, out: Path, head: dict[str, Any], result: dict[str, Any]) -> None:
+    """Writes weights, scores and, last, the result, which makes the run a finished one; `result` gets their fingerprints."""
+    assert run.lines is not None
+    assert run.table is not None
+    files = {"metrics.jsonl": run.lines.checksum, "metrics.csv": run.table.checksum}
+    dataset = run.loader.dataset
+    meta = {"model": run.recipe.model, "num_classes": dataset.num_classes, "class_names": dataset.class_names}
+    meta |= {"norm": norm.describe(), "size": run.loader.views.size, "val_top1": result["val_top1"]}
+    meta |= {name: head[name] for name in ("inputs", "params", "about") if name in head}
+    result["fingerprint"] = save_weights(out / "model.safetensors", final, meta)
+    files["model.safetensors"] = file_checksum(out / "model.safetensors")
+    if run.recording is not None:
+        names = dataset.class_names
+        saved = run.recording.save(
+            out / "scores.h5", inputs=head["inputs"], epochs=run.recipe.epochs, class_names=names
+        )
+        result["scores_fingerprint"] = saved.header.fingerprint
+        files["scores.h5"] = file_checksum(out / "scores.h5")
+    write_result(out, head, result, files)

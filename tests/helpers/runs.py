@@ -8,7 +8,6 @@ from typing import Any
 
 from fastkd.data.beton.dataset import Dataset
 from fastkd.data.views.draw import Views
-from fastkd.dist import World
 from fastkd.feed.loader import Loader
 from fastkd.prune.masks.mask import Mask
 from fastkd.train.recipe import Recipe
@@ -72,7 +71,7 @@ def make_run(
         "teacher": {"model": "resnet8", "fingerprint": inputs.get("teacher"), "val_top1": 70.0} | (teacher or {}),
         "logits": {"codec": "fp16", "num_seeds": 3} | (logits or {}) if "logits" in inputs else None,
     }
-    head = claim_folder(out, {"inputs": inputs, "params": params}, World(), {"about": about})
+    head = claim_folder(out, {"inputs": inputs, "params": params}, {"about": about})
     save_teacher(out / "model.safetensors")
     save_resume(out / "resume.pt", {"epoch": 2, "run": head["fingerprint"]})
     result = {"epochs": 2, "val_top1": top1, "val_top5": top1 and 95.0, "images_per_s": 900.0, "data_wait_percent": 3.0}

@@ -82,11 +82,14 @@ def test_lines_written_after_the_last_checkpoint_are_written_anew(trained, datas
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"lr": 0.1}, "lr 0.05 .asked for 0.1"),
-        ({"epochs": 3}, "epochs 2 .asked for 3"),
-        ({"tau": 2.0, "seed": 4}, "seed 0 .asked for 4.; tau 4.0 .asked for 2.0"),
-        ({"options": {"inputs": {"beton": "x", "mask": "y"}}}, "beton .* .asked for x.; mask None .asked for y"),
-        ({"options": {"norm": Norm((0, 0, 0), (1, 1, 1))}}, "mean .*asked for .0, 0, 0.*; std"),
+        ({"lr": 0.1}, "params.recipe.lr 0.05 .asked for 0.1"),
+        ({"epochs": 3}, "params.recipe.epochs 2 .asked for 3"),
+        ({"tau": 2.0, "seed": 4}, "params.recipe.seed 0 .asked for 4.; params.recipe.tau 4.0 .asked for 2.0"),
+        (
+            {"options": {"inputs": {"beton": "x", "mask": "y"}}},
+            "inputs.beton .* .asked for x.; inputs.mask none .asked for y",
+        ),
+        ({"options": {"norm": Norm((0, 0, 0), (1, 1, 1))}}, "params.norm.mean .*asked for .0, 0, 0.*; params.norm.std"),
     ],
 )
 def test_another_run_in_the_same_folder_is_refused_and_told_apart(

@@ -345,7 +345,9 @@ def test_the_folder_of_another_job_is_told_and_not_touched(request, again, tmp_p
     if version == 1:
         as_version_1(out)
     before = listing(out)
-    with pytest.raises(MismatchError, match=r"another run is there; it differs in lr 0\.05 \(asked for 0\.1\)"):
+    with pytest.raises(
+        MismatchError, match=r"another run is there; it differs in params.recipe.lr 0\.05 \(asked for 0\.1\)"
+    ):
         again(out, lr=0.1)
     assert listing(out) == before
 
