@@ -168,7 +168,12 @@ def require_replaceable(path: Path, force: bool, what: str) -> None:
         MismatchError: it was not.
     """
     if not force:
-        raise MismatchError(f"{path}: {what}; choose another output, or give --force to replace it")
+        raise another_is_there(path, what)
+
+
+def another_is_there(path: Path, what: str) -> MismatchError:
+    """What to say of an output that is something else already, which `what` says in words."""
+    return MismatchError(f"{path}: {what}; choose another output, or give --force to replace it")
 
 
 def write_marked(path: str | Path, content: bytes, mark: str, *, force: bool = False) -> None:

@@ -54,7 +54,7 @@ def check_hard_mask(beton: Path, scores: Path, name: str, mask: Path) -> None:
     """The mask of the hardest tenth holds just that."""
     measure.fastkd(
         *("prune", beton, "--method", "scores", "--scores", scores, "--score", name, "--level", "hard", "--keep", 0.1),
-        *("--unscored", "drop", "--out", mask),
+        *("--unscored", "drop", "--out", mask, "--force"),
     )
     values, kept = load_scores(scores).values[name], Mask.load(mask).sample_ids
     assert len(kept) == round(0.1 * len(values))

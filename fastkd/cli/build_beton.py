@@ -1,6 +1,7 @@
 """`fastkd build-beton`."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def build_beton(
         unfit = next((name for name, value in given.items() if value is not None), None)
         if unfit:
             raise OptionError(f"{unfit} does not go with --mask, which copies samples as they are")
-        return _copy_part(Path(source), fields, mask, out)
+        return _copy_part(Path(source), fields, mask, out, force)
     refuse_idle_fields(fields, False, "--mask, where SOURCE is a beton")
     from fastkd.data.beton.build import build_beton as write
     from fastkd.data.beton.encode import WriteOptions, default_mode
@@ -104,26 +105,27 @@ def build_beton(
         page_size=page_size or 2**23,
         check=check,
     )
-    begin = time.perf_counter()
     with progress_bar("build-beton", "images") as progress:
+        rate = Rate(progress)
         manifest = write(
             images,
             out,
             options,
             num_workers=num_workers,
             skip_bad=skip_bad,
+            force=force,
             on_skip=lambda line: say(f"left out: {line}"),
             log=say,
-            progress=progress,
+            progress=rate,
         )
     num_classes = len(manifest["class_names"])
-    result = _result(out, manifest, num_classes, len(images) / (time.perf_counter() - begin))
+    result = _result(out, manifest, num_classes, rate.per_s)
     result |= {"num_skipped": len(images) - manifest["num_samples"], "mode": mode}
     text = f"{out}: {result['num_samples']:,} images of {num_classes} classes, {mode}, {result['size_bytes']:,} bytes"
     return result, text
 
 
-def _copy_part(full: Path, fields: Fields, mask: Path, out: Path) -> tuple[dict[str, Any], str]:
+def _copy_part(full: Path, fields: Fields, mask: Path, out: Path, force: bool) -> tuple[dict[str, Any], str]:
     """`build-beton FULL --mask M --out OUT`."""
     from fastkd.data.beton.build import build_part
     from fastkd.data.beton.dataset import open_dataset
@@ -131,18 +133,33 @@ def _copy_part(full: Path, fields: Fields, mask: Path, out: Path) -> tuple[dict[
     from fastkd.feed.loader import kept_ids
     from fastkd.prune.masks.mask import Mask
 
-    if full.exists() and out.exists() and full.samefile(out):
-        raise OptionError(f"--out {out}: is SOURCE itself")
     kept, dataset = Mask.load(mask), open_dataset(full, fields)
     ids = kept_ids(dataset, kept)
     if left := left_behind(dataset.beton):
         say(f"{out}: has image and label alone; left behind of {full}: {left}")
-    begin = time.perf_counter()
     with progress_bar("build-beton", "images") as progress:
-        manifest = build_part(dataset.beton, ids, out, full_fingerprint=dataset.fingerprint, log=say, progress=progress)
-    result = _result(out, manifest, dataset.num_classes, len(ids) / (time.perf_counter() - begin))
+        rate = Rate(progress)
+        manifest = build_part(
+            dataset.beton, ids, out, full_fingerprint=dataset.fingerprint, force=force, log=say, progress=rate
+        )
+    result = _result(out, manifest, dataset.num_classes, rate.per_s)
     text = f"{out}: {len(ids):,} of the {dataset.beton.num_samples:,} samples of {full}, {result['size_bytes']:,} bytes"
     return result | {"full": dataset.fingerprint}, text
+
+
+class Rate:
+    """A progress callback that knows the images a second of what it was told of; 0 where there was nothing to do."""
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self.progress, self.num_images, self.begin = progress, 0, time.perf_counter()
+
+    def __call__(self, done: int, total: int) -> None:
+        self.num_images += 1
+        self.progress(done, total)
+
+    @property
+    def per_s(self) -> float:
+        return self.num_images / (time.perf_counter() - self.begin)
 
 
 def _result(out: Path, manifest: dict[str, Any], num_classes: int, images_per_s: float) -> dict[str, Any]:

@@ -22,6 +22,6 @@ def report(folder: Path, out: Path, force: bool) -> tuple[dict[str, Any], str]:
     from fastkd.report.compare import collect_runs, format_table, write_page
 
     groups = collect_runs(folder)
-    write_page(groups, out)
+    write_page(groups, out, folder, force=force)
     rows = [group.as_dict() for group in groups]
     return {"kind": "report", "path": str(out), "groups": rows}, format_table(groups)

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import os
 import statistics
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastkd.errors import FormatError, MissingDependencyError, NotFoundError, OptionError
+from fastkd.fingerprint import fingerprint
 from fastkd.report.facts import Facts, differing, facts_of, label_of, shown_names
 from fastkd.train.checks import require_files
 from fastkd.train.run_folder import read_result, read_run
-from fastkd.writing import atomic_path
+from fastkd.writing import write_marked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,17 +167,22 @@ def format_table(groups: list[Group]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", _caption(groups)])
 
 
-def write_page(groups: list[Group], out: str | Path) -> None:
+def write_page(groups: list[Group], out: str | Path, folder: str | Path, *, force: bool = False) -> None:
     """Writes the table and the plot: an .html page that stands alone, or the plot alone as .png.
+
+    Args:
+        folder: where the runs are; a report of the same folder is replaced. force: replace whatever file is there.
 
     Raises:
         OptionError: another suffix.
+        MismatchError: a file that is no report of this folder.
         MissingDependencyError: matplotlib is not installed.
     """
     out = Path(out)
     if out.suffix not in (".html", ".png"):
         raise OptionError(f"--out {out}: expected a name that ends in .html or .png")
-    plot = _plot(groups)
+    mark = f"fastkd report {fingerprint([os.path.realpath(folder)])}"
+    plot = _plot(groups, mark)
     if out.suffix == ".html":
         table = "".join(
             f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in row)}</tr>"
@@ -183,16 +190,15 @@ def write_page(groups: list[Group], out: str | Path) -> None:
         )
         style = "body{font:15px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #ddd}img{max-width:100%}"
         image = base64.b64encode(plot).decode()
-        page = f"<!doctype html><meta charset=utf-8><title>fastkd report</title><style>{style}</style><h1>fastkd report</h1>"
+        page = f"<!doctype html><meta charset=utf-8><meta name=generator content='{mark}'><title>fastkd report</title><style>{style}</style><h1>fastkd report</h1>"
         page += f"<table>{table}</table><p>{html.escape(_caption(groups))}</p>"
         page += f"<p><img alt='top-1 over kept fraction' src='data:image/png;base64,{image}'></p><p>{BARS}</p>"
         plot = page.encode()
-    with atomic_path(out) as partial:
-        partial.write_bytes(plot)
+    write_marked(out, plot, mark, force=force)
 
 
-def _plot(groups: list[Group]) -> bytes:
-    """The figure as PNG."""
+def _plot(groups: list[Group], mark: str) -> bytes:
+    """The figure as PNG, marked by what made it."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
@@ -200,7 +206,7 @@ def _plot(groups: list[Group]) -> bytes:
             "the plot needs matplotlib, which is not installed: pip install 'fastkd[report]'"
         ) from None
     buffer = io.BytesIO()
-    FigureCanvasAgg(draw_figure(groups)).print_png(buffer)
+    FigureCanvasAgg(draw_figure(groups)).print_png(buffer, metadata={"Software": mark})
     return buffer.getvalue()
 
 

@@ -89,7 +89,7 @@ def test_a_page_stands_alone_with_table_and_plot(tmp_path):
     pytest.importorskip("matplotlib")
     make_run(tmp_path / "runs" / "a", 61.25)
     make_run(tmp_path / "runs" / "b", 70.5, num_kept=500, model="<net>")
-    write_page(collect_runs(tmp_path / "runs"), tmp_path / "report.html")
+    write_page(collect_runs(tmp_path / "runs"), tmp_path / "report.html", tmp_path / "runs")
     page = (tmp_path / "report.html").read_text()
     assert "61.25" in page
     assert "70.50" in page
@@ -102,14 +102,14 @@ def test_a_page_stands_alone_with_table_and_plot(tmp_path):
 def test_a_plot_is_a_png(tmp_path):
     pytest.importorskip("matplotlib")
     make_run(tmp_path / "run")
-    write_page(collect_runs(tmp_path), tmp_path / "report.png")
+    write_page(collect_runs(tmp_path), tmp_path / "report.png", tmp_path)
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
 def test_a_report_of_another_kind_is_refused(tmp_path):
     make_run(tmp_path / "run")
     with pytest.raises(OptionError, match=r"report\.pdf: expected a name that ends in \.html or \.png"):
-        write_page(collect_runs(tmp_path), tmp_path / "report.pdf")
+        write_page(collect_runs(tmp_path), tmp_path / "report.pdf", tmp_path)
 
 
 def test_without_finished_runs_there_is_no_report(tmp_path):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fastkd.data.beton.encode import Encoded, WriteOptions, stored
+from fastkd.data.beton.manifest import require_manifest
 from fastkd.data.beton.pages import PageWriter
 from fastkd.data.beton.read import Beton, manifest_path, open_beton, read_manifest, write_manifest
 from fastkd.data.beton.workers import CHUNK, Item, encode_all, encode_chunk
@@ -24,7 +25,7 @@ from fastkd.data.sources.files import stamp_of
 from fastkd.data.sources.open import Source
 from fastkd.errors import FastKDError, OptionError, SourceError
 from fastkd.fingerprint import fingerprint
-from fastkd.writing import require_folder, sync_file
+from fastkd.writing import another_is_there, claim, sync_file
 
 _PROBES = 32  # samples at most, one in 64, encoded beforehand to estimate the time and the space that all of them take
 _MIN_PARALLEL_S = 10.0  # work of less than this is over before worker processes are there
@@ -68,17 +69,19 @@ def build_beton(
     *,
     num_workers: int = 0,
     skip_bad: bool = False,
+    force: bool = False,
     on_skip: Callable[[str], None] = lambda line: None,
     log: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Writes a beton and its manifest; both appear whole or not at all.
+    """Writes a beton and its manifest; both appear whole or not at all. The beton of the same build stays as it is.
 
     Killed or stopped after its first 256 MiB, the same build goes on where it was, or where a file of the source changed.
 
     Args:
         num_workers: encoding processes; 0 for one for each CPU that this process may use.
         skip_bad: leave out images that cannot be decoded (told through `on_skip`) instead of stopping at the first.
+        force: replace what is there.
         log: takes a line about what of a build that was stopped is not gone on from.
         progress: called with samples done and in all.
 
@@ -88,18 +91,14 @@ def build_beton(
     Raises:
         NotFoundError: the folder of `path` does not exist.
         SourceError: an image that cannot be decoded, or none left; a zip or a data set's file that changed meanwhile.
-        OptionError: an image larger than a page, or a disk too small.
+        OptionError: an image larger than a page, or a disk too small; a file beside it that is no manifest.
+        MismatchError: something else is there.
         BusyError: another process builds the same file.
     """
     if not len(source):
         raise SourceError(f"{source.spec}: no images")
-    path = Path(path)
-    require_folder(path)
     import fastkd.data.views.decode  # noqa: F401  (imports ffcv, which sets torch to one thread, and puts the number back)
 
-    workers = num_workers or len(os.sched_getaffinity(0))
-    if _probe(source, options, path) < _MIN_PARALLEL_S:
-        workers = 1
     versions = {name: version(name) for name in ("fastkd", "ffcv", "numpy", "pillow", "opencv-python")}
     # A zip that was made again, or files of a data set, are another source.
     job = fingerprint(
@@ -115,18 +114,23 @@ def build_beton(
         return changed is None
 
     def items_from(first: int) -> Iterator[Item]:
+        workers = num_workers or len(os.sched_getaffinity(0))
+        if _probe(source, options, Path(path)) < _MIN_PARALLEL_S:
+            workers = 1
         yield from encode_all(source, options, workers, first)
         source.require_unchanged()
 
     return _write(
         path,
-        source.spec,
+        [source.spec],
         job,
         source.labels,
         source.names,
         options.page_size,
         items_from,
+        stamps=lambda: np.array([source.stamp(i) for i in range(len(source))], np.int64),
         skip_bad=skip_bad,
+        force=force,
         on_skip=on_skip,
         is_unchanged=is_unchanged,
         log=log,
@@ -144,6 +148,7 @@ def build_part(
     path: str | Path,
     *,
     full_fingerprint: str,
+    force: bool = False,
     log: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -153,34 +158,34 @@ def build_part(
         beton: the full beton.
         sample_ids: int64 (n,), the samples to copy; they come to lie in this order.
         full_fingerprint: that of the full beton, which the part will be taken for.
-        log: as `build_beton`.
+        force, log: as `build_beton`.
 
     Returns:
         The part's manifest; its `part_of` has the full beton's fingerprint and num_samples.
 
     Raises:
-        NotFoundError, OptionError, BusyError: as `build_beton`.
+        NotFoundError, OptionError, MismatchError, BusyError: as `build_beton`.
     """
-    path = Path(path)
-    require_folder(path)
-    _check_space(path, float(beton.sizes[sample_ids].sum()))
     manifest = read_manifest(beton, columns=True) or {}
     names = manifest.get("names") or [str(i) for i in range(beton.num_samples)]
 
     def copies(first: int) -> Iterator[Item]:
+        _check_space(Path(path), float(beton.sizes[sample_ids].sum()))
         for i in sample_ids[first:].tolist():
             size = int(beton.heights[i]), int(beton.widths[i])
             yield stored(int(beton.modes[i]), *size, beton.payload(i)), (0, 0)
 
     return _write(
         path,
-        str(beton.path),
+        [str(beton.path), str(manifest_path(beton.path))],
         fingerprint(["part", full_fingerprint, json.dumps(stamp_of(str(beton.path))), sample_ids]),
         beton.labels[sample_ids],
         [names[i] for i in sample_ids.tolist()],
         beton.page_size,
         copies,
+        stamps=lambda: np.zeros((len(sample_ids), 2), np.int64),
         sample_ids=sample_ids,
+        force=force,
         log=log,
         progress=progress,
         part_of={"fingerprint": full_fingerprint, "num_samples": beton.num_samples},
@@ -189,14 +194,16 @@ def build_part(
 
 
 def _write(
-    path: Path,
-    what: str,
+    path: str | Path,
+    inputs: list[str],
     job: str,
     labels: np.ndarray,
     names: list[str],
     page_size: int,
     items_from: Callable[[int], Iterable[Item]],
     *,
+    stamps: Callable[[], np.ndarray],
+    force: bool,
     log: Callable[[str], None],
     progress: Callable[[int, int], None],
     sample_ids: np.ndarray | None = None,
@@ -208,38 +215,71 @@ def _write(
     """Lays encoded samples into pages and puts beton and manifest in place; returns the manifest.
 
     Args:
-        what: the source, for messages. job: fingerprint of all that decides the result.
+        inputs: the source, first, and what else must not be written over. job: fingerprint of all that decides the result
+            but the samples' own files, whose stamps, int64 (num_items, 2), `stamps` gives.
         items_from: gives the samples from a number on, in order.
         fields: what the manifest says besides.
     """
-    writer = PageWriter(path, job, labels, page_size, sample_ids, is_unchanged=is_unchanged, log=log)
+    files = [name for name in inputs if os.path.exists(name)]
+    with claim(path, inputs=files, log=log) as real, claim(manifest_path(real), inputs=files):
+        require_manifest(manifest_path(real))
+        found = None if force else _find_beton(Path(path), real, job, stamps)
+        if found is not None:
+            log(f"{path}: this beton is there already, it is told again")
+            return found
+        writer = PageWriter(real, job, labels, page_size, sample_ids, is_unchanged=is_unchanged, log=log)
+        try:
+            for i, (item, stamp) in enumerate(items_from(writer.next_item), writer.next_item):
+                writer.stamps[i] = stamp
+                if isinstance(item, FastKDError):
+                    if not (skip_bad and isinstance(item, SourceError)):
+                        raise item
+                    on_skip(str(item))
+                else:
+                    writer.add(i, item, names[i])
+                progress(i + 1, len(labels))
+            if not writer.num_samples:
+                raise SourceError(f"{inputs[0]}: none of its {len(labels)} images can be decoded")
+            job_of_all = fingerprint([job, writer.stamps])
+            manifest = _put_in_place(writer, real, names, job=job_of_all, **fields)
+        except BaseException:
+            writer.close(keep=writer.num_commits > 0)
+            raise
+        writer.close(keep=False)
+        return manifest
+
+
+def _find_beton(path: Path, real: Path, job: str, stamps: Callable[[], np.ndarray]) -> dict[str, Any] | None:
+    """The manifest of the beton that is there, if it is that of this very build; None where there is none.
+
+    Raises:
+        MismatchError: something else is there.
+    """
+    if not real.exists():
+        return None
     try:
-        for i, (item, stamp) in enumerate(items_from(writer.next_item), writer.next_item):
-            writer.stamps[i] = stamp
-            if isinstance(item, FastKDError):
-                if not (skip_bad and isinstance(item, SourceError)):
-                    raise item
-                on_skip(str(item))
-            else:
-                writer.add(i, item, names[i])
-            progress(i + 1, len(labels))
-        if not writer.num_samples:
-            raise SourceError(f"{what}: none of its {len(labels)} images can be decoded")
-        writer.finish()
-        beton, entries = open_beton(writer.partial), writer.entries[: writer.num_samples]
-        sync_file(writer.partial)
-        manifest_path(path).unlink(missing_ok=True)  # an older beton's: it would contradict the new file
-        manifest = write_manifest(
-            beton,
-            path,
-            zip((digest.tobytes() for digest in entries["digest"]), entries["crc32"].tolist(), strict=True),
-            names=[names[i] for i in entries["item"]],
-            **fields,
-        )
-        os.replace(writer.partial, path)
-        sync_file(path.parent)
-    except BaseException:
-        writer.close(keep=writer.num_commits > 0)
-        raise
-    writer.close(keep=False)
+        manifest = read_manifest(open_beton(real), columns=True) or {}
+    except FastKDError:
+        raise another_is_there(path, "is there, and no whole beton with its manifest") from None
+    if manifest.get("job") == fingerprint([job, stamps()]):
+        return manifest
+    what = "of other files, options or versions" if "job" in manifest else "which does not say from what it was built"
+    raise another_is_there(path, f"another beton is there, {what}")
+
+
+def _put_in_place(writer: PageWriter, path: Path, names: list[str], **fields: Any) -> dict[str, Any]:
+    """Gives a beton and its manifest their names, the manifest first: a beton never stands beside that of another."""
+    writer.finish()
+    beton, entries = open_beton(writer.partial), writer.entries[: writer.num_samples]
+    sync_file(writer.partial)
+    manifest_path(path).unlink(missing_ok=True)  # an older beton's: it would contradict the new file
+    manifest = write_manifest(
+        beton,
+        path,
+        zip((digest.tobytes() for digest in entries["digest"]), entries["crc32"].tolist(), strict=True),
+        names=[names[i] for i in entries["item"]],
+        **fields,
+    )
+    os.replace(writer.partial, path)
+    sync_file(path.parent)
     return manifest

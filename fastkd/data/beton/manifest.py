@@ -5,11 +5,15 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from fastkd.errors import FormatError
+from fastkd.errors import FormatError, OptionError
 
 KIND, MANIFEST_VERSION, FIELDS_VERSION = "beton", 1, 2
 """FIELDS_VERSION: of a manifest whose `fields` a reader must follow, since they are not the first of their kinds."""
 COLUMNS = ("names", "payload_crc32")  # one value a sample
+
+
+_SIGNS = (b'"fastkd_kind": "beton"', b'"tables_crc32"', b'"payload_crc32"')
+"""What no other file has; a damaged manifest has some of it."""
 
 
 def manifest_text(manifest: dict[str, Any]) -> str:
@@ -25,6 +29,19 @@ def manifest_text(manifest: dict[str, Any]) -> str:
         f"{json.dumps(name)}: {json.dumps(manifest[name], ensure_ascii=False)}" for name in COLUMNS if name in manifest
     ]
     return ",\n".join([json.dumps(head, ensure_ascii=False)[:-1], *columns]) + "}\n"
+
+
+def require_manifest(path: Path) -> None:
+    """Refuses to write a manifest over a file that is none of fastkd's, whole or damaged.
+
+    Raises:
+        OptionError: the file is somebody's.
+    """
+    if path.exists() and not any(sign in path.read_bytes() for sign in _SIGNS):
+        raise OptionError(
+            f"{path}: is there, and no manifest of fastkd's, which a beton of this name would put in its place; choose another "
+            f"name for the beton, or move the file away"
+        )
 
 
 def json_crc32(value: Any) -> int:

@@ -6,6 +6,7 @@ tables are mapped and checked here before FFCV's pipeline sees them. This module
 
 import hashlib
 import mmap
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from fastkd.data.beton.fields import AS_FOUND, Fields, choose_fields, first_fields
-from fastkd.data.beton.manifest import FIELDS_VERSION, MANIFEST_VERSION, manifest_text, parse_manifest, recorded_fields
+from fastkd.data.beton.manifest import (
+    FIELDS_VERSION,
+    MANIFEST_VERSION,
+    manifest_text,
+    parse_manifest,
+    recorded_fields,
+    require_manifest,
+)
 from fastkd.data.beton.tables import check_rows, find_allocations
 from fastkd.errors import FormatError, MismatchError, NotFoundError
 from fastkd.fingerprint import fingerprint
@@ -198,6 +206,9 @@ def write_manifest(
 
     Returns:
         The manifest.
+
+    Raises:
+        OptionError: a file of its name that is no manifest.
     """
     pairs = list(payload_digests(beton) if pairs is None else pairs)
     # Readers of the version before take the first field of each kind, and must not where that is another one.
@@ -213,6 +224,7 @@ def write_manifest(
         **fields,
         "payload_crc32": [crc for _, crc in pairs],
     }
+    require_manifest(manifest_path(path))
     with atomic_path(manifest_path(path)) as partial:
         partial.write_text(manifest_text(manifest), encoding="utf-8")
     return manifest
@@ -229,6 +241,8 @@ def read_manifest(beton: Beton, *, columns: bool = False) -> dict[str, Any] | No
         MismatchError: it belongs to another beton, or was made with other fields as image and label.
     """
     path = manifest_path(beton.path)
+    if not path.is_file():
+        path = manifest_path(os.path.realpath(beton.path))  # a link may stand for a beton elsewhere
     if not path.is_file():
         return None
     manifest = parse_manifest(path, beton.num_samples, columns=columns)
