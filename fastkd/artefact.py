@@ -127,7 +127,7 @@ def found_artefact(
 
     Args:
         kind, inputs, params: those of the artefact that is to be written. digest: its fingerprint, where that is known.
-        newer: params that an artefact of an earlier version may lack.
+        newer: params that one of both may lack, as earlier versions did, and that then do not count.
     """
     if not path.exists():
         return None
@@ -138,8 +138,9 @@ def found_artefact(
         return "is there, and no artefact of fastkd's"
     if header.kind != kind:
         return f"is a {header.kind} that is there"
-    unsaid = {name: params[name] for name in newer if name in params and name not in header.params}
-    differs = differences(header.inputs, dict(inputs)) + differences(header.params | unsaid, dict(params))
+    unsaid = {name for name in newer if name not in params or name not in header.params}
+    said, asked = ({name: of[name] for name in of if name not in unsaid} for of in (header.params, params))
+    differs = differences(header.inputs, dict(inputs)) + differences(said, asked)
     if not differs and digest not in (None, header.fingerprint):
         differs = ["its content, which has other inputs or options than its header knows"]
     return f"another {kind} is there; it differs in {in_a_line(differs)}" if differs else None

@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks import measure
 
 # Of each command: what it writes, and two lines that differ in what they make of it.
@@ -43,30 +45,26 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "inspect": ("g.png", "inspect k.h5 --beton x.beton --gallery", "inspect k.h5 --beton x.beton --count 5 --gallery"),
 }
 ON_CPU = ("score", "cache-logits", "train")
+OF_DATA = ("build-beton", "import-scores", "prune", "inspect")  # need neither a teacher nor a store
 
 
-def prepare(folder: Path) -> None:
-    """The inputs of all commands."""
-    import numpy as np
-
+def prepare(folder: Path, commands: list[str]) -> None:
+    """The inputs of some commands."""
     np.save(folder / "v.npy", np.arange(1438.0))
-    lines = [
-        "build-beton digits: --out x.beton",
+    data = ["build-beton digits: --out x.beton", "prune x.beton --keep 0.1 --seed 7 --out k.h5"]
+    cache = "cache-logits x.beton --mask k.h5 --views center --device cpu"
+    trained = [
         "build-beton digits: --split test --out v.beton",
-        "prune x.beton --keep 0.1 --seed 7 --out k.h5",
         *(
             f"train x.beton --mask k.h5 --alpha 0 --model resnet8 --views center --epochs 1 --seed {seed} --val v.beton "
             f"--device cpu --out {name}"
             for name, seed in (("t", 0), ("t5", 5))
         ),
-        *(
-            f"cache-logits x.beton --mask k.h5 --teacher t/model.safetensors --views center --batch-size 64 --device cpu "
-            f"--shard {i}/2 --out {name}.h5"
-            for i, name in ((1, "a"), (2, "b"))
-        ),
-        "cache-logits x.beton --mask k.h5 --teacher t5/model.safetensors --views center --device cpu --out c.h5",
+        f"{cache} --teacher t/model.safetensors --batch-size 64 --shard 1/2 --out a.h5",
+        f"{cache} --teacher t/model.safetensors --batch-size 64 --shard 2/2 --out b.h5",
+        f"{cache} --teacher t5/model.safetensors --out c.h5",
     ]
-    for line in lines:
+    for line in data + ([] if set(commands) <= set(OF_DATA) else trained):
         subprocess.run([sys.executable, "-m", "fastkd", *line.split()], cwd=folder, check=True, capture_output=True)
 
 
@@ -145,7 +143,7 @@ def start_at_once(folder: Path, command: str, num_starts: int, rng: random.Rando
 
 def campaign(folder: Path, commands: list[str], num_starts: int, seed: int) -> dict[str, dict[str, int]]:
     """The counts of each command."""
-    prepare(folder)
+    prepare(folder, commands)
     return {command: start_at_once(folder, command, num_starts, random.Random(seed)) for command in commands}
 
 

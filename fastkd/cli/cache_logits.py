@@ -113,8 +113,8 @@ def cache_logits(
     mapping = read_class_map(class_map)
     dataset = open_dataset(beton, fields)
     kept = Mask.load(mask) if mask else None
-    network = match_teacher(teacher, teacher_flags, dataset, device, mapping)
     chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)
+    network = match_teacher(teacher, teacher_flags, dataset, device, mapping)
     require_size(
         network.model, network.name, network.norm.size or chosen.size, "give --teacher-size, or another --size"
     )

@@ -81,7 +81,7 @@ def test_an_older_beton_survives_a_build_that_fails(photo_folder, with_bad, tmp_
     beton = build(photo_folder, tmp_path / "x.beton")
     before = beton.path.read_bytes(), manifest_path(beton.path).read_bytes()
     with pytest.raises(SourceError):
-        build(with_bad, beton.path)
+        build(with_bad, beton.path, force=True)
     assert (beton.path.read_bytes(), manifest_path(beton.path).read_bytes()) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "x.beton", "x.beton.json"]
 
@@ -104,7 +104,7 @@ def test_a_build_that_was_killed_is_begun_anew(photo_folder, photo_raw, tmp_path
 
 def test_a_build_over_another_beton_replaces_its_manifest_too(photo_folder, many, tmp_path):
     build(many, tmp_path / "x.beton")
-    beton = build(photo_folder, tmp_path / "x.beton")
+    beton = build(photo_folder, tmp_path / "x.beton", force=True)
     assert read_manifest(beton)["num_samples"] == 12
 
 

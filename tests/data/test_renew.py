@@ -41,8 +41,8 @@ def test_a_whole_manifest_is_left_as_it_is(beton):
         ('"b/05.jpg"', '"b/15.jpg"', ["names"]),
         ('"names": [', '"names": ', ["names"]),
         ('"payload_crc32": [', '"payload_crc32": ', []),
-        ('"class_names": ["a"', '"class_names": ["x"', ["class_names", "source", "options", "versions"]),
-        ('"mode": "raw"', '"mode": "raw', ["class_names", "source", "options", "versions", "names"]),
+        ('"class_names": ["a"', '"class_names": ["x"', ["class_names", "source", "options", "versions", "job"]),
+        ('"mode": "raw"', '"mode": "raw', ["class_names", "source", "options", "versions", "job", "names"]),
     ],
 )
 def test_of_a_damaged_one_all_is_kept_that_a_checksum_vouches_for(beton, old, new, lost):

@@ -63,9 +63,10 @@ def pillow(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def build(folder: str, path: Path, mode: str = "raw", **options: Any) -> Beton:
+def build(folder: str, path: Path, mode: str = "raw", *, force: bool = False, **options: Any) -> Beton:
     """A beton of a source folder, with the smallest pages that FFCV allows."""
-    build_beton(open_source(folder), path, WriteOptions(mode=mode, page_size=PAGE, **options), num_workers=1)
+    options = WriteOptions(mode=mode, page_size=PAGE, **options)
+    build_beton(open_source(folder), path, options, num_workers=1, force=force)
     return open_beton(path)
 
 

@@ -91,7 +91,7 @@ def test_a_run_goes_on_from_the_same_start_alone(learn, seven, ten, tmp_path):
     for options in (("--init", ten, "--reset-head"), ("--init", ten), ()):
         refused = learn(*options, "--lr", 0.05)
         assert refused.code == 1
-        assert "differs in init " in refused.err.splitlines()[-1]
+        assert "differs in inputs.init " in refused.err.splitlines()[-1]
     for name in ("result.json", "model.safetensors"):
         (run / name).unlink()
     resumed = learn(*command)

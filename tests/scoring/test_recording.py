@@ -161,7 +161,7 @@ def test_ranks_that_are_killed_and_resumed_record_their_logged_trace(
 
 
 def test_a_run_that_records_something_else_is_another_run(recorded, dataset, mask):
-    with pytest.raises(MismatchError, match="another run is there; it differs in never_learned total"):
+    with pytest.raises(MismatchError, match=r"another run is there; it differs in params.record.never_learned total"):
         run(
             recorded[0], dataset, mask, record=Record(methods=RECORDABLE, never_learned="zero", window=3, el2n_epochs=4)
         )

@@ -113,12 +113,16 @@ def build_beton(
             )
         return changed is None
 
-    def items_from(first: int) -> Iterator[Item]:
+    def begin() -> Callable[[int], Iterator[Item]]:
         workers = num_workers or len(os.sched_getaffinity(0))
         if _probe(source, options, Path(path)) < _MIN_PARALLEL_S:
             workers = 1
-        yield from encode_all(source, options, workers, first)
-        source.require_unchanged()
+
+        def items_from(first: int) -> Iterator[Item]:
+            yield from encode_all(source, options, workers, first)
+            source.require_unchanged()
+
+        return items_from
 
     return _write(
         path,
@@ -127,7 +131,7 @@ def build_beton(
         source.labels,
         source.names,
         options.page_size,
-        items_from,
+        begin,
         stamps=lambda: np.array([source.stamp(i) for i in range(len(source))], np.int64),
         skip_bad=skip_bad,
         force=force,
@@ -170,10 +174,13 @@ def build_part(
     names = manifest.get("names") or [str(i) for i in range(beton.num_samples)]
 
     def copies(first: int) -> Iterator[Item]:
-        _check_space(Path(path), float(beton.sizes[sample_ids].sum()))
         for i in sample_ids[first:].tolist():
             size = int(beton.heights[i]), int(beton.widths[i])
             yield stored(int(beton.modes[i]), *size, beton.payload(i)), (0, 0)
+
+    def begin() -> Callable[[int], Iterator[Item]]:
+        _check_space(Path(path), float(beton.sizes[sample_ids].sum()))
+        return copies
 
     return _write(
         path,
@@ -182,7 +189,7 @@ def build_part(
         beton.labels[sample_ids],
         [names[i] for i in sample_ids.tolist()],
         beton.page_size,
-        copies,
+        begin,
         stamps=lambda: np.zeros((len(sample_ids), 2), np.int64),
         sample_ids=sample_ids,
         force=force,
@@ -200,7 +207,7 @@ def _write(
     labels: np.ndarray,
     names: list[str],
     page_size: int,
-    items_from: Callable[[int], Iterable[Item]],
+    begin: Callable[[], Callable[[int], Iterable[Item]]],
     *,
     stamps: Callable[[], np.ndarray],
     force: bool,
@@ -217,7 +224,7 @@ def _write(
     Args:
         inputs: the source, first, and what else must not be written over. job: fingerprint of all that decides the result
             but the samples' own files, whose stamps, int64 (num_items, 2), `stamps` gives.
-        items_from: gives the samples from a number on, in order.
+        begin: looks whether there is room, and gives what gives the samples from a number on, in order.
         fields: what the manifest says besides.
     """
     files = [name for name in inputs if os.path.exists(name)]
@@ -227,6 +234,7 @@ def _write(
         if found is not None:
             log(f"{path}: this beton is there already, it is told again")
             return found
+        items_from = begin()
         writer = PageWriter(real, job, labels, page_size, sample_ids, is_unchanged=is_unchanged, log=log)
         try:
             for i, (item, stamp) in enumerate(items_from(writer.next_item), writer.next_item):

@@ -140,6 +140,7 @@ class PageWriter:
             if commit["page_start"] > on_disk or not is_unchanged(items, stamps):
                 break
             added = np.frombuffer(content[at + _COMMIT.itemsize : middle], _ENTRY)
+            self.stamps[items.start : items.stop] = stamps
             self.entries[self.num_samples : self.num_samples + len(added)] = added
             self.num_samples += len(added)
             self.next_item, self.page_start = items.stop, int(commit["page_start"])
