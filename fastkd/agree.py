@@ -176,4 +176,6 @@ def _say_goodbye(world: World) -> None:
 def _shown(value: Any) -> str:
     """A value in a message, in a few words."""
     text = "nothing" if value is None else value if isinstance(value, str) else json.dumps(value)
+    if len(text) == 32 and set(text) <= set("0123456789abcdef"):
+        return text[:12]  # of a fingerprint
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -176,6 +176,8 @@ def match_classes(
     elif ours is None or theirs is None:
         nameless = " and ".join(one.where for one in (data, network) if one.known is None)
         _require_count(data, network, f"and class names are not known of {nameless}", _BY_FILE)
+        if ours is theirs:  # neither has names: nothing was to be compared but the numbers
+            return None, ""
         return None, (
             f"class names are not known of {nameless}: only the numbers of classes are compared, {data.count} in "
             f"{data.where} and in {network.where}"

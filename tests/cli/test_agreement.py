@@ -119,3 +119,18 @@ def test_ranks_with_copies_of_their_own_of_the_same_files_agree(files, tmp_path)
         for name in ("t", "copy")
     ]
     assert [outcome.code for outcome in fastkd_as_ranks(*lines)] == [0, 0]
+
+
+def test_a_rank_with_a_folder_of_its_own_does_not_see_the_state_that_rank_0_goes_on_from(files, tmp_path):
+    command = f"{TRAIN} --device cpu --num-workers 1".format(**files).replace("--epochs 1", "--epochs 2").split()
+    own = [[*command, "--out", tmp_path / str(rank)] for rank in (0, 1)]
+    stopped = fastkd_as_ranks(*own, until=(tmp_path / "0" / "resume.pt").exists)
+    assert [outcome.code for outcome in stopped] == [-9, -9]
+    outcomes = fastkd_as_ranks(*own)
+    assert [outcome.code for outcome in outcomes] == [1, 1]
+    for outcome in outcomes:
+        (line,) = [line for line in outcome.err.splitlines() if "error:" in line]
+        assert "rank 1 does not see the state in" in line
+        assert "that rank 0 goes on from" in line
+    shutil.copytree(tmp_path / "0", tmp_path / "1", dirs_exist_ok=True)
+    assert [outcome.code for outcome in fastkd_as_ranks(*own)] == [0, 0]

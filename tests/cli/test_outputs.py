@@ -3,16 +3,20 @@
 import json
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.commands import fastkd
+from helpers.ranks import forked, wait_for
 from helpers.scripts import benchmark
 
 from fastkd.cli import cli
 from fastkd.cli.command import Output
 from fastkd.prune.masks.mask import save_mask
+from fastkd.writing import claim
 
 CPU = "--device cpu --num-workers 1"
 # Of each command: a line, another line that makes something else, and the name of what it writes.
@@ -133,6 +137,29 @@ def test_neither_a_pipe_nor_an_input_is_written_over_by_any_means(command, files
     assert is_one_line(call(command, files, link, 0, "--force"))
     assert source.read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == sorted([pipe.name, "link"])
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_what_another_process_is_writing_is_left_to_it(command, files, tmp_path):
+    out, met = tmp_path / WRITERS[command][2], tmp_path / "met"
+
+    def hold() -> None:
+        with claim(out, is_folder=command == "train"):
+            met.touch()
+            time.sleep(60)
+
+    pid = forked(hold)
+    while not met.exists():
+        time.sleep(0.005)
+    met.unlink()
+    try:
+        outcome = call(command, files, out, 0, "--force")
+        assert is_one_line(outcome)
+        assert "is being written by another process" in outcome.err
+        assert not out.exists()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        wait_for([pid])
 
 
 @pytest.mark.parametrize("command", FILES)
