@@ -96,12 +96,17 @@ def write_artefact(
         found = found_artefact(real, kind, inputs, params, header.fingerprint)
         if found is not None:
             require_replaceable(Path(path), force, found)
-        with atomic_path(real) as partial, h5py.File(partial, "w", libver=HDF5_VERSION) as file:
+        # In memory: a write that fails below HDF5 leaves a file that it cannot close, which now and then ends the process.
+        with h5py.File("memory", "w", libver=HDF5_VERSION, driver="core", backing_store=False) as file:
             write_header(file, header)
             for name, array in arrays.items():
                 dataset = file.create_dataset(name, data=array, track_times=False)
                 for key, text in attributes.get(name, {}).items():
                     dataset.attrs[key] = np.bytes_(text.encode())
+            file.flush()
+            content = file.id.get_file_image()
+        with atomic_path(real) as partial:
+            partial.write_bytes(content)
     return header
 
 

@@ -46,6 +46,10 @@ class SpaceError(FastKDError):
     """A disk that has no room for what is being written."""
 
 
+class DiskError(FastKDError):
+    """A file that cannot be written: a disk that fails, is read-only, or belongs to somebody else."""
+
+
 class ModelError(FastKDError):
     """An unknown model name, or weights that do not fit the model."""
 

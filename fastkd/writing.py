@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fastkd.errors import BusyError, MismatchError, NotFoundError, OptionError
+from fastkd.errors import BusyError, DiskError, FastKDError, MismatchError, NotFoundError, OptionError, SpaceError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the operating system says where a disk, a quota or a limit on the size of files is full."""
+
 _held: dict[Path, tuple[int, int]] = {}
 """What this process writes at the moment: real path → process and thread."""
 
@@ -87,7 +90,7 @@ def _lock(path: Path, real: Path, log: Callable[[str], None]) -> Iterator[bool]:
         try:
             file = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise OptionError(f"{path}: cannot be written there ({error.strerror}); choose another output") from None
+            raise DiskError(f"{path}: cannot be written there ({error.strerror}); choose another output") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Who had it took its name away on leaving: another may have made a new file of that name meanwhile.
@@ -137,6 +140,25 @@ def _sweep(real: Path) -> None:
 
 
 @contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """For the length of the block, what the operating system refuses is told of this file, with the way out.
+
+    Raises:
+        SpaceError: the disk, a quota or a limit on files is full. DiskError: anything else that it cannot do.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, FastKDError):
+            raise
+        reason = os.strerror(error.errno)
+        if error.errno in NO_ROOM:
+            way_out = "free some space, raise the limit (ulimit -f), or choose another disk"
+            raise SpaceError(f"{path}: cannot be written ({reason}): {way_out}") from None
+        raise DiskError(f"{path}: cannot be written ({reason}): mend that, or choose another output") from None
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A path to write to that becomes `path` when the block ends well, and vanishes when it does not.
 
@@ -144,17 +166,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     points to.
 
     Raises:
-        NotFoundError, OptionError, BusyError: as `claim`.
+        NotFoundError, OptionError, BusyError: as `claim`. SpaceError, DiskError: as `naming`.
     """
     with claim(path) as real:
         partial = _partial(real)
         try:
-            yield partial
-            sync_file(partial)
-            os.replace(partial, real)
-            sync_file(real.parent)
+            with naming(path):
+                yield partial
+                sync_file(partial)
+                os.replace(partial, real)
+                sync_file(real.parent)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise
 
 
@@ -211,3 +235,15 @@ def sync_file(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def write_all(file: int, data: "bytes | bytearray | memoryview", offset: int) -> None:
+    """Writes all of some bytes at a place of an open file, however few a call takes.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(file, left, offset)
+        left, offset = left[written:], offset + written

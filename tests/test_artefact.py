@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastkd.artefact import open_artefact, read_artefact, require_input, write_artefact
-from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, NotFoundError
+from fastkd.errors import CorruptError, DiskError, FastKDError, FormatError, MismatchError, NotFoundError
 from fastkd.writing import atomic_path
 
 ARRAYS = {"sample_ids": np.arange(50), "scores": np.linspace(0, 1, 7, dtype=np.float32).reshape(1, 7)}
@@ -259,7 +259,7 @@ def test_a_write_that_fails_leaves_the_old_artefact(path):
 
 
 def test_a_block_that_writes_nothing_is_an_error_and_no_empty_file(tmp_path):
-    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x"):
+    with pytest.raises(DiskError, match="No such file"), atomic_path(tmp_path / "x"):
         pass
     assert not list(tmp_path.iterdir())
 

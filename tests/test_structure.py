@@ -23,6 +23,7 @@ FLOORS = {
             "hashing",
             "differences",
             "writing",
+            "hdf5_image",
             "artefact",
             "classes",
             "stopping",

@@ -18,7 +18,7 @@ from fastkd.agree import agree, share, telling_failures
 from fastkd.cli.common import choose_device, say
 from fastkd.cli.sections import SectionedCommand
 from fastkd.dist import World, process_group, read_world
-from fastkd.errors import OptionError
+from fastkd.errors import DiskError, OptionError
 from fastkd.writing import claim
 
 
@@ -78,7 +78,7 @@ def command(
                     with claimed_for_all(made.params, options, world):
                         result, text = function(world=world, **options)
             if world.is_main:
-                click.echo(json.dumps(result) if as_json else text)
+                _print(json.dumps(result) if as_json else text)
             if result.get("ok") is False:
                 sys.exit(1)
 
@@ -99,6 +99,24 @@ def command(
         return made
 
     return declare
+
+
+def _print(text: str) -> None:
+    """The result, on stdout.
+
+    Raises:
+        DiskError: stdout cannot be written; what the command does is done all the same.
+    """
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # so that the interpreter's end does not try again
+        raise DiskError(
+            f"standard output: cannot be written ({error.strerror}); the command itself is done, and what it writes is written"
+        ) from None
 
 
 def _outputs(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> Iterator[tuple[Path, Output]]:

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 
 from fastkd.artefact import HDF5_VERSION, Header, write_header
-from fastkd.errors import BusyError, OptionError, SpaceError
+from fastkd.errors import BusyError, DiskError, OptionError, SpaceError
+from fastkd.hdf5_image import Image
 from fastkd.store.codec import Codec, encode_rows
 from fastkd.store.tables import (
     FORMAT_VERSION,
@@ -28,10 +29,9 @@ from fastkd.store.tables import (
     top1_checksum,
     write_about,
 )
-from fastkd.writing import atomic_path
+from fastkd.writing import NO_ROOM, atomic_path, write_all
 
 _ALIGN = 4096
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def create_store(
@@ -92,20 +92,21 @@ def create_store(
         "libver": HDF5_VERSION,
         "alignment_threshold": 1,
         "alignment_interval": _ALIGN,
-        "locking": False,
     }
+    image = Image()
+    with h5py.File(image, "w", **options) as file:
+        write_header(file, header)
+        if about:
+            write_about(file, header, about)
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, track_times=False)
+        _create_contiguous(file, "done", h5py.h5t.STD_U8LE, (num_seeds, num_blocks), zeros=True)
+        _create_contiguous(file, "top1", h5py.h5t.STD_U32LE, (num_seeds, num_blocks, 2), zeros=True)
+        for name, one in codecs.items():
+            shape = (num_seeds, num_rows, one.row_bytes)
+            _create_contiguous(file, name, h5py.h5t.STD_U8LE, shape, zeros=False)
     with atomic_path(path) as partial:
-        with h5py.File(partial, "w", **options) as file:
-            write_header(file, header)
-            if about:
-                write_about(file, header, about)
-            for name, array in arrays.items():
-                file.create_dataset(name, data=array, track_times=False)
-            _create_contiguous(file, "done", h5py.h5t.STD_U8LE, (num_seeds, num_blocks), zeros=True)
-            _create_contiguous(file, "top1", h5py.h5t.STD_U32LE, (num_seeds, num_blocks, 2), zeros=True)
-            for name, one in codecs.items():
-                shape = (num_seeds, num_rows, one.row_bytes)
-                _create_contiguous(file, name, h5py.h5t.STD_U8LE, shape, zeros=False)
+        image.save(partial)
         os.truncate(partial, read_tables(partial).size_bytes)
         size = store_bytes(
             num_seeds, num_rows, codec, block_rows, len(arrays["probes"]), embedding=codecs.get("embeddings")
@@ -206,7 +207,7 @@ class StoreFiller:
             sync: False where the file gets its name only when all of it is on disk.
 
         Raises:
-            SpaceError: the disk is full; the blocks written before stay valid.
+            SpaceError, DiskError: the disk is full, or fails; the blocks written before stay valid.
         """
         t = self.tables
         number = aug_seed * t.num_blocks + block
@@ -214,28 +215,20 @@ class StoreFiller:
         try:
             row = aug_seed * t.num_rows + block * t.block_rows
             for output, rows in zip(t.outputs, records, strict=True):
-                _write_all(self._fd, rows.tobytes(), output.offset + row * output.codec.row_bytes)
-            _write_all(self._fd, top1.tobytes(), t.top1_offset + number * top1.nbytes)
+                write_all(self._fd, rows.tobytes(), output.offset + row * output.codec.row_bytes)
+            write_all(self._fd, top1.tobytes(), t.top1_offset + number * top1.nbytes)
             if sync:
                 os.fdatasync(self._fd)
-            _write_all(self._fd, b"\1", t.done_offset + number)
+            write_all(self._fd, b"\1", t.done_offset + number)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            raise SpaceError(
-                f"{t.path}: {error.strerror} while rows were written; those before are safe: make room and run the same command again"
+            kind, way_out = (SpaceError, "make room") if error.errno in NO_ROOM else (DiskError, "mend that")
+            raise kind(
+                f"{t.path}: {error.strerror} while rows were written; those before are safe: {way_out} and run the same command again"
             ) from None
 
     def flush(self) -> None:
         """Puts the flags on disk as well."""
         os.fdatasync(self._fd)
-
-
-def _write_all(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastkd.artefact import atomic_path
 from fastkd.data.batch import Batch
 from fastkd.dist import World, sum_over_ranks
 from fastkd.errors import CorruptError, OptionError
 from fastkd.models.norm import Norm
+from fastkd.writing import atomic_path, naming
 
 EVAL_BATCH = 250
 """Samples a step where nothing is trained, unless told otherwise."""
@@ -152,9 +152,10 @@ class JsonLines:
 
     def _append(self, text: str) -> None:
         data = text.encode()
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._file.name):
+            self._file.write(data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._keep(data)
 
     def place(self) -> Place:

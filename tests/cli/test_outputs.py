@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
+import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.commands import fastkd
+from helpers.commands import Outcome, fastkd
 from helpers.ranks import forked, wait_for
 from helpers.scripts import benchmark
 
@@ -160,6 +165,37 @@ def test_what_another_process_is_writing_is_left_to_it(command, files, tmp_path)
     finally:
         os.kill(pid, signal.SIGKILL)
         wait_for([pid])
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_a_file_that_must_not_grow_is_named_and_nothing_is_left_of_it(command, files, tmp_path):
+    out, told = tmp_path / "out" / WRITERS[command][2], tmp_path / "told"
+    out.parent.mkdir()
+
+    def write() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        outcome = call(command, files, out)
+        told.write_text(json.dumps(astuple(outcome)))
+
+    assert wait_for([forked(write)]) == [0]
+    outcome = Outcome(*json.loads(told.read_text()))
+    assert is_one_line(outcome), outcome
+    assert re.search(rf"{re.escape(str(out))}\S*: cannot be written \(File too large\): free some space", outcome.err)
+    assert os.listdir(out.parent) == (["run"] if command == "train" else [])
+    assert not out.is_file()
+
+
+def test_a_result_that_cannot_be_printed_is_said_to_be_written(files, tmp_path):
+    line = WRITERS["prune"][0].format(**files).split()
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "fastkd", *line, "--out", tmp_path / "m.h5"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "fastkd: error: standard output: cannot be written (No space left on device); the command itself is done, and what "
+        "it writes is written\n"
+    )
+    assert (tmp_path / "m.h5").exists()
 
 
 @pytest.mark.parametrize("command", FILES)

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,8 +183,8 @@ def test_a_bad_image_far_in_keeps_what_was_written_for_the_next_try(several_page
 
 def test_two_builds_of_one_file_are_told_apart(photo_folder, tmp_path):
     def another(done: int, total: int) -> None:
-        with pytest.raises(BusyError, match="is being written by another"):
-            build(photo_folder, tmp_path / "x.beton")
+        with ThreadPoolExecutor(1) as other, pytest.raises(BusyError, match="is being written by another"):
+            other.submit(build, photo_folder, tmp_path / "x.beton").result()
 
     build_beton(open_source(photo_folder), tmp_path / "x.beton", WriteOptions(mode="raw"), progress=another)
 

@@ -25,7 +25,7 @@ from fastkd.data.sources.files import stamp_of
 from fastkd.data.sources.open import Source
 from fastkd.errors import FastKDError, OptionError, SourceError
 from fastkd.fingerprint import fingerprint
-from fastkd.writing import another_is_there, claim, sync_file
+from fastkd.writing import another_is_there, claim, naming, sync_file
 
 _PROBES = 32  # samples at most, one in 64, encoded beforehand to estimate the time and the space that all of them take
 _MIN_PARALLEL_S = 10.0  # work of less than this is over before worker processes are there
@@ -235,7 +235,8 @@ def _write(
             log(f"{path}: this beton is there already, it is told again")
             return found
         items_from = begin()
-        writer = PageWriter(real, job, labels, page_size, sample_ids, is_unchanged=is_unchanged, log=log)
+        with naming(path):
+            writer = PageWriter(real, job, labels, page_size, sample_ids, is_unchanged=is_unchanged, log=log)
         try:
             for i, (item, stamp) in enumerate(items_from(writer.next_item), writer.next_item):
                 writer.stamps[i] = stamp
@@ -244,12 +245,14 @@ def _write(
                         raise item
                     on_skip(str(item))
                 else:
-                    writer.add(i, item, names[i])
+                    with naming(path):
+                        writer.add(i, item, names[i])
                 progress(i + 1, len(labels))
             if not writer.num_samples:
                 raise SourceError(f"{inputs[0]}: none of its {len(labels)} images can be decoded")
             job_of_all = fingerprint([job, writer.stamps])
-            manifest = _put_in_place(writer, real, names, job=job_of_all, **fields)
+            with naming(path):
+                manifest = _put_in_place(writer, real, names, job=job_of_all, **fields)
         except BaseException:
             writer.close(keep=writer.num_commits > 0)
             raise

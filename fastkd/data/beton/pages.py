@@ -24,7 +24,7 @@ import numpy as np
 from fastkd.data.beton.encode import Encoded
 from fastkd.data.beton.fields import SAMPLE_ID_FIELD
 from fastkd.data.beton.read import FIELD_BYTES, HEADER_BYTES
-from fastkd.errors import BusyError, OptionError
+from fastkd.errors import OptionError
 
 _COMMIT_BYTES = 256 * 2**20
 _MAGIC = b"fastkd journal 2\n"
@@ -64,7 +64,7 @@ class PageWriter:
         log: takes a line about a journal that is thrown away.
 
     Raises:
-        BusyError: another process writes to the same path.
+        OSError: the disk is full, or fails.
     """
 
     def __init__(
@@ -97,14 +97,13 @@ class PageWriter:
         self._thread, self._written = ThreadPoolExecutor(1), Future[None]()
         self._written.set_result(None)
         self._journal = os.open(self.journal_path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._journal)
-            raise BusyError(f"{path}: is being written by another build-beton; wait for it, or stop it") from None
         is_new = not self._resume(job.encode(), is_unchanged, log)
         self._file = self.partial.open("wb" if is_new else "r+b")
-        self._file.truncate(self.page_start)
+        try:
+            self._file.truncate(self.page_start)
+        except OSError:
+            self.close(keep=self.num_commits > 0)
+            raise
         self._file.seek(self.page_start)
         self._bypass_cache(True)
 
