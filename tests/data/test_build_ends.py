@@ -1,9 +1,13 @@
 """Builds that fail, are killed, go on or meet one another."""
 
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -217,3 +221,38 @@ class Deadly:
         if i == 99:
             os.kill(os.getpid(), 9)
         return photo(i, 10, 10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT])
+def test_workers_end_with_the_build_whatever_ends_it(number, several_pages, tmp_path):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    picture = next(Path(several_pages).rglob("*.png"))
+    for i in range(4000):
+        (tmp_path / "images" / "a" / f"{i}.png").hardlink_to(picture)
+    code = "import fastkd.data.beton.build as b; b._MIN_PARALLEL_S = 0; from fastkd.cli import main; main()"
+    command = [sys.executable, "-c", code, "build-beton", tmp_path / "images", "--mode", "jpg", "--num-workers", "2"]
+    process = subprocess.Popen(
+        [*command, "--out", tmp_path / "x.beton"], stderr=subprocess.PIPE, start_new_session=True
+    )
+
+    def alive() -> list[str]:
+        """What still runs of the build's session: its worker processes, and what serves them."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+                if int(session) == process.pid and state != "Z":
+                    found.append(stat.parent.name)
+        return found
+
+    def wait_until(condition: Callable[[], bool]) -> None:
+        begin = time.monotonic()
+        while not condition():
+            assert time.monotonic() - begin < 60
+            time.sleep(0.02)
+
+    wait_until(lambda: len(alive()) >= 5)  # the build, two workers, their server, a tracker
+    process.send_signal(number)
+    process.communicate()
+    wait_until(lambda: alive() == [])
+    assert not (tmp_path / "x.beton").exists()

@@ -1,13 +1,19 @@
 """Encoding the samples of a source in worker processes.
 
-A worker's exception (or death) reaches the caller, and nothing is left in shared memory.
+A worker's exception (or death) reaches the caller, and nothing is left in shared memory. Workers die with the process that
+started them, whatever ended that: each reads from a pipe whose other end nobody else has.
 """
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import Connection
 
 from fastkd.data.beton.encode import Encoded, WriteOptions, encode
 from fastkd.data.sources.open import Source
@@ -33,9 +39,18 @@ def encode_chunk(source: Source, ids: range, options: WriteOptions) -> list[Item
 _worker: tuple[Source, WriteOptions] | None = None  # what this worker process encodes; sent once, not with every job
 
 
-def _start_worker(source: Source, options: WriteOptions) -> None:
+def _start_worker(source: Source, options: WriteOptions, lifeline: Connection) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first one decides
+    threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
     _worker = source, options
+
+
+def _die_with(lifeline: Connection) -> None:
+    """Ends this process when the other end of the pipe is closed."""
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os._exit(1)
 
 
 def _encode_job(ids: range) -> list[Item]:
@@ -56,7 +71,8 @@ def encode_all(source: Source, options: WriteOptions, num_workers: int, first: i
         return
     context = multiprocessing.get_context("forkserver")  # fork is unsafe once Numba or OpenCV run threads
     context.set_forkserver_preload(["fastkd.data.beton.encode", "ffcv.fields"])
-    with ProcessPoolExecutor(num_workers, context, _start_worker, (source, options)) as pool:
+    reader, writer = context.Pipe(duplex=False)
+    with reader, writer, ProcessPoolExecutor(num_workers, context, _start_worker, (source, options, reader)) as pool:
         waiting: deque = deque()
         try:
             for chunk in chunks:
@@ -69,5 +85,8 @@ def encode_all(source: Source, options: WriteOptions, num_workers: int, first: i
             raise FastKDError(
                 "a worker process of build-beton was killed (out of memory?); try fewer --num-workers"
             ) from None
+        except BaseException:
+            writer.close()  # the workers end at once: nobody waits for what they are at
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
