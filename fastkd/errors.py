@@ -63,9 +63,13 @@ class MissingDependencyError(FastKDError):
 
 
 class StoppedError(FastKDError):
-    """A run that SIGTERM stopped after it wrote its state: the same command goes on.
+    """A run that a signal stopped after it wrote its state: the same command goes on.
 
-    Exit code 75, sysexits' EX_TEMPFAIL, tells a scheduler to start it again.
+    Exit code 75, sysexits' EX_TEMPFAIL, tells a scheduler to start it again; by a person's Ctrl-C it is 130.
     """
 
     exit_code = 75
+
+    def __init__(self, message: str, exit_code: int = 75) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

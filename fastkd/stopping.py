@@ -1,4 +1,5 @@
-"""Being asked to stop: SIGTERM, which Slurm sends before a job's time is up, and torchrun to the ranks that are left."""
+"""Being asked to stop: by SIGTERM, which Slurm sends before a job's time is up, and torchrun to the ranks that are left; or by
+a person's Ctrl-C."""
 
 import os
 import signal
@@ -9,23 +10,38 @@ from types import FrameType
 
 from fastkd.errors import StoppedError
 
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C ended: 128 and the number of SIGINT."""
+
 
 class StopFlag:
-    """Whether a signal asked this process to stop."""
+    """Whether a signal asked this process to stop, and which."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.number = 0
 
-    def ask(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
-        """Asks; the signature is that of a signal handler."""
-        self.asked = True
+    @property
+    def asked(self) -> bool:
+        return self.number != 0
+
+    def ask(self, number: int = signal.SIGTERM, _frame: FrameType | None = None) -> None:
+        """Asks; the signature is that of a signal handler. A second Ctrl-C waits for nothing any more."""
+        if number == signal.SIGINT and self.number == signal.SIGINT:
+            os.write(2, b"fastkd: interrupted\n")
+            os._exit(INTERRUPTED)
+        self.number = number
+
+    def error(self, where: str) -> StoppedError:
+        """What to end with, the state being written. where: how far the work is."""
+        by, code = ("Ctrl-C", INTERRUPTED) if self.number == signal.SIGINT else ("SIGTERM", StoppedError.exit_code)
+        return StoppedError(f"stopped by {by} {where}; the same command goes on", code)
 
 
 @contextmanager
-def stop_on_sigterm() -> Iterator[StopFlag]:
-    """A flag that SIGTERM raises for the length of the block; outside of the main thread nothing raises it."""
+def stop_on_signals() -> Iterator[StopFlag]:
+    """A flag that SIGTERM and Ctrl-C raise for the length of the block; outside of the main thread nothing raises it."""
     flag = StopFlag()
-    with _on_sigterm(flag.ask):
+    with _on_signal(signal.SIGTERM, flag.ask), _on_signal(signal.SIGINT, flag.ask):
         yield flag
 
 
@@ -55,8 +71,9 @@ def exit_on_sigterm() -> Iterator[None]:
     os.set_blocking(writer, False)
     threading.Thread(target=watch, args=(reader,), daemon=True).start()
     before = signal.set_wakeup_fd(writer)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are its own
     try:
-        with _on_sigterm(leave_to_watch):
+        with _on_signal(signal.SIGTERM, leave_to_watch):
             yield
     finally:
         signal.set_wakeup_fd(before)
@@ -64,12 +81,12 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _on_sigterm(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _on_signal(number: int, handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, handle)
+    before = signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)

@@ -1,6 +1,7 @@
 """SIGTERM where there is no step to end: it ends the command at once, and nothing is lost."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import finish, start
+from helpers.ranks import forked, wait_for
+
+from fastkd.stopping import exit_on_sigterm
 
 
 def open_for_writing(fifo: Path, reader: subprocess.Popen) -> int:
@@ -51,3 +55,44 @@ def test_sigterm_ends_a_rank_that_waits_for_another(raw_beton, tmp_path):
         with listener.accept()[0]:
             process.send_signal(signal.SIGTERM)
             assert finish(process).code == 75
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_stops_a_run_as_sigterm_does_and_a_second_one_waits_for_nothing(raw_beton, tmp_path, times):
+    out = tmp_path / "run"
+    options = ["--alpha", 0, "--model", "resnet8", "--epochs", 500, "--out", out, "--device", "cpu"]
+    process = start("train", raw_beton, *options)
+    while not (out / "resume.pt").exists():
+        assert process.poll() is None, finish(process).err
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    if times == 2:
+        process.send_signal(signal.SIGINT)
+    ended = finish(process)
+    assert ended.code == 130
+    last = ended.err.splitlines()[-1]
+    assert re.fullmatch(
+        r"fastkd: error: stopped by Ctrl-C after epoch \d+, step \d+; the same command goes on", last
+    ) or (times == 2 and last == "fastkd: interrupted")
+
+
+def test_ctrl_c_before_the_first_step_ends_a_command_with_130(raw_beton, tmp_path):
+    fifo = tmp_path / "never.pt"
+    os.mkfifo(fifo)
+    options = ["--alpha", 0, "--model", "resnet8", "--out", tmp_path / "run", "--device", "cpu"]
+    process = start("train", raw_beton, "--init", fifo, *options)
+    writer = open_for_writing(fifo, process)
+    process.send_signal(signal.SIGINT)
+    ended = finish(process)
+    os.close(writer)
+    assert (ended.code, ended.err.strip()) == (130, "fastkd: interrupted; the same command goes on")
+
+
+def test_a_forked_child_keeps_its_signals_to_itself():
+    """SIGTERM to a child that a library forks must not end the command that it was forked from."""
+    with exit_on_sigterm():
+        child = forked(lambda: time.sleep(60))
+        os.kill(child, signal.SIGTERM)
+        os.kill(child, signal.SIGKILL)
+        wait_for([child])
+        time.sleep(0.05)

@@ -151,10 +151,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=100, help="pairs a command")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commands", default=",".join(COMMANDS), help="those to start, joined by commas")
     parser.add_argument("--name", default="concurrent_starts")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = campaign(Path(folder), list(COMMANDS), args.starts, args.seed)
+        found = campaign(Path(folder), args.commands.split(","), args.starts, args.seed)
     assert all(counts["wrong"] == 0 for counts in found.values()), found
     measure.save(args.name, {"pairs_a_command": args.starts, "seed": args.seed, "commands": found})
 

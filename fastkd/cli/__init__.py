@@ -1,5 +1,7 @@
 """The command line: each command parses, calls the library and prints. Nothing here imports torch, ffcv or numba."""
 
+import sys
+
 import click
 
 from fastkd import __version__
@@ -52,6 +54,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: exit 0 done, 1 failed (one line on stderr), 2 usage, 75 stopped by SIGTERM."""
+    """Entry point: exit 0 done, 1 failed (one line on stderr), 2 usage, 75 stopped by SIGTERM, 130 by Ctrl-C."""
     with reporting_errors():
-        cli(prog_name="fastkd")
+        code = cli.main(prog_name="fastkd", standalone_mode=False)  # click's own way would end Ctrl-C with exit code 1
+    sys.exit(code if isinstance(code, int) else 0)

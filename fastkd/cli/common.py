@@ -11,23 +11,26 @@ import click
 
 from fastkd.dist import World, find_device, read_world
 from fastkd.errors import FastKDError
-from fastkd.stopping import exit_on_sigterm
+from fastkd.stopping import INTERRUPTED, exit_on_sigterm
 
 _LINE_INTERVAL_S = 10.0
 
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Turns exceptions into one line on stderr and exit code 1, SIGTERM into 75; FASTKD_DEBUG=1 lets exceptions through."""
+    """Turns exceptions into one line on stderr and exit code 1, SIGTERM into 75, Ctrl-C into 130; FASTKD_DEBUG=1 lets exceptions through."""
     try:
         with exit_on_sigterm():
             yield
-    except (FastKDError, OSError, KeyboardInterrupt, MemoryError) as error:
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (FastKDError, OSError, KeyboardInterrupt, click.Abort, MemoryError) as error:
         if os.environ.get("FASTKD_DEBUG") == "1":
             raise
-        if isinstance(error, KeyboardInterrupt):
-            click.echo("fastkd: interrupted", err=True)
-            sys.exit(130)
+        if isinstance(error, KeyboardInterrupt | click.Abort):
+            click.echo("fastkd: interrupted; the same command goes on", err=True)
+            sys.exit(INTERRUPTED)
         click.echo(f"fastkd: error: {error if str(error) else type(error).__name__}", err=True)
         sys.exit(error.exit_code if isinstance(error, FastKDError) else 1)
     except Exception as error:

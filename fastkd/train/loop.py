@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from fastkd import agree
 from fastkd.data.batch import Batch
 from fastkd.data.order import num_in_batch
 from fastkd.dist import World
 from fastkd.distil.methods import METHODS
-from fastkd.errors import CorruptError, StoppedError
+from fastkd.errors import CorruptError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
 from fastkd.models.norm import Norm
@@ -95,7 +96,8 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
         asked = run.stop.asked if run.world.size == 1 else len(pending) > 1 and bool(pending[-2][4] > 0)
         if asked:
             checkpoint(step + 1)
-            raise StoppedError(f"stopped by SIGTERM after epoch {epoch}, step {step + 1}; the same command goes on")
+            agree.share(run.world, lambda: None)  # none leaves before rank 0 has saved: torchrun ends all when one does
+            raise run.stop.error(f"after epoch {epoch}, step {step + 1}")
         if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and step + 1 < steps:
             checkpoint(step + 1)
     collect()

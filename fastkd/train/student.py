@@ -23,7 +23,7 @@ from fastkd.models.checkpoint import save_weights
 from fastkd.models.init import Init
 from fastkd.models.norm import Norm
 from fastkd.scoring.recording import Record, TrainingRecord
-from fastkd.stopping import stop_on_sigterm
+from fastkd.stopping import stop_on_signals
 from fastkd.teacher.network import LiveTeacher, Teacher
 from fastkd.train.about import made_with
 from fastkd.train.checks import require_files
@@ -92,7 +92,7 @@ def train(
             a method that goes by labels, of mixed views.
         MismatchError: the folder holds another run, says in what it differs; or the state or result of another one.
         CorruptError: the loss is not finite; files of a finished run that are not what it wrote; lost lines of metrics.
-        StoppedError: SIGTERM; the state is written, and the same call goes on from it.
+        StoppedError: SIGTERM or Ctrl-C; the state is written, and the same call goes on from it.
     """
     out = Path(out)
     if len(loader.ids) < loader.global_batch:
@@ -148,7 +148,7 @@ def train(
             run.track = stack.enter_context(
                 tracking(trackers, out, run_id=run_id, config=identity["params"], first_step=first)
             )
-        run.stop = stack.enter_context(stop_on_sigterm())
+        run.stop = stack.enter_context(stop_on_signals())
         final = run.network if run.average is None else run.average.module
         for epoch in range(place["epoch"], recipe.epochs):
             for group in run.optimizer.param_groups:

@@ -54,15 +54,21 @@ def test_states_within_epochs_change_nothing_and_are_gone_on_from(
     assert records(tmp_path / "run") == records(trained)
 
 
-def test_sigterm_writes_a_state_that_is_gone_on_from(trained, dataset, mask, teacher_store, tmp_path):
+@pytest.mark.parametrize(("number", "words", "code"), [(signal.SIGTERM, "SIGTERM", 75), (signal.SIGINT, "Ctrl-C", 130)])
+def test_a_signal_writes_a_state_that_is_gone_on_from(
+    number, words, code, trained, dataset, mask, teacher_store, tmp_path
+):
     def ask(done: int, total: int) -> None:
         if done == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(StoppedError, match="stopped by SIGTERM after epoch 1, step 2; the same command goes on"):
+    before = signal.getsignal(number)
+    with pytest.raises(
+        StoppedError, match=f"stopped by {words} after epoch 1, step 2; the same command goes on"
+    ) as stop:
         run(tmp_path / "run", dataset, mask, logits=teacher_store, options={"progress": ask})
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
+    assert stop.value.exit_code == code
     state = load_resume(tmp_path / "run" / "resume.pt")
     assert (state["epoch"], state["step"]) == (1, 2)
     run(tmp_path / "run", dataset, mask, logits=teacher_store)
