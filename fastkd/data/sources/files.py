@@ -6,9 +6,9 @@ import threading
 import zipfile
 from typing import NamedTuple
 
+from fastkd.data.sources.picture import IMAGE_SUFFIXES
 from fastkd.errors import FormatError, SourceError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 MAX_FILE_BYTES = 1 << 30  # a larger "image" is a mistake or a zip bomb; reading it would end in the OOM killer
 
 _MAX_DEPTH = 64  # a member name of 64 KB can hold 32,000 folders, whose paths together fill the memory
