@@ -100,6 +100,11 @@ def build_beton(
     from fastkd.data.sources.open import open_source
 
     images = open_source(source, root=root, classes=classes, split=split or "train")
+    if images.left_aside:
+        kinds = ", ".join(
+            f"{count:,} {suffix or 'without suffix'}" for suffix, count in images.left_aside.most_common(8)
+        )
+        say(f"left aside: {images.left_aside.total():,} files whose suffix is no image's ({kinds})")
     if mode is None:
         mode, why = default_mode(images)
         say(why)

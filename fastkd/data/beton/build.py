@@ -21,7 +21,7 @@ from fastkd.data.beton.manifest import require_manifest
 from fastkd.data.beton.pages import PageWriter
 from fastkd.data.beton.read import Beton, manifest_path, open_beton, read_manifest, write_manifest
 from fastkd.data.beton.workers import CHUNK, Item, encode_all, encode_chunk
-from fastkd.data.sources.files import stamp_of
+from fastkd.data.sources.files import shown, stamp_of
 from fastkd.data.sources.open import Source
 from fastkd.errors import FastKDError, OptionError, SourceError
 from fastkd.fingerprint import fingerprint
@@ -103,7 +103,7 @@ def build_beton(
     versions = {name: version(name) for name in ("fastkd", "ffcv", "numpy", "pillow", "opencv-python")}
     # A zip that was made again, or files of a data set, are another source.
     job = fingerprint(
-        [source.spec, json.dumps([source.names, source.stamps, asdict(options), versions]), source.labels]
+        [os.fsencode(source.spec), json.dumps([source.names, source.stamps, asdict(options), versions]), source.labels]
     )
 
     def is_unchanged(items: range, stamps: np.ndarray) -> bool:
@@ -249,6 +249,9 @@ def _write(
                 progress(i + 1, len(labels))
             if not writer.num_samples:
                 raise SourceError(f"{inputs[0]}: none of its {len(labels)} images can be decoded")
+            lost = np.setdiff1d(labels, labels[writer.entries["item"][: writer.num_samples]]).tolist()
+            if lost:
+                log(f"{path}: no image is left of {shown([fields['class_names'][label] for label in lost])}")
             job_of_all = fingerprint([job, writer.stamps])
             manifest = _put_in_place(writer, real, names, job=job_of_all, **fields)
         except BaseException:
