@@ -103,7 +103,7 @@ def build_beton(
     versions = {name: version(name) for name in ("fastkd", "ffcv", "numpy", "pillow", "opencv-python")}
     # A zip that was made again, or files of a data set, are another source.
     job = fingerprint(
-        [os.fsencode(source.spec), json.dumps([source.names, source.stamps, asdict(options), versions]), source.labels]
+        [source.spec, json.dumps([source.names, source.stamps, asdict(options), versions]), source.labels]
     )
 
     def is_unchanged(items: range, stamps: np.ndarray) -> bool:
