@@ -5,13 +5,27 @@ prints it and exits 1; `assert` is kept for fastkd's own invariants.
 """
 
 
+def printable(text: str) -> str:
+    """Text that a terminal can be given, whatever names of files are in it: control characters, and with them escape
+    sequences, are shown as `\\x1b`, bytes that are no UTF-8 as `\\xe9`. Lines stay lines."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    if "\udc80" <= character <= "\udcff":  # what Python makes of a byte of a name that is no UTF-8
+        return f"\\x{ord(character) & 0xFF:02x}"
+    return character.encode("unicode_escape").decode()
+
+
 class FastKDError(Exception):
     """Base of every error that a user can cause; `str(error)` is one line. exit_code: what the command ends with."""
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
 
 
 class NotFoundError(FastKDError):

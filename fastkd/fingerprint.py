@@ -10,7 +10,7 @@ def fingerprint(parts: Iterable[bytes | str | np.ndarray]) -> str:
     """BLAKE2b-128 over the parts, each preceded by its length, so that no two lists of parts share an input.
 
     Args:
-        parts: strings (as UTF-8), bytes, or arrays (dtype, shape, then the bytes in C order).
+        parts: strings (as UTF-8; paths may have bytes that are none), bytes, or arrays (dtype, shape, then the bytes in C order).
 
     Returns:
         32 lower-case hexadecimal digits.
@@ -22,7 +22,7 @@ def fingerprint(parts: Iterable[bytes | str | np.ndarray]) -> str:
             digest.update((len(head) | 1 << 63).to_bytes(8, "little") + head)  # no string is so long
             digest.update(np.ascontiguousarray(part).tobytes())
         else:
-            data = part.encode() if isinstance(part, str) else part
+            data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
             digest.update(len(data).to_bytes(8, "little"))
             digest.update(data)
     return digest.hexdigest()

@@ -27,15 +27,19 @@ from fastkd.errors import OptionError
 @click.option(
     "--mode",
     type=click.Choice(["raw", "jpg", "keep"]),
-    help="How images are stored.  [default: raw below 64 pixels, else jpg]",
+    help="How images are stored.  [default: raw where half of a sample of them are below 64 pixels, else jpg]",
 )
 @click.option(
     "--max-size", type=click.IntRange(1, 65_535), help="Shrink longer sides to this.  [default: 500 for jpg, else none]"
 )
 @click.option("--jpeg-quality", type=click.IntRange(1, 100), help="Of what is encoded.  [default: 90]")
 @click.option("--page-size", type=click.IntRange(2**21), help="Bytes of a page; a power of two.  [default: 8 MiB]")
-@click.option("--check", is_flag=True, help="Decode what keep takes over; encode anew what does not decode.")
-@click.option("--skip-bad", is_flag=True, help="List images that cannot be decoded and leave them out.")
+@click.option(
+    "--check/--no-check",
+    default=None,
+    help="Decode what keep takes over; encode anew what does not decode.  [default: check]",
+)
+@click.option("--skip-bad", is_flag=True, help="List images that cannot be decoded or stored and leave them out.")
 @click.option(
     "--num-workers", type=click.IntRange(0), default=0, help="Encoding processes; 0 for one a CPU.  [default: 0]"
 )
@@ -52,7 +56,7 @@ def build_beton(
     max_size: int | None,
     jpeg_quality: int | None,
     page_size: int | None,
-    check: bool,
+    check: bool | None,
     skip_bad: bool,
     num_workers: int,
 ) -> tuple[dict[str, Any], str]:
@@ -64,9 +68,12 @@ def build_beton(
     \b
     raw   pixels: fastest to read, 3 bytes a pixel
     jpg   encoded anew at --jpeg-quality
-    keep  the source's own JPEG bytes where they are RGB, whole and within --max-size, else as jpg; how whole is told
-          from their structure alone; with --check they are decoded, too, which takes twice as long (fastkd verify
-          decodes them all afterwards)
+    keep  the source's own JPEG bytes, to their end marker, where they are RGB, whole and within --max-size, else as jpg;
+          all are decoded for that; with --no-check, in half the time, only their structure and first rows are looked
+          at (fastkd verify decodes them all afterwards)
+
+    Images are JPEG, PNG, GIF, BMP, WebP, TIFF, PPM or AVIF of 8 or 16 bits a channel and up to 178,956,970 pixels, by
+    what is in them, not by their suffix; of an animation the first picture is taken.
 
     With --mask a small beton of the kept samples is copied out of a full one, for a disk or a memory that the full one
     does not fit. It stands in for the full one: the samples keep their numbers, and masks and stores of the full beton
@@ -81,7 +88,7 @@ def build_beton(
     """
     if mask is not None:
         given = {"--root": root, "--classes": classes, "--split": split, "--mode": mode, "--max-size": max_size}
-        given |= {"--jpeg-quality": jpeg_quality, "--page-size": page_size, "--check": check or None}
+        given |= {"--jpeg-quality": jpeg_quality, "--page-size": page_size, "--check": check}
         given |= {"--skip-bad": skip_bad or None}
         unfit = next((name for name, value in given.items() if value is not None), None)
         if unfit:
@@ -93,8 +100,15 @@ def build_beton(
     from fastkd.data.sources.open import open_source
 
     images = open_source(source, root=root, classes=classes, split=split or "train")
-    mode = mode or default_mode(images)
-    if check and mode != "keep":
+    if images.left_aside:
+        kinds = ", ".join(
+            f"{count:,} {suffix or 'without suffix'}" for suffix, count in images.left_aside.most_common(8)
+        )
+        say(f"left aside: {images.left_aside.total():,} files whose suffix is no image's ({kinds})")
+    if mode is None:
+        mode, why = default_mode(images)
+        say(why)
+    if check is not None and mode != "keep":
         raise OptionError(f"--check goes with --mode keep; {mode} decodes every image anyway")
     if mode == "jpg" and max_size is None:
         max_size = 500
@@ -103,7 +117,7 @@ def build_beton(
         max_size=max_size,
         jpeg_quality=jpeg_quality or 90,
         page_size=page_size or 2**23,
-        check=check,
+        check=mode == "keep" and check is not False,
     )
     with progress_bar("build-beton", "images") as progress:
         rate = Rate(progress)

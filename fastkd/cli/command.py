@@ -18,7 +18,7 @@ from fastkd.agree import agree, share, telling_failures
 from fastkd.cli.common import choose_device, say
 from fastkd.cli.sections import SectionedCommand
 from fastkd.dist import World, process_group, read_world
-from fastkd.errors import DiskError, OptionError
+from fastkd.errors import DiskError, OptionError, printable
 from fastkd.writing import claim
 
 
@@ -78,7 +78,7 @@ def command(
                     with claimed_for_all(made.params, options, world):
                         result, text = function(world=world, **options)
             if world.is_main:
-                _print(json.dumps(result) if as_json else text)
+                _print(json.dumps(result) if as_json else printable(text))
             if result.get("ok") is False:
                 sys.exit(1)
 

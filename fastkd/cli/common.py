@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import click
 
 from fastkd.dist import World, find_device, read_world
-from fastkd.errors import FastKDError
+from fastkd.errors import FastKDError, printable
 from fastkd.stopping import INTERRUPTED, exit_on_sigterm
 
 _LINE_INTERVAL_S = 10.0
@@ -31,20 +31,21 @@ def reporting_errors() -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt | click.Abort):
             click.echo("fastkd: interrupted; the same command goes on", err=True)
             sys.exit(INTERRUPTED)
-        click.echo(f"fastkd: error: {error if str(error) else type(error).__name__}", err=True)
+        click.echo(printable(f"fastkd: error: {error if str(error) else type(error).__name__}"), err=True)
         sys.exit(error.exit_code if isinstance(error, FastKDError) else 1)
     except Exception as error:
         if os.environ.get("FASTKD_DEBUG") == "1":
             raise
         line = " ".join(str(error).split())[:300]
-        click.echo(f"fastkd: internal error: {type(error).__name__}: {line} (FASTKD_DEBUG=1 shows where)", err=True)
+        told = f"fastkd: internal error: {type(error).__name__}: {line} (FASTKD_DEBUG=1 shows where)"
+        click.echo(printable(told), err=True)
         sys.exit(1)
 
 
 def say(line: str) -> None:
     """A line for people, on stderr, from rank 0."""
     if read_world().is_main:
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fastkd.data.batch import Batch
+from fastkd.data.beton.part import where_from
 from fastkd.data.beton.read import Beton
 from fastkd.data.beton.read_ahead import is_cold, reading_ahead
 from fastkd.data.memory import BatchMemory
@@ -261,7 +262,8 @@ class ViewLoader:
         if mixes is not None and status not in REASONS:
             sample_id, status = int(mixes.partners[0]), status - OF_PARTNER
         raise CorruptError(
-            f"{self.beton.path}: sample {sample_id}: {REASONS[status]}; `fastkd verify` lists all that is damaged"
+            f"{self.beton.path}: sample {sample_id}: {REASONS[status]}{where_from(self.beton, sample_id)}; `fastkd verify` "
+            f"lists all that is damaged"
         )
 
     def _make(self, parts: list[np.ndarray], aug_seed: int) -> _Made:

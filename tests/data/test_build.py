@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import fastkd
 from helpers.synthetic import PAGE, build, encoded, files_of, nearest, photo, pillow, stored, write_files
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastkd.data.beton.encode import WriteOptions, default_mode, jpeg_size
+from fastkd.data.beton.encode import WriteOptions, default_mode
 from fastkd.data.beton.pages import PageWriter
 from fastkd.data.beton.read import open_beton
 from fastkd.data.beton.verify import verify_beton
+from fastkd.data.sources.jpeg import find_jpeg
 from fastkd.data.sources.open import open_source
 from fastkd.data.views.pixels import OK, cut_view
 from fastkd.errors import OptionError, SourceError
@@ -100,17 +102,19 @@ def whole_in_structure_alone(tmp_path) -> str:
     content = bytearray(encoded(photo(1, 100, 120)))
     start = content.index(b"\xff\xda") + 14
     content[start : start + 300] = bytes([0x55]) * 300
-    assert jpeg_size(bytes(content)) == (100, 120)
+    assert find_jpeg(bytes(content))
     return write_files(tmp_path / "images", {"a/0.jpg": bytes(content), "a/1.jpg": encoded(photo(2, 50, 50))})
 
 
-def test_keep_takes_over_what_is_whole_in_structure_and_verify_finds_it(whole_in_structure_alone, tmp_path):
-    beton = build(whole_in_structure_alone, tmp_path / "x.beton", "keep")
+def test_keep_without_check_takes_over_what_is_whole_in_structure_and_verify_finds_it(
+    whole_in_structure_alone, tmp_path
+):
+    beton = build(whole_in_structure_alone, tmp_path / "x.beton", "keep", check=False)
     assert [line.split(":")[0] for line in verify_beton(beton)] == ["sample 0"]
 
 
-def test_keep_with_check_never_takes_over_what_does_not_decode(whole_in_structure_alone, tmp_path):
-    beton = build(whole_in_structure_alone, tmp_path / "x.beton", "keep", check=True)
+def test_keep_never_takes_over_what_does_not_decode(whole_in_structure_alone, tmp_path):
+    beton = build(whole_in_structure_alone, tmp_path / "x.beton", "keep")
     assert verify_beton(beton) == []
     assert beton.payload(1).tobytes() == (Path(whole_in_structure_alone) / "a/1.jpg").read_bytes()
 
@@ -214,7 +218,7 @@ def test_a_picture_larger_than_jpeg_can_say_is_named(tmp_path):
 
 def test_a_picture_larger_than_a_page_is_named(tmp_path):
     folder = write_files(tmp_path / "images", {"a/big.png": encoded(np.zeros((900, 900, 3), np.uint8), "PNG")})
-    with pytest.raises(OptionError, match=r"a/big\.png: 2,430,000 bytes, more than a page of 2,097,152"):
+    with pytest.raises(SourceError, match=r"a/big\.png: 2,430,000 bytes, more than a page of 2,097,152"):
         build(folder, tmp_path / "x.beton")
 
 
@@ -226,10 +230,37 @@ def test_pictures_that_fill_several_pages_stay_whole(tmp_path):
         np.testing.assert_array_equal(stored(beton, i), photo(i, 300, 500))
 
 
-@pytest.mark.parametrize(("side", "mode"), [(63, "raw"), (64, "jpg")])
-def test_small_images_are_stored_raw_where_nothing_is_said(tmp_path, side, mode):
-    folder = write_files(tmp_path / "images", {"a/0.png": encoded(photo(0, side, 10), "PNG")})
-    assert default_mode(open_source(folder)) == mode
+@pytest.mark.parametrize(
+    ("sides", "mode"),
+    [
+        ([63], "raw"),
+        ([64], "jpg"),
+        ([32, *[200] * 4], "jpg"),
+        ([200, *[32] * 4], "raw"),
+        ([None, 32, 32], "raw"),
+        ([None, 200, 200], "jpg"),
+        ([None], "jpg"),
+    ],
+    ids=str,
+)
+def test_how_images_are_stored_where_nothing_is_said_goes_by_a_sample_of_them(tmp_path, sides, mode):
+    pictures = [b"no picture" if side is None else encoded(photo(0, side, 10), "PNG") for side in sides]
+    folder = write_files(tmp_path / "images", {f"a/{i}.png": picture for i, picture in enumerate(pictures)})
+    found, line = default_mode(open_source(folder))
+    assert found == mode
+    assert line.startswith(f"stored as {mode}: ")
+
+
+@pytest.mark.parametrize("first", ["no picture", "larger than a page"])
+def test_a_first_image_that_is_bad_is_left_out_like_any_other(tmp_path, first):
+    bad = b"no picture" if first == "no picture" else encoded(np.zeros((900, 900, 3), np.uint8), "PNG")
+    files = {"a/0.png": bad, "a/1.png": encoded(photo(0, 32, 32), "PNG"), "a/2.png": encoded(photo(1, 32, 32), "PNG")}
+    folder = write_files(tmp_path / "images", files)
+    outcome = fastkd("build-beton", folder, "--skip-bad", "--page-size", PAGE, "--out", tmp_path / "x.beton")
+    assert outcome.code == 0, outcome.err
+    assert "left out: a/0.png: " in outcome.err
+    assert "stored as raw: of " in outcome.err
+    assert open_beton(tmp_path / "x.beton").num_samples == 2
 
 
 @pytest.mark.parametrize(
@@ -255,12 +286,15 @@ def test_options_outside_their_range_are_refused(options):
 def test_a_jpeg_without_its_end_is_not_kept(size):
     content = encoded(photo(1, 60, 60))
     cut = {"none": 0, "a third": len(content) // 3, "all but the end marker": -2, "all but a byte": -1}[size]
-    assert jpeg_size(content) == (60, 60)
-    assert jpeg_size(content[:cut]) is None
+    assert find_jpeg(content) == (60, 60, len(content))
+    assert find_jpeg(content[:cut]) is None
 
 
-def test_what_follows_the_end_of_a_jpeg_does_not_matter():
-    assert jpeg_size(encoded(photo(1, 33, 47)) + b"appended by a camera") == (33, 47)
+def test_what_follows_the_end_of_a_jpeg_is_not_kept(tmp_path):
+    picture = encoded(photo(1, 33, 47))
+    film = np.random.default_rng(0).bytes(PAGE)  # such as a phone appends: more than a page holds
+    beton = build(write_files(tmp_path / "images", {"a/0.jpg": picture + film}), tmp_path / "x.beton", "keep")
+    assert beton.payload(0).tobytes() == picture
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -269,5 +303,5 @@ def test_any_bytes_are_looked_at_without_an_error(seed):
     content = bytearray(encoded(photo(1, 40, 40)))
     for at in rng.integers(0, len(content), 20):
         content[at] = int(rng.choice([0, 255, rng.integers(256)]))
-    jpeg_size(bytes(content))
-    jpeg_size(b"\xff\xd8" + rng.bytes(200))
+    find_jpeg(bytes(content))
+    find_jpeg(b"\xff\xd8" + rng.bytes(200))

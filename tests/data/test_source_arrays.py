@@ -164,6 +164,17 @@ def test_fashion_mnist_without_a_folder_names_the_debian_package(monkeypatch, tm
     assert len(open_source("fashion-mnist:")) == 7
 
 
+@pytest.mark.parametrize("scheme", ["mnist", "fashion-mnist"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_idx_files_are_found_by_the_names_with_a_dot_too(tmp_path, scheme, suffix, split):
+    images = write_fashion(tmp_path, suffix)
+    for path in list(tmp_path.iterdir()):
+        path.rename(tmp_path / path.name.replace("-idx", ".idx"))
+    source = open_source(f"{scheme}:{tmp_path}", split=split)
+    assert (source.read(6)[:, :, 0] == images[6]).all()
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize(
     ("damage", "word"),

@@ -21,7 +21,7 @@ from fastkd.data.beton.manifest import require_manifest
 from fastkd.data.beton.pages import PageWriter
 from fastkd.data.beton.read import Beton, manifest_path, open_beton, read_manifest, write_manifest
 from fastkd.data.beton.workers import CHUNK, Item, encode_all, encode_chunk
-from fastkd.data.sources.files import stamp_of
+from fastkd.data.sources.files import shown, stamp_of
 from fastkd.data.sources.open import Source
 from fastkd.errors import FastKDError, OptionError, SourceError
 from fastkd.fingerprint import fingerprint
@@ -80,7 +80,8 @@ def build_beton(
 
     Args:
         num_workers: encoding processes; 0 for one for each CPU that this process may use.
-        skip_bad: leave out images that cannot be decoded (told through `on_skip`) instead of stopping at the first.
+        skip_bad: leave out images that cannot be decoded, or are larger than a page (told through `on_skip`), instead of
+            stopping at the first.
         force: replace what is there.
         log: takes a line about what of a build that was stopped is not gone on from.
         progress: called with samples done and in all.
@@ -90,8 +91,8 @@ def build_beton(
 
     Raises:
         NotFoundError: the folder of `path` does not exist.
-        SourceError: an image that cannot be decoded, or none left; a zip or a data set's file that changed meanwhile.
-        OptionError: an image larger than a page, or a disk too small; a file beside it that is no manifest.
+        SourceError: an image that cannot be decoded or is larger than a page, or none left; a zip or a data set's file that changed meanwhile.
+        OptionError: a disk too small; a file beside it that is no manifest.
         MismatchError: something else is there.
         BusyError: another process builds the same file.
     """
@@ -246,10 +247,13 @@ def _write(
                     on_skip(str(item))
                 else:
                     with naming(path):
-                        writer.add(i, item, names[i])
+                        writer.add(i, item)
                 progress(i + 1, len(labels))
             if not writer.num_samples:
                 raise SourceError(f"{inputs[0]}: none of its {len(labels)} images can be decoded")
+            lost = np.setdiff1d(labels, labels[writer.entries["item"][: writer.num_samples]]).tolist()
+            if lost:
+                log(f"{path}: no image is left of {shown([fields['class_names'][label] for label in lost])}")
             job_of_all = fingerprint([job, writer.stamps])
             with naming(path):
                 manifest = _put_in_place(writer, real, names, job=job_of_all, **fields)

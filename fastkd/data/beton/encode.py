@@ -1,23 +1,20 @@
 """One source image as a beton stores it: its own JPEG bytes, or its pixels, raw or encoded as FFCV's image field does."""
 
-import io
-import re
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from fastkd.data.beton.read import digests
 from fastkd.data.modes import MODE_JPG, MODE_RAW
+from fastkd.data.sources.jpeg import Jpeg, find_jpeg
 from fastkd.data.sources.open import Source
+from fastkd.data.sources.picture import MAX_PIXELS, decode, size_of
 from fastkd.data.views.pixels import OK, check_image, cut_view
 from fastkd.errors import OptionError, SourceError
 
 MODES = ("raw", "jpg", "keep")
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # that ends entropy-coded data: no restart, no stuffed byte
-_NO_SEGMENT = {0x00, 0x01, *range(0xD0, 0xD9)}
-_LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # pixels; Pillow refuses more, in case the header lies
-_OTHER_FRAMES = {0xC3, *range(0xC5, 0xD0)}  # lossless, hierarchical, arithmetic
+_SAMPLE = 64  # images, evenly spread, that the choice of a mode looks at
+_RAW_BELOW = 64  # pixels of the longer side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,14 +25,14 @@ class WriteOptions:
     max_size: larger images are shrunk until their longer side has so many pixels; None keeps every size.
     jpeg_quality: 1 … 100, for what is encoded.
     page_size: bytes of a page, a power of two from 2 MiB; no image can be larger.
-    check: decode what `keep` takes over, and encode anew what does not decode without a warning.
+    check: decode to its end what `keep` takes over, and encode anew what does not decode without a warning.
     """
 
     mode: str
     max_size: int | None = None
     jpeg_quality: int = 90
     page_size: int = 8 * 2**20
-    check: bool = False
+    check: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -65,9 +62,22 @@ def stored(mode: int, height: int, width: int, payload: np.ndarray) -> Encoded:
     return Encoded(mode, height, width, payload, *digests(payload))
 
 
-def default_mode(source: Source) -> str:
-    """`raw` where the first image has fewer than 64 pixels a side, else `jpg`."""
-    return "raw" if max(_decode(source.read(0), source.names[0]).shape[:2]) < 64 else "jpg"
+def default_mode(source: Source) -> tuple[str, str]:
+    """How images are stored where nothing is said, by some of them: `raw` where half have a longer side below 64 pixels, else
+    `jpg`; and why, in a line. Images that cannot be opened do not count: the build comes to them."""
+    sides = []
+    for i in np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int)).tolist():
+        try:
+            data = source.read(i)
+            sides.append(max(data.shape[:2] if isinstance(data, np.ndarray) else size_of(data, source.names[i])))
+        except SourceError:
+            continue
+    if not sides:
+        return "jpg", "stored as jpg: no image looked at can be opened; --mode says otherwise"
+    median = sorted(sides)[len(sides) // 2]
+    mode = "raw" if median < _RAW_BELOW else "jpg"
+    seen = f"of {len(sides)} images looked at the median longer side is {median:,} pixels"
+    return mode, f"stored as {mode}: {seen}; --mode says otherwise"
 
 
 def _pixels(data: bytes | np.ndarray, name: str, max_size: int | None) -> np.ndarray:
@@ -79,13 +89,13 @@ def _pixels(data: bytes | np.ndarray, name: str, max_size: int | None) -> np.nda
     Raises:
         SourceError: it cannot be decoded, or is too thin to be shrunk.
     """
-    size = jpeg_size(data) if isinstance(data, bytes) else None
-    if size is not None and size[0] * size[1] <= _LARGEST:
-        payload, mode = np.frombuffer(data, np.uint8), MODE_JPG
+    jpeg = find_jpeg(data) if isinstance(data, bytes) else None
+    if jpeg is not None and jpeg.height * jpeg.width <= MAX_PIXELS:
+        size, payload, mode = (jpeg.height, jpeg.width), np.frombuffer(data, np.uint8), MODE_JPG
         pixels = np.empty((*_shrunk(size, max_size, name), 3), np.uint8)
         if cut_view(payload, mode, *size, 0, 0, *size, 0, pixels) == OK:
             return pixels
-    pixels = _decode(data, name)
+    pixels = decode(data, name) if isinstance(data, bytes) else data
     size = pixels.shape[:2]
     smaller = _shrunk(size, max_size, name)
     if smaller == size:
@@ -110,78 +120,40 @@ def _shrunk(size: tuple[int, int], max_size: int | None, name: str) -> tuple[int
     return height, width
 
 
-def _decode(data: bytes | np.ndarray, name: str) -> np.ndarray:
-    """The pixels of a source image as Pillow decodes them: uint8 (H, W, 3)."""
-    if isinstance(data, np.ndarray):
-        return data
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode.startswith("I;16"):  # which convert() would clip at 255, to a white picture
-                return np.asarray(Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB"))
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-        raise SourceError(f"{name}: cannot be decoded ({reason}); mend it, or leave it out with --skip-bad") from None
+def keepable(data: bytes, options: WriteOptions) -> Jpeg | None:
+    """Where in the data a JPEG lies whose bytes can stand as they are; None where it has to be encoded anew.
 
-
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG whose structure is whole; None where it is not, or of a form that is not kept.
-
-    Kept are baseline, extended and progressive Huffman-coded JPEGs of 8 bits and three components. Every segment has to
-    lie inside the data, tables and frame to come before the first scan, and the image to end with its own end marker. The
-    entropy-coded bytes themselves are only searched for markers: decoding them takes fifteen times as long.
+    It can stand when it is a whole RGB (YCbCr) JPEG (`find_jpeg`) within the largest size, which the loader's decoder reads
+    without a warning: to its end with `options.check`, else its headers and first rows. Pillow and others read over what
+    libjpeg warns of (JFIF of another major version, a wrong spectral range, an unknown colour transform), the loader does not.
     """
-    if data[:2] != b"\xff\xd8":
+    jpeg = find_jpeg(data)
+    if jpeg is None or (options.max_size is not None and max(jpeg.height, jpeg.width) > options.max_size):
         return None
-    size, seen, at = None, set(), 2
-    while True:
-        while data[at : at + 2] == b"\xff\xff":  # fill bytes
-            at += 1
-        if data[at : at + 1] != b"\xff" or at + 4 > len(data):
-            return size if data[at : at + 2] == b"\xff\xd9" and 0xDA in seen else None
-        marker = data[at + 1]
-        if marker == 0xD9:
-            return size if 0xDA in seen else None
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker in _NO_SEGMENT or marker in _OTHER_FRAMES or end < at + 4 or end > len(data):
-            return None
-        if marker in (0xC0, 0xC1, 0xC2):
-            if size or end - at < 19 or data[at + 4] != 8 or data[at + 9] != 3:
-                return None
-            size = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        seen.add(marker)
-        if marker == 0xDA:
-            if size is None or min(size) < 1 or not {0xC4, 0xDB} <= seen:
-                return None
-            found = _MARKER.search(data, end)
-            if found is None:
-                return None
-            end = found.start()
-        at = end
-
-
-def keepable(data: bytes, options: WriteOptions) -> tuple[int, int] | None:
-    """Height and width of a JPEG whose bytes can stand as they are; None where it has to be encoded anew.
-
-    It can stand when it is a whole RGB (YCbCr) JPEG (`jpeg_size`) within the largest size; with `options.check` the
-    loader's decoder has to read it to its end without a warning, too.
-    """
-    size = jpeg_size(data)
-    if size is None or (options.max_size is not None and max(size) > options.max_size):
-        return None
-    if options.check and check_image(np.frombuffer(data, np.uint8), MODE_JPG, *size) != OK:
-        return None
-    return size
+    payload, size = np.frombuffer(data, np.uint8, jpeg.end), (jpeg.height, jpeg.width)
+    if options.check:
+        return jpeg if check_image(payload, MODE_JPG, *size) == OK else None
+    return jpeg if cut_view(payload, MODE_JPG, *size, 0, 0, 1, 1, 0, np.empty((1, 1, 3), np.uint8)) == OK else None
 
 
 def encode(data: bytes | np.ndarray, name: str, options: WriteOptions) -> Encoded:
-    """One source image as the beton stores it.
+    """One source image as the beton stores it. Of a JPEG that is kept, what follows its end is left out.
 
     Raises:
-        SourceError: the image cannot be decoded, or is larger than the format can say.
+        SourceError: the image cannot be decoded, or is larger than the format can say or a page can hold.
     """
-    if options.mode == "keep" and isinstance(data, bytes) and (size := keepable(data, options)) is not None:
-        return stored(MODE_JPG, size[0], size[1], np.frombuffer(data, np.uint8))
+    found = _encoded(data, name, options)
+    if len(found.payload) > options.page_size:
+        raise SourceError(
+            f"{name}: {len(found.payload):,} bytes, more than a page of {options.page_size:,}; give a larger --page-size or a "
+            f"--max-size, or leave it out with --skip-bad"
+        )
+    return found
+
+
+def _encoded(data: bytes | np.ndarray, name: str, options: WriteOptions) -> Encoded:
+    if options.mode == "keep" and isinstance(data, bytes) and (jpeg := keepable(data, options)) is not None:
+        return stored(MODE_JPG, jpeg.height, jpeg.width, np.frombuffer(data, np.uint8, jpeg.end))
     pixels = _pixels(data, name, options.max_size)
     height, width = pixels.shape[:2]
     if max(height, width) > 65_535:

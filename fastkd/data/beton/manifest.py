@@ -1,6 +1,7 @@
 """The text of a manifest: JSON on a few lines, whose checksums tell damage from what was written."""
 
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from fastkd.errors import FormatError, OptionError
 KIND, MANIFEST_VERSION, FIELDS_VERSION = "beton", 1, 2
 """FIELDS_VERSION: of a manifest whose `fields` a reader must follow, since they are not the first of their kinds."""
 COLUMNS = ("names", "payload_crc32")  # one value a sample
+_SURROGATE = re.compile("[\ud800-\udfff]")  # which UTF-8 cannot say
 
 
 _SIGNS = (b'"fastkd_kind": "beton"', b'"tables_crc32"', b'"payload_crc32"')
@@ -19,7 +21,8 @@ _SIGNS = (b'"fastkd_kind": "beton"', b'"tables_crc32"', b'"payload_crc32"')
 def manifest_text(manifest: dict[str, Any]) -> str:
     """A manifest as JSON: what opening a beton needs on the first line, its columns of a value a sample on the next ones.
 
-    The first line has checksums: `names_crc32` of the names, `crc32` of all the other entries of that line.
+    The first line has checksums: `names_crc32` of the names, `crc32` of all the other entries of that line. A byte 0xNN of a
+    name that is no UTF-8 is there what Python reads it as, the lone surrogate U+DCNN, in JSON's escape `\\udcNN`.
     """
     head = {name: value for name, value in manifest.items() if name not in (*COLUMNS, "crc32")}
     if "names" in manifest:
@@ -28,7 +31,8 @@ def manifest_text(manifest: dict[str, Any]) -> str:
     columns = [
         f"{json.dumps(name)}: {json.dumps(manifest[name], ensure_ascii=False)}" for name in COLUMNS if name in manifest
     ]
-    return ",\n".join([json.dumps(head, ensure_ascii=False)[:-1], *columns]) + "}\n"
+    text = ",\n".join([json.dumps(head, ensure_ascii=False)[:-1], *columns]) + "}\n"
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def require_manifest(path: Path) -> None:

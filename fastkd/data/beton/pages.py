@@ -24,7 +24,6 @@ import numpy as np
 from fastkd.data.beton.encode import Encoded
 from fastkd.data.beton.fields import SAMPLE_ID_FIELD
 from fastkd.data.beton.read import FIELD_BYTES, HEADER_BYTES
-from fastkd.errors import OptionError
 
 _COMMIT_BYTES = 256 * 2**20
 _MAGIC = b"fastkd journal 2\n"
@@ -150,17 +149,10 @@ class PageWriter:
         os.lseek(self._journal, at, os.SEEK_SET)
         return self.num_commits > 0
 
-    def add(self, item: int, image: Encoded, name: str) -> None:
-        """Lays the next sample of the source into the page.
-
-        Raises:
-            OptionError: it is larger than a page.
-        """
+    def add(self, item: int, image: Encoded) -> None:
+        """Lays the next sample of the source, which is no larger than a page, into it."""
         size = len(image.payload)
-        if size > self.page_size:
-            raise OptionError(
-                f"{name}: {size:,} bytes, more than a page of {self.page_size:,}; give a larger --page-size or a --max-size"
-            )
+        assert size <= self.page_size
         if self._used + size > self.page_size:
             self._flush(item)
         self._page[self._used : self._used + size] = image.payload

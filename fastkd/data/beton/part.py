@@ -6,7 +6,7 @@ import numpy as np
 
 from fastkd.data.beton.fields import FIELD_INT, SAMPLE_ID_FIELD, listed
 from fastkd.data.beton.read import Beton, manifest_path, read_manifest
-from fastkd.errors import FormatError
+from fastkd.errors import FastKDError, FormatError
 
 
 def numbered_as_full(beton: Beton) -> Beton:
@@ -48,6 +48,21 @@ def numbered_as_full(beton: Beton) -> Beton:
         sizes=spread(beton.sizes),
         present=spread(np.ones(len(ids), bool)),
     )
+
+
+def where_from(beton: Beton, sample_id: int) -> str:
+    """The name of the image that a sample was made of, " (in brackets)", for a message; empty where no whole manifest has it.
+
+    It reads the manifest's names, which takes a second where there are a million.
+    """
+    ids = beton.sample_ids
+    try:
+        names = (read_manifest(replace(beton, num_samples=len(ids)), columns=True) or {}).get("names", [])
+    except FastKDError:
+        return ""
+    # Rows lie in the file in their order, which in a part is not that of the sample_ids.
+    row = sample_id if beton.present is None else int(np.count_nonzero(beton.ptrs[ids] < beton.ptrs[sample_id]))
+    return f" ({names[row]})" if len(names) == len(ids) else ""
 
 
 def left_behind(beton: Beton) -> str:

@@ -38,10 +38,12 @@ def verify_beton(beton: Beton, progress: Callable[[int, int], None] = lambda don
         if beton_fingerprint(beton, b"".join(digests)) != manifest["fingerprint"]:
             problems.append(f"content does not have the fingerprint in the manifest ({manifest['fingerprint'][:12]})")
     status = _decode_all(beton, progress)
+    names = (manifest or {}).get("names", [])
     bad = np.flatnonzero(changed | (status != OK))
     for sample_id in bad[:_LISTED]:
         reason = REASONS.get(int(status[sample_id]), "its bytes differ from those that the manifest was made of")
-        problems.append(f"sample {sample_id}: {reason}")
+        name = f" ({names[sample_id]})" if len(names) == beton.num_samples else ""
+        problems.append(f"sample {sample_id}: {reason}{name}")
     if len(bad) > _LISTED:
         problems.append(f"{len(bad)} damaged samples in all")
     return problems

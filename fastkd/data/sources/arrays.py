@@ -194,12 +194,16 @@ def _read_cifar(
 def _read_idx_pair(scheme: str, directory: str, split: str, folder: str, class_names: tuple[str, ...]) -> ArraySet:
     stem = "train" if split == "train" else "t10k"
     places = ["", "raw", f"{folder}/raw"]
-    image_name, label_name = f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"
-    path = _find(scheme, directory, places, [image_name, image_name + ".gz"])
-    label_path = _find(scheme, str(path.parent), [""], [label_name, label_name + ".gz"])
+    path = _find(scheme, directory, places, _idx_names(f"{stem}-images", "idx3-ubyte"))
+    label_path = _find(scheme, str(path.parent), [""], _idx_names(f"{stem}-labels", "idx1-ubyte"))
     stamps = [stamp_of(str(path)), stamp_of(str(label_path))]
     images, labels = read_idx(path, 3), read_idx(label_path, 1).astype(np.int64)
     return _checked(str(path), images, labels, list(class_names), stamps)
+
+
+def _idx_names(stem: str, kind: str) -> list[str]:
+    """The names that an IDX file goes by: torchvision's, and that of some archives."""
+    return [f"{stem}{mark}{kind}{suffix}" for mark in "-." for suffix in ("", ".gz")]
 
 
 def _find(scheme: str, directory: str, places: list[str], names: list[str]) -> Path:

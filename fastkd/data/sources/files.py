@@ -4,13 +4,22 @@ import os
 import stat
 import threading
 import zipfile
+from collections import Counter
 from typing import NamedTuple
 
-from fastkd.errors import FormatError, SourceError
+from fastkd.data.sources.picture import IMAGE_SUFFIXES
+from fastkd.errors import FormatError, SourceError, printable
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 MAX_FILE_BYTES = 1 << 30  # a larger "image" is a mistake or a zip bomb; reading it would end in the OOM killer
 
+_OF_SYSTEMS = {
+    *("__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+    *("$recycle.bin", "system volume information", "lost+found"),
+}
+"""Folders, in small letters, that file systems, file servers and archivers put beside one's own."""
+_TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
+_MAX_SHOWN = 8
 _MAX_DEPTH = 64  # a member name of 64 KB can hold 32,000 folders, whose paths together fill the memory
 
 
@@ -32,11 +41,13 @@ def stamp_of(path: str) -> Stamp:
 
 
 class Tree(NamedTuple):
-    """What lies in a folder or zip: paths with "/" between their parts, without hidden ones and `__MACOSX`."""
+    """What lies in a folder or zip: paths with "/" between their parts, without hidden ones and those of systems."""
 
     images: list[str]
     folders: set[str]
     """Every folder and its parents; "", the top, is not among them."""
+    others: Counter[str]
+    """Files that are no images: suffix, in small letters → how many."""
 
 
 class FolderFiles:
@@ -93,8 +104,8 @@ class ZipFiles:
         """The bytes of member i, its CRC-32 checked. Raises SourceError where it cannot be read."""
         member = self.prefix + self.names[i]
         try:
-            archive = self._archive()
-            info = archive.getinfo(member)
+            archive, infos = self._opened()
+            info = infos[member]
             if info.file_size <= MAX_FILE_BYTES:
                 return archive.read(info)
         # Cut, malformed, of an unknown method: zipfile and each decompressor have exceptions of their own.
@@ -107,11 +118,14 @@ class ZipFiles:
             f"{MAX_FILE_BYTES}"
         )
 
-    def _archive(self) -> zipfile.ZipFile:
+    def _opened(self) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+        """The zip and its members by their plain names; of those of one name the last."""
         if getattr(self._local, "process", None) != os.getpid():
-            self._local.archive = zipfile.ZipFile(self.path)
+            archive = zipfile.ZipFile(self.path)
+            infos = archive.infolist()
+            self._local.opened = archive, dict(zip(_plain_names(infos), infos, strict=True))
             self._local.process = os.getpid()
-        return self._local.archive
+        return self._local.opened
 
 
 def folder_tree(path: str, top: str) -> Tree | None:
@@ -123,7 +137,7 @@ def folder_tree(path: str, top: str) -> Tree | None:
     base = os.path.join(path, top)
     if not os.path.isdir(base):
         return None
-    tree = Tree([], set())
+    tree = Tree([], set(), Counter())
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
         folder, above = pending.pop()
@@ -147,6 +161,8 @@ def folder_tree(path: str, top: str) -> Tree | None:
                                 f"{entry.path}: found a broken link or no regular file; restore or remove it"
                             )
                         tree.images.append(name)
+                    else:
+                        tree.others[_suffix(entry.name)] += 1
         except OSError as error:
             raise SourceError(f"{here}: cannot be read ({error.strerror}); check its permissions") from None
     return tree
@@ -168,6 +184,11 @@ def zip_tree(path: str, top: str) -> Tree | None:
             members = archive.infolist()
     # A malformed directory shows as BadZipFile, struct.error, OSError, NotImplementedError, UnicodeDecodeError ...
     except Exception as error:
+        if _is_tar(path):
+            raise FormatError(
+                f"{path}: found a tar archive, expected a folder or a zip of images; unpack it into a folder (tar -xf) and give "
+                "that"
+            ) from None
         raise FormatError(
             f"{path}: found a file that is no zip, or a cut or malformed one ({reason(error)}), expected a folder or a zip of "
             "images; copy or download it again"
@@ -175,10 +196,11 @@ def zip_tree(path: str, top: str) -> Tree | None:
     prefix = top + "/" if top else ""
     images: dict[str, None] = {}  # an appended member of the same name replaces the earlier one, as for unzip
     folders: set[str] = set()
-    for member in members:
-        if not member.filename.startswith(prefix):
+    others: Counter[str] = Counter()
+    for member, plain in zip(members, _plain_names(members), strict=True):
+        if not plain.startswith(prefix):
             continue
-        name = member.filename[len(prefix) :]
+        name = plain[len(prefix) :]
         *parents, last = name.split("/")
         if any(map(_is_leading_out, parents)) or len(parents) > _MAX_DEPTH:
             if _is_image(last):
@@ -195,18 +217,27 @@ def zip_tree(path: str, top: str) -> Tree | None:
                     f"{path}: member {shortened(member.filename)} is encrypted, expected a zip without password"
                 )
             images[name] = None
+        elif last:
+            others[_suffix(last)] += 1
         folder = "/".join(parents)
         while folder and folder not in folders:
             folders.add(folder)
             folder = folder.rpartition("/")[0]
     if top and not images and not folders:
         return None
-    return Tree(list(images), folders)
+    return Tree(list(images), folders, others)
 
 
 def shortened(text: str, limit: int = 120) -> str:
-    """Text out of a file for a message: quoted, control characters escaped, cut at `limit` characters."""
-    return repr(text if len(text) <= limit else text[:limit] + "...")
+    """Text out of a file for a message: quoted, what is not printable escaped, cut at `limit` characters."""
+    text = text if len(text) <= limit else text[:limit] + "..."
+    return repr(text) if text.isprintable() else f"'{printable(text)}'"
+
+
+def shown(names: list[str]) -> str:
+    """The first names of a list for a message, and how many more there are."""
+    rest = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return ", ".join(map(shortened, names[:_MAX_SHOWN])) + rest
 
 
 def reason(error: Exception) -> str:
@@ -219,8 +250,33 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def _is_tar(path: str) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(_TAR_MAGIC_AT + len(_TAR_MAGIC))
+    return head[_TAR_MAGIC_AT:] == _TAR_MAGIC or path.lower().endswith(_TAR_SUFFIXES)
+
+
+def _plain_names(members: list[zipfile.ZipInfo]) -> list[str]:
+    """The members' paths, without the `./` that some archivers begin them with, and with "/" between their parts: Windows
+    has written zips with "\\" there, which is taken for a part of a name where other members have a "/"."""
+    names = [member.filename for member in members]
+    if not any("/" in name for name in names):
+        names = [name.replace("\\", "/") for name in names]
+    return [_without_dots(name) for name in names]
+
+
+def _without_dots(name: str) -> str:
+    while name.startswith("./"):
+        name = name[2:]
+    return name
 
 
 def _is_leading_out(part: str) -> bool:

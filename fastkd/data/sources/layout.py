@@ -7,20 +7,20 @@ by name. A class list (`--classes`) replaces the order of the classes, nothing e
 import os
 import posixpath
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
-from fastkd.data.sources.files import FolderFiles, Tree, ZipFiles, folder_tree, shortened, zip_tree
+from fastkd.data.sources.files import FolderFiles, Tree, ZipFiles, folder_tree, shortened, shown, zip_tree
 from fastkd.errors import FormatError, NotFoundError, OptionError, SourceError
 
 _SPLIT_FOLDERS = {"train", "training", "test", "testing", "val", "valid", "validation"}
-_MAX_SHOWN = 8
 
 
 def open_tree(
     path: str, *, root: str | None, classes: Path | None
-) -> tuple[list[str], np.ndarray, list[str], FolderFiles | ZipFiles]:
+) -> tuple[list[str], np.ndarray, list[str], FolderFiles | ZipFiles, Counter[str]]:
     """Finds the images of a folder or zip, their classes and their order.
 
     Args:
@@ -33,6 +33,7 @@ def open_tree(
         labels: int64 array of shape (N,), not decreasing.
         names: N paths below the root, within a class by folder, then by file name.
         reader: reads image i of the N as bytes.
+        others: files that are no images, by suffix.
 
     Raises:
         NotFoundError: no images, or no such root or class list.
@@ -40,13 +41,14 @@ def open_tree(
         FormatError: not a zip, a cut or malformed one, or a malformed class list.
         OptionError: a root that leads out of the source.
     """
-    listed = None if classes is None else read_class_list(classes)
     list_tree = folder_tree if os.path.isdir(path) else zip_tree
     top = "" if root is None else _clean_root(root)
     tree = list_tree(path, top)
     if tree is None:
-        whole = list_tree(path, "") or Tree([], set())
-        raise NotFoundError(f"--root {root}: no such folder in {path}; found {_shown(_candidates(whole, ''))}")
+        whole = list_tree(path, "") or Tree([], set(), Counter())
+        raise NotFoundError(
+            f"--root {root}: no such folder in {path}; found {shown(_candidates(whole, '')) or 'no images'}"
+        )
     if not tree.images:
         raise NotFoundError(f"{_joined(path, top)}: found no images, expected <class>/<image> in it")
     if root is None:
@@ -54,14 +56,24 @@ def open_tree(
     else:
         inner = ""
         _refuse_split_folders(path, top, tree)
+    listed = None if classes is None else read_class_list(classes, class_folders(tree, inner))
     class_names, labels, names = classify(_joined(path, top), tree, inner, listed)
     if list_tree is folder_tree:
-        return class_names, labels, names, FolderFiles(os.path.join(os.path.abspath(path), top), names)
-    return class_names, labels, names, ZipFiles(os.path.abspath(path), top + "/" if top else "", names)
+        return class_names, labels, names, FolderFiles(os.path.join(os.path.abspath(path), top), names), tree.others
+    reader = ZipFiles(os.path.abspath(path), top + "/" if top else "", names)
+    return class_names, labels, names, reader, tree.others
 
 
-def read_class_list(path: Path) -> list[str]:
+def class_folders(tree: Tree, root: str) -> list[str]:
+    """The folders right in `root`, sorted by name."""
+    children, _, _ = _shape(tree)
+    return [folder[len(root) + 1 if root else 0 :] for folder in children[root]]
+
+
+def read_class_list(path: Path, folders: Collection[str] = ()) -> list[str]:
     """The class names of a `--classes` file, one a line, in label order; blank lines do not count.
+
+    Spaces around a name are part of it only where one of the class folders has that name.
 
     Raises:
         NotFoundError: no such file.
@@ -73,7 +85,8 @@ def read_class_list(path: Path) -> list[str]:
         raise FormatError(f"--classes {path}: found bytes that are not UTF-8, expected one class name a line") from None
     except OSError as error:
         raise NotFoundError(f"--classes {path}: cannot be read ({error.strerror})") from None
-    names = [line.strip() for line in lines if line.strip()]
+    lines = [line.removesuffix("\r") for line in lines]
+    names = [line if line in folders else line.strip() for line in lines if line in folders or line.strip()]
     if not names:
         raise FormatError(f"--classes {path}: found no names, expected one class name a line")
     name, count = Counter(names).most_common(1)[0]
@@ -102,7 +115,7 @@ def find_root(path: str, tree: Tree) -> str:
     folders = children[found]
     if folders and num_direct[found]:
         raise SourceError(
-            f"{where}: found {_counted(num_direct[found], 'image')} beside the folders {_shown(folders)}, expected "
+            f"{where}: found {_counted(num_direct[found], 'image')} beside the folders {shown(folders)}, expected "
             f"only class folders; move what is beside them out, or give --root {found or '.'} to leave it aside"
         )
     for folder in folders:
@@ -111,7 +124,7 @@ def find_root(path: str, tree: Tree) -> str:
             as_classes = "" if all(map(_is_split, folders)) else f"; --root {found or '.'} takes all as classes"
             raise SourceError(
                 f"{where}: found no images in {shortened(folder)} but {_counted(len(parts), 'folder')} of images, expected class "
-                f"folders; name what holds them with --root, one of {_shown(_candidates(tree, found))}{as_classes}"
+                f"folders; name what holds them with --root, one of {shown(_candidates(tree, found))}{as_classes}"
             )
     return found
 
@@ -132,25 +145,30 @@ def classify(where: str, tree: Tree, root: str, listed: list[str] | None) -> tup
         NotFoundError: no images.
         SourceError: no class folders, one without images, or one that is not listed.
     """
-    children, _, num_below = _shape(tree)
+    _, _, num_below = _shape(tree)
     prefix = root + "/" if root else ""
-    folders = [folder[len(prefix) :] for folder in children[root]]
+    folders = class_folders(tree, root)
     if not folders:
         raise SourceError(
             f"{where}: found images without class folders, expected <class>/<image>; give each class a folder of its "
             "own, or name with --root the folder that holds the class folders"
         )
+    if unsayable := [folder for folder in folders if not _is_utf8(folder)]:
+        raise SourceError(
+            f"{where}: found bytes that are not UTF-8 in the name of the class folder {shown(unsayable)}, expected a name that "
+            "manifests and class lists can hold; rename it (files in it may keep theirs)"
+        )
     if listed is None:
         empty = [folder for folder in folders if not num_below[prefix + folder]]
         if empty:
             raise SourceError(
-                f"{where}: found no images in the class folder {_shown(empty)}, expected at least one in each; remove "
+                f"{where}: found no images in the class folder {shown(empty)}, expected at least one in each; remove "
                 "the folder, or list all classes with --classes"
             )
         listed = folders
     elif unknown := sorted(set(folders) - set(listed)):
         raise SourceError(
-            f"{where}: found the class folder {_shown(unknown)}, expected only the {len(listed)} classes of --classes; "
+            f"{where}: found the class folder {shown(unknown)}, expected only the {len(listed)} classes of --classes; "
             "add it to that list, or choose another --root"
         )
     label_of = {name: label for label, name in enumerate(listed)}
@@ -171,9 +189,13 @@ def _refuse_split_folders(path: str, root: str, tree: Tree) -> None:
     folders = children[_descend(children, num_direct, "")]
     if folders and all(_is_split(folder) and not num_direct[folder] for folder in folders):
         raise SourceError(
-            f"--root {root or '.'}: found {_shown(folders)} in that folder of {path}, expected class folders; "
-            f"give one of {_shown([_joined(root, candidate) for candidate in _candidates(tree, '')])}"
+            f"--root {root or '.'}: found {shown(folders)} in that folder of {path}, expected class folders; "
+            f"give one of {shown([_joined(root, candidate) for candidate in _candidates(tree, '')])}"
         )
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _is_split(folder: str) -> bool:
@@ -221,10 +243,3 @@ def _joined(path: str, inner: str) -> str:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _shown(names: list[str]) -> str:
-    if not names:
-        return "no folders with images"
-    rest = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
-    return ", ".join(map(shortened, names[:_MAX_SHOWN])) + rest

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,8 @@ class Source:
     """What gets the content of a sample."""
     stamps: list[Stamp] = field(default_factory=list)
     """Of files that hold many samples each, before they were read: a zip, or those of a known data set."""
+    left_aside: Counter[str] = field(default_factory=Counter)
+    """Files of a folder or zip that no suffix tells to be images: suffix → how many."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,9 +91,10 @@ def open_source(spec: str, *, root: str | None = None, classes: Path | None = No
     """
     scheme, directory = _split_scheme(spec)
     reader: FolderFiles | ZipFiles | ArrayImages
+    left_aside: Counter[str] = Counter()
     if scheme is None:
         stamps = [stamp_of(os.path.abspath(spec))] if os.path.isfile(spec) else []
-        class_names, labels, names, reader = open_tree(spec, root=root, classes=classes)
+        class_names, labels, names, reader, left_aside = open_tree(spec, root=root, classes=classes)
     else:
         for option, value in (("--root", root), ("--classes", classes)):
             if value is not None:
@@ -98,7 +102,15 @@ def open_source(spec: str, *, root: str | None = None, classes: Path | None = No
                     f"{option} {value}: is for folders and zips, but the source is {spec!r}; leave it out"
                 )
         class_names, labels, names, reader, stamps = open_arrays(scheme, directory, split)
-    return Source(spec=spec, class_names=class_names, labels=labels, names=names, reader=reader, stamps=stamps)
+    return Source(
+        spec=spec,
+        class_names=class_names,
+        labels=labels,
+        names=names,
+        reader=reader,
+        stamps=stamps,
+        left_aside=left_aside,
+    )
 
 
 def _split_scheme(spec: str) -> tuple[str | None, str]:
