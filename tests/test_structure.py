@@ -23,6 +23,7 @@ FLOORS = {
             "hashing",
             "differences",
             "writing",
+            "hdf5",
             "artefact",
             "classes",
             "stopping",

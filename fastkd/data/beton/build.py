@@ -19,6 +19,7 @@ import numpy as np
 from fastkd.data.beton.encode import Encoded, WriteOptions, stored
 from fastkd.data.beton.manifest import require_manifest
 from fastkd.data.beton.pages import PageWriter
+from fastkd.data.beton.part import require_rows
 from fastkd.data.beton.read import Beton, manifest_path, open_beton, read_manifest, write_manifest
 from fastkd.data.beton.workers import CHUNK, Item, encode_all, encode_chunk
 from fastkd.data.sources.files import stamp_of
@@ -170,6 +171,7 @@ def build_part(
     Raises:
         NotFoundError, OptionError, MismatchError, BusyError: as `build_beton`.
     """
+    require_rows(path, len(sample_ids), beton.num_samples)
     manifest = read_manifest(beton, columns=True) or {}
     names = manifest.get("names") or [str(i) for i in range(beton.num_samples)]
 

@@ -11,6 +11,9 @@ from fastkd.errors import FormatError, SourceError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 MAX_FILE_BYTES = 1 << 30  # a larger "image" is a mistake or a zip bomb; reading it would end in the OOM killer
 
+MAX_MEMBER_BYTES = 1 << 28
+"""Of an image in a zip, unpacked: a zip of a thousandth of that can promise it."""
+
 _MAX_DEPTH = 64  # a member name of 64 KB can hold 32,000 folders, whose paths together fill the memory
 
 
@@ -90,13 +93,13 @@ class ZipFiles:
         return ZipFiles, (self.path, self.prefix, self.names)
 
     def read(self, i: int) -> bytes:
-        """The bytes of member i, its CRC-32 checked. Raises SourceError where it cannot be read."""
+        """The bytes of member i, at most MAX_MEMBER_BYTES, its CRC-32 checked. Raises SourceError where it cannot be read."""
         member = self.prefix + self.names[i]
         try:
             archive = self._archive()
             info = archive.getinfo(member)
-            if info.file_size <= MAX_FILE_BYTES:
-                return archive.read(info)
+            if info.file_size <= MAX_MEMBER_BYTES:
+                return archive.read(info)  # no more than the size that it says
         # Cut, malformed, of an unknown method: zipfile and each decompressor have exceptions of their own.
         except Exception as error:
             raise SourceError(
@@ -104,7 +107,7 @@ class ZipFiles:
             ) from None
         raise SourceError(
             f"{self.path}: member {shortened(member)} says {info.file_size} bytes, expected an image of at most "
-            f"{MAX_FILE_BYTES}"
+            f"{MAX_MEMBER_BYTES}"
         )
 
     def _archive(self) -> zipfile.ZipFile:
