@@ -49,7 +49,7 @@ def test_states_within_epochs_change_nothing_and_are_gone_on_from(
         run(tmp_path / "run", dataset, mask, logits=teacher_store, options=options | {"progress": stop})
     told = []
     run(tmp_path / "run", dataset, mask, logits=teacher_store, options=options | {"log": told.append})
-    assert told[0].endswith("going on after epoch 1, step 3")
+    assert told[0].endswith("going on after step 3 of epoch 2")
     assert weights(tmp_path / "run") == weights(trained)
     assert records(tmp_path / "run") == records(trained)
 
@@ -60,7 +60,7 @@ def test_sigterm_writes_a_state_that_is_gone_on_from(trained, dataset, mask, tea
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(StoppedError, match="stopped by SIGTERM after epoch 1, step 2; the same command goes on"):
+    with pytest.raises(StoppedError, match="stopped by SIGTERM after step 2 of epoch 2; the same command goes on"):
         run(tmp_path / "run", dataset, mask, logits=teacher_store, options={"progress": ask})
     assert signal.getsignal(signal.SIGTERM) == before
     state = load_resume(tmp_path / "run" / "resume.pt")
