@@ -18,6 +18,7 @@ import numpy as np
 from fastkd.differences import differences, in_a_line
 from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, NotFoundError
 from fastkd.fingerprint import fingerprint
+from fastkd.hdf5 import file_bytes, find_dataset, read_attribute, read_dataset, size_bytes
 from fastkd.writing import atomic_path, claim, require_replaceable
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -159,11 +160,12 @@ def read_header(file: h5py.File, path: str | Path) -> Header:
     """
     try:
         kind, digest, inputs, params = (
-            bytes(_attribute(file, name, "S")).decode() for name in ("fastkd_kind", "fingerprint", "inputs", "params")
+            bytes(read_attribute(file, name, "S")).decode()
+            for name in ("fastkd_kind", "fingerprint", "inputs", "params")
         )
         return Header(
             kind=kind,
-            format_version=int(_attribute(file, "format_version", "i")),
+            format_version=int(read_attribute(file, "format_version", "i")),
             fingerprint=digest,
             inputs=_json_object(inputs),
             params=_json_object(params),
@@ -172,14 +174,6 @@ def read_header(file: h5py.File, path: str | Path) -> Header:
         raise FormatError(f"{path}: HDF5, but without fastkd's header; expected a file that fastkd wrote") from None
     except (TypeError, ValueError, OSError, RuntimeError, RecursionError) as error:
         raise FormatError(f"{path}: damaged header ({error})") from None
-
-
-def _attribute(file: h5py.File, name: str, kind: str) -> Any:
-    """A scalar root attribute; its type is looked at before HDF5 reads the value."""
-    attribute = file.attrs.get_id(name)
-    if attribute.dtype.kind != kind or attribute.shape != ():
-        raise TypeError(f"{name} is of another type")
-    return file.attrs[name]
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -231,21 +225,6 @@ def open_artefact(
         yield file, header
 
 
-def read_dataset(file: h5py.File, name: str, *, dtype: str, ndim: int, path: str | Path) -> np.ndarray:
-    """Reads one dataset whole and checks its type.
-
-    Raises:
-        FormatError: missing, of another dtype or rank, or unreadable.
-    """
-    try:
-        dataset = file[name]
-        if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.dtype(dtype) or dataset.ndim != ndim:
-            raise FormatError(f"{path}: dataset {name!r} is not {ndim}-dimensional {dtype}")
-        return np.asarray(dataset[...])
-    except (KeyError, TypeError, OSError, RuntimeError, ValueError, MemoryError) as error:
-        raise FormatError(f"{path}: dataset {name!r} cannot be read ({error})") from None
-
-
 def read_artefact(
     path: str | Path,
     *,
@@ -253,7 +232,7 @@ def read_artefact(
     format_version: int | tuple[int, ...],
     arrays: dict[str, tuple[str, int]] | Callable[[Header], dict[str, tuple[str, int]]],
 ) -> tuple[Header, dict[str, np.ndarray]]:
-    """Reads a small artefact whole and checks its fingerprint.
+    """Reads a small artefact whole and checks its fingerprint. Its arrays take no more memory than the file has bytes.
 
     Args:
         arrays: name → (dtype, rank) of each dataset to be read; or a function of the header that says so.
@@ -264,6 +243,14 @@ def read_artefact(
     """
     with open_artefact(path, kind, format_version) as (file, header):
         wanted = arrays(header) if callable(arrays) else arrays
+        sizes = [
+            size_bytes(find_dataset(file, name, dtype=dtype, ndim=ndim, path=path))
+            for name, (dtype, ndim) in wanted.items()
+        ]
+        if sum(sizes) > file_bytes(file):
+            raise FormatError(
+                f"{path}: datasets of {sum(sizes):,} bytes in a file of {file_bytes(file):,}: they overlap"
+            )
         data = {
             name: read_dataset(file, name, dtype=dtype, ndim=ndim, path=path) for name, (dtype, ndim) in wanted.items()
         }

@@ -72,7 +72,7 @@ def test_ctrl_c_stops_a_run_as_sigterm_does_and_a_second_one_waits_for_nothing(r
     assert ended.code == 130
     last = ended.err.splitlines()[-1]
     assert re.fullmatch(
-        r"fastkd: error: stopped by Ctrl-C after epoch \d+, step \d+; the same command goes on", last
+        r"fastkd: error: stopped by Ctrl-C after step \d+ of epoch \d+; the same command goes on", last
     ) or (times == 2 and last == "fastkd: interrupted")
 
 

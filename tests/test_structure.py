@@ -24,6 +24,7 @@ FLOORS = {
             "differences",
             "writing",
             "hdf5_image",
+            "hdf5",
             "artefact",
             "classes",
             "stopping",

@@ -13,7 +13,7 @@ from fastkd.dist import World, find_device, read_world
 from fastkd.errors import FastKDError, printable
 from fastkd.stopping import INTERRUPTED, exit_on_sigterm
 
-_LINE_INTERVAL_S = 10.0
+_LINE_INTERVAL_S, _STAYS_INTERVAL_S = 10.0, 1.0
 
 
 @contextmanager
@@ -43,15 +43,23 @@ def reporting_errors() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """A line for people, on stderr, from rank 0."""
-    if read_world().is_main:
+    """A line for people, on stderr, from rank 0; above a bar that is shown there."""
+    if not read_world().is_main:
+        return
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(printable(line), file=sys.stderr)
+    else:
         click.echo(printable(line), err=True)
 
 
 @contextmanager
 def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Callable[..., None]]:
-    """A callback (done, total, note="") that shows a bar with rate and time left on a terminal, and a plain line at
-    intervals elsewhere; nothing on ranks other than 0. With the bytes of a unit it shows those as well.
+    """A callback (done, total, note="", stays=False) that shows a bar with rate and time left on a terminal, and plain lines
+    elsewhere; nothing on ranks other than 0. With the bytes of a unit it shows those as well.
+
+    Elsewhere there is a line at intervals, and one for each note that stays (what an epoch came to), but one a second at most.
 
     The rate is of what was done after the first call: a run that goes on has not done now what it begins with. A call with
     less done begins anew."""
@@ -63,42 +71,44 @@ def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Calla
         return f"{done * unit_bytes / scale:,.2f} of {total * unit_bytes / scale:,.2f} {name}"
 
     if not read_world().is_main:
-        yield lambda done, total, note="": None
+        yield lambda done, total, note="", stays=False: None
         return
     if sys.stderr.isatty():
         from tqdm import tqdm
 
         with tqdm(desc=what, unit=unit, unit_scale=True, dynamic_ncols=True) as bar:
+            shown = ""
 
-            def show(done: int, total: int, note: str = "") -> None:
+            def show(done: int, total: int, note: str = "", stays: bool = False) -> None:
+                nonlocal shown
                 if bar.total is None or done < bar.n:
                     bar.reset(total)
-                    bar.initial = bar.n = done
+                    bar.initial = bar.n = bar.last_print_n = done  # from there on it takes the rate
                 bar.total = total
                 bar.set_postfix_str(note or size(done, total), refresh=False)
                 bar.update(done - bar.n)
+                if note != shown:  # drawn at once: the last one would not be, as nothing comes after it
+                    shown = note
+                    bar.refresh()
 
             yield show
         return
-    begin = last = 0.0
+    begin = last = stayed = 0.0
     first, latest = 0, math.inf
 
-    def tell(done: int, total: int, note: str = "") -> None:
-        nonlocal begin, last, first, latest
+    def tell(done: int, total: int, note: str = "", stays: bool = False) -> None:
+        nonlocal begin, last, stayed, first, latest
         now = time.monotonic()
         if done < latest:
             begin, last, first = now, now, done
         latest = done
-        if now - last >= _LINE_INTERVAL_S:
+        is_due = now - stayed >= _STAYS_INTERVAL_S if stays else now - last >= _LINE_INTERVAL_S
+        if is_due:
             last = now
-            rate = (done - first) / (now - begin)
-            left = (total - done) / rate if rate else 0.0
-            parts = [
-                f"{done:,} of {total:,} {unit}",
-                size(done, total),
-                f"{rate:,.0f} {unit}/s, {left:,.0f} s left",
-                note,
-            ]
+            stayed = now if stays else stayed
+            rate = (done - first) / (now - begin) if now > begin else 0.0
+            left = f", {(total - done) / rate:,.0f} s left" if rate else ""
+            parts = [f"{done:,} of {total:,} {unit}", size(done, total), f"{rate:,.0f} {unit}/s{left}", note]
             click.echo(f"{what}: {', '.join(part for part in parts if part)}", err=True)
 
     yield tell

@@ -1,6 +1,7 @@
 """`fastkd train`."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,6 +272,7 @@ def train(
             world=world,
             progress=lambda done, total: progress(done, total, notes[-1]),
             note=notes.append,
+            ended=partial(progress, stays=True),
             log=say,
         )
     result = {"kind": "run", "path": str(out), **result}

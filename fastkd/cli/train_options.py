@@ -136,7 +136,7 @@ def headline(recipe: "Recipe", inputs: "RunInputs") -> str:
     loader, views = inputs.loader, inputs.loader.views
     mixed = "" if views.mix is None else f" with {views.mix.kind} {views.mix.alpha:g}"
     loss = "labels alone"
-    if recipe.alpha > 0:
+    if recipe.alpha > 0 and (inputs.teacher is not None or loader.logits is not None):
         both = "the store, embeddings too" if loader.embeddings is not None else "the store"
         source = both if inputs.teacher is None else f"{inputs.teacher.name}, live"
         square = "times" if recipe.tau_squared else "not times"

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.serialization import safe_globals
@@ -25,6 +24,7 @@ from torch.serialization import safe_globals
 from fastkd.errors import CorruptError, FormatError, ModelError, NotFoundError
 from fastkd.fingerprint import fingerprint
 from fastkd.models.registry import canonical_name, load_weights, state_fingerprint, strip_prefixes
+from fastkd.models.torch_file import load_torch
 from fastkd.writing import atomic_path
 
 FORMAT_VERSION = 1
@@ -195,7 +195,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         # RepDistiller's files carry their command line as a Namespace, a class that does nothing when it is rebuilt. An
         # open file, because torch goes by the suffix of a path; no warnings, because the error says what matters.
         with safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = load_torch(file)
     except Exception as error:  # a malformed pickle raises anything
         raise FormatError(f"{path}: {torch_reason(error)}") from None
     inside = [content.get(key) for key in _STATE_KEYS] if isinstance(content, dict) else []
@@ -217,7 +217,9 @@ def _is_entry(item: tuple[object, object]) -> bool:
 
 
 def torch_reason(error: Exception) -> str:
-    """torch's paragraphs in a few words."""
+    """torch's paragraphs in a few words; our own lines as they are."""
+    if isinstance(error, FormatError):
+        return str(error)
     foreign = re.search(r"nsupported (?:global: GLOBAL|GLOBAL|class) ([\w.]+)", str(error))
     if foreign:
         return f"holds Python objects ({foreign[1]}), which fastkd does not unpickle: save the state_dict alone"

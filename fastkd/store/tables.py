@@ -14,10 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from fastkd.artefact import Header, content_fingerprint, open_artefact, read_dataset
+from fastkd.artefact import Header, content_fingerprint, open_artefact
 from fastkd.errors import CorruptError, FormatError, OptionError
 from fastkd.fingerprint import fingerprint
 from fastkd.hashing import crc32c, crc32c_with
+from fastkd.hdf5 import find_dataset, read_attribute, read_dataset
 from fastkd.store.codec import Codec, make_codec
 
 KIND, FORMAT_VERSION = "logit-store", 1
@@ -129,11 +130,7 @@ def _read_about(file: h5py.File, header: Header, path: Path) -> dict[str, Any]:
     if not any(name in file.attrs for name in names):
         return {}
     try:
-        for name in names:
-            attribute = file.attrs.get_id(name)
-            if attribute.dtype.kind != "S" or attribute.shape != ():
-                raise TypeError(f"{name} is of another type")
-        text, digest = (bytes(file.attrs[name]).decode() for name in names)
+        text, digest = (bytes(read_attribute(file, name, "S")).decode() for name in names)
         if fingerprint([header.fingerprint, text]) == digest:
             return dict(json.loads(text))
     except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
@@ -188,10 +185,14 @@ def _tables(path: Path) -> StoreTables:
             codecs = {"logits": codec}
             if "embedding" in params:
                 codecs["embeddings"] = embedding_codec(params["embedding"])
-            offsets = {name: file[name].id.get_offset() for name in (*codecs, "done", "top1")}
-            shapes = {name: (file[name].shape, file[name].dtype) for name in codecs}
         except (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError, OptionError) as error:
             raise FormatError(f"{path}: damaged store ({error})") from None
+        ranks = dict.fromkeys(codecs, ("u1", 3)) | {"done": ("u1", 2), "top1": ("<u4", 3)}
+        found = {
+            name: find_dataset(file, name, dtype=dtype, ndim=ndim, path=path) for name, (dtype, ndim) in ranks.items()
+        }
+        offsets = {name: dataset.get_offset() for name, dataset in found.items()}
+        shapes = {name: found[name].shape for name in codecs}
         sample_ids = read_dataset(file, "sample_ids", dtype="<i8", ndim=1, path=path)
         done = read_dataset(file, "done", dtype="u1", ndim=2, path=path)
         top1 = read_dataset(file, "top1", dtype="<u4", ndim=3, path=path)
@@ -200,9 +201,9 @@ def _tables(path: Path) -> StoreTables:
         about = _read_about(file, header, path)
     num_rows = len(sample_ids)
     blocks = (num_seeds, -(-num_rows // block_rows)) if block_rows > 0 else ()
-    for name, (shape, dtype) in shapes.items():
+    for name, shape in shapes.items():
         expected = (num_seeds, num_rows, codecs[name].row_bytes)
-        same = shape == expected and dtype == np.uint8 and done.shape == blocks and top1.shape == (*blocks, 2)
+        same = shape == expected and done.shape == blocks and top1.shape == (*blocks, 2)
         if not same or None in offsets.values() or not num_rows:
             raise FormatError(
                 f"{path}: {name} of shape {shape} and flags of shape {done.shape}, expected {expected} and {blocks}"
@@ -212,10 +213,6 @@ def _tables(path: Path) -> StoreTables:
         raise FormatError(f"{path}: its probes name views that it does not hold")
     if probes.shape != (len(probe_crc32c), 2):
         raise FormatError(f"{path}: {probes.shape} probes with {len(probe_crc32c)} checksums")
-    for name, (shape, _) in shapes.items():
-        end, size = offsets[name] + int(np.prod(shape)), path.stat().st_size
-        if end > size:
-            raise FormatError(f"{path}: cut: {size:,} bytes, its {name} end at byte {end:,}")
     # Embeddings are numbered on behind the logits, so that one in the place of the other is noticed.
     salts = {"logits": salt, "embeddings": (salt + num_seeds * num_rows) % 2**64}
     return StoreTables(

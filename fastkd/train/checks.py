@@ -10,7 +10,7 @@ from fastkd.models.registry import state_fingerprint
 from fastkd.prune.scores.score_file import load_scores
 from fastkd.train.metrics import lines_before
 from fastkd.train.resume import load_resume
-from fastkd.train.run_folder import file_checksum, read_result, read_run, require_own_state
+from fastkd.train.run_folder import file_checksum, place_in_words, read_result, read_run, require_own_state
 
 _STATES = ("resume.pt", "resume-previous.pt")
 
@@ -44,7 +44,7 @@ def verify_run(out: Path, note: Callable[[str], None] = lambda line: None) -> li
         )
     if states:
         name, last = next(iter(states.items()))
-        note(f"{out}: not finished, stands after epoch {last.get('epoch')}, step {last.get('step')} by {name}")
+        note(f"{out}: not finished, stands {place_in_words(last.get('epoch', 0), last.get('step', 0))} by {name}")
         problems += _lines_problems(out, last)
     return problems
 

@@ -26,7 +26,7 @@ from fastkd.train.logs import Tracker, scalars_of
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch
 from fastkd.train.objective import objective
 from fastkd.train.recipe import Recipe, learning_rate
-from fastkd.train.run_folder import Checkpoints
+from fastkd.train.run_folder import Checkpoints, place_in_words
 from fastkd.train.sharing import over_ranks
 
 _NOTE_INTERVAL_S = 5.0  # to read a loss is to wait for the GPU
@@ -34,7 +34,8 @@ _NOTE_INTERVAL_S = 5.0  # to read a loss is to wait for the GPU
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Run:
-    """A run on its way. rows: loss, CE, KD and R of the epoch's steps so far that no line of metrics.jsonl has yet."""
+    """A run on its way. rows: loss, CE, KD and R of the epoch's steps so far; metrics.jsonl has lines of the first `num_written`
+    of them."""
 
     recipe: Recipe
     learner: nn.Module
@@ -51,13 +52,15 @@ class Run:
     checkpoint_every: int | None
     recording: TrainingRecord | None
     rows: list[list[float]]
+    num_written: int
     accuracy: dict[str, Any]
     lines: JsonLines | None
     table: CsvLines | None
     stop: StopFlag = field(default_factory=StopFlag)
     track: Tracker | None = None
-    note: Callable[[str], None] = lambda text: None
     progress: Callable[[int, int], None] = lambda done, total: None
+    note: Callable[[str], None] = lambda text: None
+    ended: Callable[[int, int, str], None] = lambda done, total, text: None
     noted_s: float = float("-inf")
 
 
@@ -66,10 +69,14 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
     run.learner.train()
     steps = len(run.loader)
     pending: list[Tensor] = []  # rows that are still on the device
+    exchanged: list[Tensor] = []  # what ranks told one another in the last two steps
 
-    def collect() -> None:
+    def take() -> None:
         run.rows += torch.stack(pending)[:, :4].tolist() if pending else []
         pending.clear()
+
+    def collect() -> None:
+        take()
         _require_finite(run.rows, epoch)
 
     def checkpoint(step: int) -> None:
@@ -83,21 +90,25 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
         num_global = num_in_batch(len(run.loader.ids), step, global_batch=run.loader.global_batch)
         share = len(batch) * run.world.size / num_global  # so that each sample counts the same in the mean of the ranks
         row = one_step(run, batch, epoch * steps + step, share)
-        pending.append(over_ranks(row * share, run.stop, run.world))
+        exchanged = [*exchanged[-1:], over_ranks(row * share, run.stop, run.world)]
+        pending.append(exchanged[-1])
         run.watch.num_images += num_global
         if run.world.is_main and time.monotonic() - run.noted_s >= _NOTE_INTERVAL_S:
             run.noted_s = time.monotonic()
-            loss = float(torch.stack(pending[-20:])[:, 0].mean())
-            if run.world.size == 1 and not math.isfinite(loss):
-                collect()  # of several ranks all see it where they all look, at the next checkpoint
-            _note(run, epoch, loss)
+            take()
+            if run.world.size == 1:  # of several ranks all see it where they all look, at the next checkpoint
+                _require_finite(run.rows, epoch)
+            if all(math.isfinite(value) for row in run.rows[run.num_written :] for value in row):
+                _write_steps(run, epoch)
+            last = f", last top-1 {run.accuracy['top1']:.2f} %" if run.accuracy else ""
+            run.note(_in_words(epoch, run.rows[-20:]) + last)
         run.progress(epoch * steps + step + 1, run.recipe.epochs * steps)
         # Ranks agree on stopping by what they exchanged a step ago, so that no GPU is waited for.
-        asked = run.stop.asked if run.world.size == 1 else len(pending) > 1 and bool(pending[-2][4] > 0)
+        asked = run.stop.asked if run.world.size == 1 else len(exchanged) > 1 and bool(exchanged[0][4] > 0)
         if asked:
             checkpoint(step + 1)
             agree.share(run.world, lambda: None)  # none leaves before rank 0 has saved: torchrun ends all when one does
-            raise run.stop.error(f"after epoch {epoch}, step {step + 1}")
+            raise run.stop.error(place_in_words(epoch, step + 1))
         if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and step + 1 < steps:
             checkpoint(step + 1)
     collect()
@@ -139,16 +150,18 @@ def one_step(run: Run, batch: Batch, number: int, share: float) -> Tensor:
     return row if len(batch) else torch.zeros_like(row)  # means over no samples are NaN; their gradients are 0
 
 
-def _note(run: Run, epoch: int, loss: float) -> None:
-    top1 = f", top-1 {run.accuracy['top1']:.2f} %" if "top1" in run.accuracy else ""
-    run.note(f"epoch {epoch + 1}, loss {loss:.4g}{top1}")
+def _in_words(epoch: int, rows: list[list[float]]) -> str:
+    """Epoch and mean loss of some steps; people count from 1."""
+    return f"epoch {epoch + 1}, loss {sum(row[0] for row in rows) / len(rows):.4g}"
 
 
 def _require_finite(rows: list[list[float]], epoch: int) -> None:
     table = torch.tensor(rows)
     if not torch.isfinite(table).all():
         step = int((~torch.isfinite(table).all(dim=1)).nonzero()[0])
-        raise CorruptError(f"the loss of epoch {epoch}, step {step} is {rows[step][0]}: training diverged; lower --lr")
+        raise CorruptError(
+            f"the loss of epoch {epoch + 1}, step {step + 1} is {rows[step][0]}: training diverged; lower --lr"
+        )
 
 
 def _save(run: Run, epoch: int, step: int) -> None:
@@ -160,6 +173,7 @@ def _save(run: Run, epoch: int, step: int) -> None:
             "epoch": epoch,
             "step": step,
             "rows": run.rows,
+            "num_written": run.num_written,
             "jsonl": run.lines.place(),
             "csv": run.table.place(),
             "accuracy": run.accuracy,
@@ -168,29 +182,41 @@ def _save(run: Run, epoch: int, step: int) -> None:
     )
 
 
-def end_epoch(run: Run, epoch: int, measured: dict[str, Any]) -> None:
-    """Writes the epoch's lines (one a step, then one for the epoch) and the state after it."""
-    rows, run.rows = run.rows, []
-    if run.lines is None or run.table is None:
-        return
-    lr = learning_rate(run.recipe, epoch)
+def _step_lines(run: Run, epoch: int, start: int = 0) -> list[dict[str, Any]]:
+    """The lines of the epoch's steps so far, from one on."""
     names = ["loss", "ce", "kd", *([run.recipe.kd] if run.recipe.kd in METHODS else [])]
-    steps = [
-        {
-            "kind": "step",
-            "epoch": epoch,
-            "step": epoch * len(run.loader) + i,
-            "lr": lr,
-            **dict(zip(names, row, strict=False)),
-        }
-        for i, row in enumerate(rows)
+    head = {"kind": "step", "epoch": epoch}
+    lr, first = learning_rate(run.recipe, epoch), epoch * len(run.loader)
+    return [
+        {**head, "step": first + i, "lr": lr, **dict(zip(names, row, strict=False))}
+        for i, row in enumerate(run.rows[start:], start)
     ]
+
+
+def _write_steps(run: Run, epoch: int) -> None:
+    """Writes the lines of those steps that have none yet. A run that goes on from a state cuts off what came after it."""
+    assert run.lines is not None
+    run.lines.write(_step_lines(run, epoch, run.num_written))
+    run.num_written = len(run.rows)
+
+
+def end_epoch(run: Run, epoch: int, measured: dict[str, Any]) -> None:
+    """Writes the epoch's lines (those of its last steps, then one for the epoch) and the state after it."""
+    steps, rows = _step_lines(run, epoch), run.rows
+    told = _in_words(epoch, rows) + (f", top-1 {measured['top1']:.2f} %" if measured else "")
+    run.note(told)
+    run.ended((epoch + 1) * len(run.loader), run.recipe.epochs * len(run.loader), told)
+    if run.lines is None or run.table is None:
+        run.rows = []
+        return
     val = {f"val_{name}": measured[name] for name in ("top1", "top5") if name in measured}
     mean = sum(row[0] for row in rows) / len(rows)
+    lr = learning_rate(run.recipe, epoch)
     whole = {"kind": "epoch", "epoch": epoch, "lr": lr, "loss": mean, **val, **run.watch.rates()}
-    _note(run, epoch, mean)
-    run.lines.write([*steps, whole])
+    _write_steps(run, epoch)
+    run.lines.write([whole])
     run.table.write([whole])
+    run.rows, run.num_written = [], 0
     if run.track is not None:
         for line in [*steps, whole]:
             run.track(*scalars_of(line, len(run.loader)))

@@ -14,7 +14,7 @@ from fastkd.artefact import Header, read_artefact, write_artefact
 from fastkd.data.beton.dataset import Dataset
 from fastkd.data.views.draw import Views
 from fastkd.dist import World, barrier, sum_over_ranks
-from fastkd.errors import MismatchError, OptionError
+from fastkd.errors import FormatError, MismatchError, OptionError
 from fastkd.feed.loader import Loader
 from fastkd.hashing import draw
 from fastkd.models.checkpoint import load_model
@@ -154,6 +154,8 @@ def _read_trial(path: Path, dataset: Dataset, params: dict[str, Any]) -> tuple[n
     header, found = read_artefact(path, kind=KIND, format_version=FORMAT_VERSION, arrays=arrays)
     _require_same(path, header, dataset, params)
     count = dataset.beton.num_samples
+    if any(len(bits) != -(-count // 8) for bits in found.values()):
+        raise FormatError(f"{path}: a network's answers on another number of samples than {count}; remove it")
     return np.unpackbits(found["member"], count=count), np.unpackbits(found["correct"], count=count)
 
 

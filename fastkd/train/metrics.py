@@ -231,5 +231,21 @@ def lines_before(path: Path, place: Place | int | None) -> tuple[bytes, bool]:
     return b"".join(map(zlib.decompress, copy)), False
 
 
+def last_rates(path: Path) -> dict[str, Any]:
+    """images_per_s, data_wait_percent and step_percent that the last line of metrics.jsonl has: of a run that is gone on with
+    after its last epoch, and has trained nothing since.
+
+    Raises:
+        CorruptError: it has none.
+    """
+    try:
+        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        return {name: last[name] for name in ("images_per_s", "data_wait_percent", "step_percent")}
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise CorruptError(
+            f"{path}: its last line has no rates ({error}), expected that of the last epoch; remove {path.parent} and train anew"
+        ) from None
+
+
 def _blake2b(data: bytes = b"") -> Any:
     return hashlib.blake2b(data, digest_size=16)

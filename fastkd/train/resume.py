@@ -14,6 +14,7 @@ from torch import Tensor
 from fastkd.errors import CorruptError, FormatError, NotFoundError
 from fastkd.fingerprint import fingerprint
 from fastkd.models.checkpoint import torch_reason
+from fastkd.models.torch_file import load_torch
 from fastkd.writing import atomic_path
 
 RESUME_MAGIC = b"fastkd-resume-1\n"
@@ -65,7 +66,7 @@ def load_resume(path: str | Path) -> dict[str, Any]:
             f"{path}: the content does not match its fingerprint, the file is damaged: start the run anew"
         )
     try:
-        state = torch.load(io.BytesIO(content[:tail]), map_location="cpu", weights_only=True)
+        state = load_torch(io.BytesIO(content[:tail]))
     except Exception as error:
         raise FormatError(f"{path}: {torch_reason(error)}") from None
     if not isinstance(state, dict):

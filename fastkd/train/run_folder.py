@@ -196,6 +196,11 @@ def require_own_state(path: Path, state: dict[str, Any], head: dict[str, Any]) -
         )
 
 
+def place_in_words(epoch: int, step: int) -> str:
+    """Where a run stands that has done `epoch` whole epochs and `step` steps of the next one; people count from 1."""
+    return f"after step {step} of epoch {epoch + 1}" if step else f"after epoch {epoch}"
+
+
 class Checkpoints:
     """The last two resume states of a run: `resume.pt` and, should that one be damaged, `resume-previous.pt`.
 
@@ -233,7 +238,7 @@ class Checkpoints:
                     part.load_state_dict(state[name])
                 torch.set_rng_state(state["generator"])
                 self.loaded = file_checksum(path)
-                log(f"{path}: going on after epoch {state['epoch']}, step {state['step']}")
+                log(f"{path}: going on {place_in_words(state['epoch'], state['step'])}")
                 return state
             raise FormatError(f"{path}: does not hold the state of this run; remove the folder and start anew")
         return None

@@ -30,7 +30,7 @@ from fastkd.train.checks import require_files
 from fastkd.train.learner import Learner, make_learner
 from fastkd.train.logs import require_trackers, tracking
 from fastkd.train.loop import Run, end_epoch, train_epoch
-from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate
+from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate, last_rates
 from fastkd.train.recipe import Recipe, input_size, learning_rate
 from fastkd.train.run_folder import Checkpoints, claim_folder, file_checksum, plain_result, read_result, write_result
 from fastkd.writing import claim
@@ -58,6 +58,7 @@ def train(
     world: World = World(),  # noqa: B008  (frozen)
     progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
+    ended: Callable[[int, int, str], None] = lambda done, total, text: None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Trains, or goes on from the last state that the folder holds, or gives the result of a finished run.
@@ -81,7 +82,8 @@ def train(
             `run.json`. Both make it no other run: one that goes on keeps those of its start.
         force: take away the files of another run that the folder holds.
         trackers: `tensorboard`, `wandb`; see `tracking`.
-        progress: called with steps done and in all. note: with epoch, loss and accuracy in words, now and then.
+        progress: called with steps done and in all. note: with epoch, loss and accuracy in words, now and then. ended: with
+            steps done and in all and what the epoch came to, after each.
 
     Returns:
         epochs, val_top1, val_top5 (None without `val`), images_per_s, data_wait_percent, step_percent, fingerprint (of
@@ -141,7 +143,7 @@ def train(
         run, place = _start(
             recipe, learner, loader, norm, live, record, out, found["head"], compiled, checkpoint_every, world, log
         )
-        run.progress, run.note = progress, note
+        run.progress, run.note, run.ended = progress, note, ended
         if trackers and world.is_main:
             first = place["epoch"] * len(loader)
             run_id = found["head"]["fingerprint"][:16]
@@ -166,7 +168,7 @@ def train(
             "epochs": recipe.epochs,
             "val_top1": run.accuracy.get("top1"),
             "val_top5": run.accuracy.get("top5"),
-            **run.watch.rates(),
+            **(run.watch.rates() if run.watch.num_images or not world.is_main else last_rates(out / "metrics.jsonl")),
         }
         if world.is_main:
             _finish(run, final, norm, out, found["head"], result)
@@ -227,6 +229,7 @@ def _start(
         checkpoint_every=checkpoint_every,
         recording=recording,
         rows=list(place["rows"]),
+        num_written=place.get("num_written", 0),  # states of before wrote none until the epoch's end
         accuracy=place["accuracy"],
         lines=JsonLines(out / "metrics.jsonl", place["jsonl"], log) if world.is_main else None,
         table=CsvLines(out / "metrics.csv", place["csv"], log) if world.is_main else None,

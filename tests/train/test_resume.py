@@ -49,7 +49,7 @@ def test_states_within_epochs_change_nothing_and_are_gone_on_from(
         run(tmp_path / "run", dataset, mask, logits=teacher_store, options=options | {"progress": stop})
     told = []
     run(tmp_path / "run", dataset, mask, logits=teacher_store, options=options | {"log": told.append})
-    assert told[0].endswith("going on after epoch 1, step 3")
+    assert told[0].endswith("going on after step 3 of epoch 2")
     assert weights(tmp_path / "run") == weights(trained)
     assert records(tmp_path / "run") == records(trained)
 
@@ -64,7 +64,7 @@ def test_a_signal_writes_a_state_that_is_gone_on_from(
 
     before = signal.getsignal(number)
     with pytest.raises(
-        StoppedError, match=f"stopped by {words} after epoch 1, step 2; the same command goes on"
+        StoppedError, match=f"stopped by {words} after step 2 of epoch 2; the same command goes on"
     ) as stop:
         run(tmp_path / "run", dataset, mask, logits=teacher_store, options={"progress": ask})
     assert signal.getsignal(number) == before

@@ -259,7 +259,7 @@ def test_a_state_that_names_no_run_is_not_taken(stopped, again, tmp_path):
 def test_a_run_that_stopped_is_whole_and_says_where_it_stands(stopped):
     notes = []
     assert verify(stopped, note=notes.append) == []
-    assert f"{stopped}: not finished, stands after epoch 1, step 0 by resume.pt" in notes
+    assert f"{stopped}: not finished, stands after epoch 1 by resume.pt" in notes
 
 
 @pytest.fixture

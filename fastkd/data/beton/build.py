@@ -6,8 +6,6 @@ number of workers.
 
 import json
 import os
-import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,50 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.data.beton.encode import Encoded, WriteOptions, stored
+from fastkd.data.beton.encode import WriteOptions, stored
 from fastkd.data.beton.manifest import require_manifest
 from fastkd.data.beton.pages import PageWriter
+from fastkd.data.beton.part import require_rows
 from fastkd.data.beton.read import Beton, manifest_path, open_beton, read_manifest, write_manifest
-from fastkd.data.beton.workers import CHUNK, Item, encode_all, encode_chunk
+from fastkd.data.beton.workers import Item, encode_all, probe, require_room
 from fastkd.data.sources.files import shown, stamp_of
 from fastkd.data.sources.open import Source
-from fastkd.errors import FastKDError, OptionError, SourceError
+from fastkd.errors import FastKDError, SourceError
 from fastkd.fingerprint import fingerprint
 from fastkd.writing import another_is_there, claim, naming, sync_file
 
-_PROBES = 32  # samples at most, one in 64, encoded beforehand to estimate the time and the space that all of them take
 _MIN_PARALLEL_S = 10.0  # work of less than this is over before worker processes are there
-
-
-def _probe(source: Source, options: WriteOptions, path: Path) -> float:
-    """Seconds that one process needs for all samples, estimated from some of them.
-
-    Raises:
-        OptionError: the disk is too small for them.
-    """
-    ids = np.unique(np.linspace(0, len(source) - 1, min(_PROBES, 1 + len(source) // CHUNK)).astype(int)).tolist()
-    sizes, seconds = [], []
-    for i in ids:
-        begin = time.perf_counter()
-        for item, _ in encode_chunk(source, range(i, i + 1), options):
-            if isinstance(item, Encoded):
-                sizes.append(len(item.payload))
-        seconds.append(time.perf_counter() - begin)
-    if sizes:
-        _check_space(path, sum(sizes) / len(sizes) * len(source))
-    later = seconds[1:] or seconds  # the first one loads compiled code and the zip's directory
-    return sum(later) / len(later) * len(source)
-
-
-def _check_space(path: Path, needed: float) -> None:
-    """Refuses what cannot fit: an estimate of sizes is taken for a tenth too large, and a part that stands is counted."""
-    partial = path.with_name(path.name + ".partial")
-    free = shutil.disk_usage(path.parent).free + (partial.stat().st_size if partial.exists() else 0)
-    if free < 0.9 * needed:
-        raise OptionError(
-            f"{path}: needs about {needed / 2**30:,.1f} GiB, {path.parent} has {free / 2**30:,.1f} GiB free; free some, or give a "
-            f"smaller --max-size or --mode"
-        )
 
 
 def build_beton(
@@ -116,7 +83,7 @@ def build_beton(
 
     def begin() -> Callable[[int], Iterator[Item]]:
         workers = num_workers or len(os.sched_getaffinity(0))
-        if _probe(source, options, Path(path)) < _MIN_PARALLEL_S:
+        if probe(source, options, Path(path)) < _MIN_PARALLEL_S:
             workers = 1
 
         def items_from(first: int) -> Iterator[Item]:
@@ -171,6 +138,7 @@ def build_part(
     Raises:
         NotFoundError, OptionError, MismatchError, BusyError: as `build_beton`.
     """
+    require_rows(path, len(sample_ids), beton.num_samples)
     manifest = read_manifest(beton, columns=True) or {}
     names = manifest.get("names") or [str(i) for i in range(beton.num_samples)]
 
@@ -180,7 +148,7 @@ def build_part(
             yield stored(int(beton.modes[i]), *size, beton.payload(i)), (0, 0)
 
     def begin() -> Callable[[int], Iterator[Item]]:
-        _check_space(Path(path), float(beton.sizes[sample_ids].sum()))
+        require_room(Path(path), float(beton.sizes[sample_ids].sum()))
         return copies
 
     return _write(

@@ -8,6 +8,25 @@ from fastkd.data.beton.fields import FIELD_INT, SAMPLE_ID_FIELD, listed
 from fastkd.data.beton.read import Beton, manifest_path, read_manifest
 from fastkd.errors import FastKDError, FormatError
 
+MOST_ROWS, MOST_TIMES = 2**24, 1000
+"""A part is read as rows of the full beton, some 100 bytes each: it may be of so many samples, or so many times its own."""
+
+
+def require_rows(path: object, num_samples: int, num_full: int) -> None:
+    """Refuses a part of far more samples than it has: a small file could name any number, and would be given memory for it.
+
+    Args:
+        path: for the message. num_samples, num_full: the samples in the part, and in the full beton.
+
+    Raises:
+        FormatError: the full beton has more than MOST_ROWS samples and more than MOST_TIMES those of the part.
+    """
+    most = max(MOST_ROWS, MOST_TIMES * num_samples)
+    if num_full > most:
+        raise FormatError(
+            f"{path}: a part of {num_samples:,} of {num_full:,} samples, expected at most {most:,} in the full beton; make a larger part"
+        )
+
 
 def numbered_as_full(beton: Beton) -> Beton:
     """A part with the rows of the full beton, of which it has those in `present`; any other beton as it is.
@@ -15,7 +34,7 @@ def numbered_as_full(beton: Beton) -> Beton:
     The views of a sample follow from its number, so a part must never be read under the numbers of its own rows.
 
     Raises:
-        FormatError: a manifest or a field `sample_id` that is damaged.
+        FormatError: a manifest or a field `sample_id` that is damaged; as `require_rows`.
     """
     part = (read_manifest(beton) or {}).get("part_of")
     if part is None:
@@ -28,6 +47,7 @@ def numbered_as_full(beton: Beton) -> Beton:
     ids = beton.metadata[f"f{field}"].astype(np.int64)
     if not isinstance(num_samples, int) or not beton.num_samples <= num_samples < 2**31:
         raise FormatError(f"{manifest_path(beton.path)}: damaged: a part of {num_samples} samples")
+    require_rows(beton.path, beton.num_samples, num_samples)
     if ids.min() < 0 or ids.max() >= num_samples or len(np.unique(ids)) != len(ids):
         raise FormatError(f"{beton.path}: its sample_ids are not distinct numbers below {num_samples}")
 

@@ -6,19 +6,25 @@ started them, whatever ended that: each reads from a pipe whose other end nobody
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
 
 from fastkd.data.beton.encode import Encoded, WriteOptions, encode
 from fastkd.data.sources.open import Source
-from fastkd.errors import FastKDError
+from fastkd.errors import FastKDError, OptionError
 
+_PROBES = 32  # samples at most, one in 64, encoded beforehand to estimate the time and the space that all of them take
 CHUNK = 64  # samples a job: small enough that the pages in flight stay a few megabytes
 Item = tuple[Encoded | FastKDError, tuple[int, int]]
 """An encoded sample, or the error that took its place, with the stamp of what it was made of (`Source.stamp`)."""
@@ -34,6 +40,37 @@ def encode_chunk(source: Source, ids: range, options: WriteOptions) -> list[Item
         except FastKDError as error:
             results.append((error, stamp))
     return results
+
+
+def probe(source: Source, options: WriteOptions, path: Path) -> float:
+    """Seconds that one process needs for all samples, estimated from some of them.
+
+    Raises:
+        OptionError: the disk is too small for them.
+    """
+    ids = np.unique(np.linspace(0, len(source) - 1, min(_PROBES, 1 + len(source) // CHUNK)).astype(int)).tolist()
+    sizes, seconds = [], []
+    for i in ids:
+        begin = time.perf_counter()
+        for item, _ in encode_chunk(source, range(i, i + 1), options):
+            if isinstance(item, Encoded):
+                sizes.append(len(item.payload))
+        seconds.append(time.perf_counter() - begin)
+    if sizes:
+        require_room(path, sum(sizes) / len(sizes) * len(source))
+    later = seconds[1:] or seconds  # the first one loads compiled code and the zip's directory
+    return sum(later) / len(later) * len(source)
+
+
+def require_room(path: Path, needed: float) -> None:
+    """Refuses what cannot fit: an estimate of sizes is taken for a tenth too large, and a part that stands is counted."""
+    partial = path.with_name(path.name + ".partial")
+    free = shutil.disk_usage(path.parent).free + (partial.stat().st_size if partial.exists() else 0)
+    if free < 0.9 * needed:
+        raise OptionError(
+            f"{path}: needs about {needed / 2**30:,.1f} GiB, {path.parent} has {free / 2**30:,.1f} GiB free; free some, or give a "
+            f"smaller --max-size or --mode"
+        )
 
 
 _worker: tuple[Source, WriteOptions] | None = None  # what this worker process encodes; sent once, not with every job

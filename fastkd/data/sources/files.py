@@ -20,6 +20,9 @@ _OF_SYSTEMS = {
 _TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
 _MAX_SHOWN = 8
+MAX_MEMBER_BYTES = 1 << 28
+"""Of an image in a zip, unpacked: a zip of a thousandth of that can promise it."""
+
 _MAX_DEPTH = 64  # a member name of 64 KB can hold 32,000 folders, whose paths together fill the memory
 
 
@@ -101,13 +104,13 @@ class ZipFiles:
         return ZipFiles, (self.path, self.prefix, self.names)
 
     def read(self, i: int) -> bytes:
-        """The bytes of member i, its CRC-32 checked. Raises SourceError where it cannot be read."""
+        """The bytes of member i, at most MAX_MEMBER_BYTES, its CRC-32 checked. Raises SourceError where it cannot be read."""
         member = self.prefix + self.names[i]
         try:
             archive, infos = self._opened()
             info = infos[member]
-            if info.file_size <= MAX_FILE_BYTES:
-                return archive.read(info)
+            if info.file_size <= MAX_MEMBER_BYTES:
+                return archive.read(info)  # no more than the size that it says
         # Cut, malformed, of an unknown method: zipfile and each decompressor have exceptions of their own.
         except Exception as error:
             raise SourceError(
@@ -115,7 +118,7 @@ class ZipFiles:
             ) from None
         raise SourceError(
             f"{self.path}: member {shortened(member)} says {info.file_size} bytes, expected an image of at most "
-            f"{MAX_FILE_BYTES}"
+            f"{MAX_MEMBER_BYTES}"
         )
 
     def _opened(self) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:

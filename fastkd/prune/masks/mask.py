@@ -18,7 +18,8 @@ from fastkd.prune.masks.weights import require_weights
 from fastkd.prune.select.levels import select_level
 
 KIND, FORMAT_VERSION, WEIGHTED_VERSION = "mask", 1, 2
-_MOST_SAMPLES = 2**40  # a bitmap of more does not fit a machine
+MOST_SAMPLES = 2**33
+"""What a mask may be of: a bitmap of so many samples takes 1 GiB, and a small file can say any number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -48,7 +49,7 @@ class Mask:
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
-        """Reads a mask and checks it.
+        """Reads a mask and checks it; one of MOST_SAMPLES or more is refused.
 
         Raises:
             NotFoundError, FormatError, CorruptError: no file; not a mask; damaged.
@@ -62,7 +63,7 @@ class Mask:
         ids, num_samples = arrays["sample_ids"], header.params.get("num_samples")
         if (
             not isinstance(num_samples, int)
-            or not 0 < len(ids) <= num_samples < _MOST_SAMPLES
+            or not 0 < len(ids) <= num_samples < MOST_SAMPLES
             or has_repeats_or_outside(ids, num_samples)
         ):
             raise FormatError(f"{path}: not a mask: its sample_ids are not distinct numbers below {num_samples}")

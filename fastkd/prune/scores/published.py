@@ -2,10 +2,14 @@
 
 Read are CSV and other delimited text (Sorscher et al.'s metric scores among it), NumPy's npy and npz (Feldman & Zhang's
 memorization, Jiang et al.'s C-scores), torch files of tensors, and, only where that is asked for, pickles.
+
+An array takes no more memory than its file has bytes, those of an npz together no more than MOST_UNPACKED_BYTES or, where
+that is more, MOST_TIMES its file; unless pickles are trusted, whose code can take any.
 """
 
 import csv
 import io
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -22,6 +26,8 @@ _FILE_NAMES = ("tr_filenames", "filenames", "filename", "file", "path", "image",
 _LABEL_NAMES = ("tr_labels", "labels", "label", "targets", "target", "class", "wnid")
 _PLAIN_PICKLES = (b"(", b"]", b"}", b"cnumpy")
 """How pickles of protocols 0 and 1 begin: those of dictionaries, lists and arrays."""
+MOST_UNPACKED_BYTES, MOST_TIMES = 64 << 20, 20
+"""All arrays that are read of an npz: scores of 8 million samples, whatever they are packed to; of more, twenty times the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,7 +81,15 @@ def read_published(
 
 
 def _load_numpy(path: Path, content: bytes, trust_pickle: bool) -> Any:
+    """The array of an npy file; its header may not promise more than the file has."""
     try:
+        file = io.BytesIO(content)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        left = len(content) - file.tell()
+        if not dtype.hasobject and (dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize > left):
+            raise ValueError(f"{dtype} of shape {shape} with {left:,} bytes left")
         return np.load(io.BytesIO(content), allow_pickle=trust_pickle)
     except Exception as error:  # a malformed file raises anything
         if "allow_pickle" in str(error):
@@ -88,31 +102,41 @@ _PICKLE = "holds pickled objects, which run code when they are read; --trust-pic
 
 def _load_zip(path: Path, content: bytes, trust_pickle: bool) -> dict[str, Any]:
     try:
-        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
         raise FormatError(f"{path}: a zip or npz, but cut or malformed ({error})") from None
     if any(name.endswith("data.pkl") for name in names):
         return _load_torch(path, content, trust_pickle)
-    found = _load_numpy(path, content, trust_pickle)
+    members = {name[:-4]: archive.getinfo(name) for name in names if name.endswith(".npy")}
+    usual = {name for name in members if name in (*_SCORE_NAMES, *_FILE_NAMES, *_LABEL_NAMES)}
+    wanted = usual if any(name in _SCORE_NAMES for name in usual) else members.keys()
+    most = max(MOST_UNPACKED_BYTES, MOST_TIMES * len(content))
+    said = sum(members[name].file_size for name in wanted)
+    if said > most:
+        raise FormatError(
+            f"{path}: its arrays have {said:,} bytes unpacked, expected at most {most:,}; save them as npy"
+        )
     arrays = {}
-    try:
-        for name in found.files:
-            if name in (*_SCORE_NAMES, *_FILE_NAMES, *_LABEL_NAMES) or len(found.files) == 1:
-                arrays[name] = found[name]
-        rest = [name for name in found.files if name not in arrays]
-        if not any(name in _SCORE_NAMES for name in arrays):
-            arrays |= {name: found[name] for name in rest}
-    except Exception as error:
-        message = _PICKLE if "allow_pickle" in str(error) else f"an npz, but cut or malformed ({str(error)[:100]})"
-        raise FormatError(f"{path}: {message}") from None
+    for name in (name for name in members if name in wanted):
+        try:
+            unpacked = archive.read(members[name])  # no more than the size that it says
+        except Exception as error:  # zipfile and each decompressor have exceptions of their own
+            raise FormatError(f"{path}: an npz, but cut or malformed ({str(error)[:100]})") from None
+        arrays[name] = _load_numpy(path, unpacked, trust_pickle)
     return arrays
 
 
 def _load_torch(path: Path, content: bytes, trust_pickle: bool) -> dict[str, Any]:
     import torch
 
+    from fastkd.models.torch_file import load_torch
+
     try:
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=not trust_pickle)
+        file = io.BytesIO(content)
+        found = torch.load(file, map_location="cpu", weights_only=False) if trust_pickle else load_torch(file)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
     except Exception as error:
         message = _PICKLE if "eights" in str(error) else "a torch file, but cut or malformed"
         raise FormatError(f"{path}: {message}") from None
