@@ -1,18 +1,26 @@
-"""Reading HDF5 files that anybody may have written: only what is expected, only from the file itself, never more than it has.
+"""HDF5 files that anybody may have written: reading only what is expected, only from the file itself, never more than it has.
 
 HDF5 can say that a dataset lies in another file, is put together from several, is unpacked by a plugin, or is far larger
 than what is stored. fastkd writes none of these. What is looked at here is looked at before a value is read.
+
+And writing them so that HDF5 itself never meets a disk that fails: a write that fails below it leaves its library with a file
+that it cannot close, which now and then ends the interpreter. It writes into an `Image`, whose bytes then go to the disk by
+plain calls, whose errors are ordinary ones.
 """
 
+import io
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
 from fastkd.errors import FormatError
+from fastkd.writing import write_all
 
+_PAGE_BYTES = 2**16
 MOST_TEXT_BYTES = 4 << 20
 """Of a text in an attribute: JSON of so many bytes takes some 200 MB at most."""
 
@@ -119,3 +127,77 @@ def _what_is_wrong(dataset: h5py.h5d.DatasetID, dtype: np.dtype, ndim: int, most
     if need and (start is None or start + need > most):
         return f"of {need:,} bytes is cut: it begins at byte {start} of {most:,}"
     return None
+
+
+class Image(io.RawIOBase):
+    """A file for h5py's file-object driver: pages of what was written, zeros elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pages: dict[int, bytearray] = {}
+        self._at = self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self.size)[whence]
+        return self._at
+
+    def truncate(self, size: int | None = None) -> int:
+        self.size = self._at if size is None else size
+        for number in [number for number in self._pages if number * _PAGE_BYTES >= self.size]:
+            del self._pages[number]
+        return self.size
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        target = memoryview(buffer).cast("B")
+        count = max(0, min(len(target), self.size - self._at))
+        done = 0
+        while done < count:
+            number, start = divmod(self._at + done, _PAGE_BYTES)
+            length = min(_PAGE_BYTES - start, count - done)
+            page = self._pages.get(number)
+            target[done : done + length] = bytes(length) if page is None else page[start : start + length]
+            done += length
+        self._at += count
+        return count
+
+    def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]
+        source = memoryview(data).cast("B")
+        done = 0
+        while done < len(source):
+            number, start = divmod(self._at + done, _PAGE_BYTES)
+            length = min(_PAGE_BYTES - start, len(source) - done)
+            page = self._pages.setdefault(number, bytearray(_PAGE_BYTES)) if length < _PAGE_BYTES else None
+            if page is None:
+                self._pages[number] = bytearray(source[done : done + length])
+            else:
+                page[start : start + length] = source[done : done + length]
+            done += length
+        self._at += done
+        self.size = max(self.size, self._at)
+        return done
+
+    def save(self, path: Path) -> None:
+        """Writes the bytes to a new file; where nothing was written it has holes.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            os.ftruncate(file, self.size)
+            for number, page in sorted(self._pages.items()):
+                write_all(file, page[: self.size - number * _PAGE_BYTES], number * _PAGE_BYTES)
+        finally:
+            os.close(file)

@@ -23,7 +23,6 @@ FLOORS = {
             "hashing",
             "differences",
             "writing",
-            "hdf5_image",
             "hdf5",
             "artefact",
             "classes",

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastkd.artefact import HDF5_VERSION, Header, write_header
 from fastkd.errors import BusyError, DiskError, OptionError, SpaceError
-from fastkd.hdf5_image import Image
+from fastkd.hdf5 import Image
 from fastkd.store.codec import Codec, encode_rows
 from fastkd.store.tables import (
     FORMAT_VERSION,
