@@ -24,7 +24,7 @@ from fastkd.data.beton.fields import Fields
 _SECTIONS = {
     "Data": "image-field label-field mask class-map",
     "Views": "views size num-seeds mix mix-alpha",
-    "Teacher": "teacher teacher-model teacher-norm teacher-size teacher-precision",
+    "Teacher": "teacher teacher-model teacher-norm teacher-size teacher-precision ema-weights",
     "Speed": "batch-size num-workers device",
     "Output": "out outputs codec max-kl tau reuse shard",
 }
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @field_options
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to make logits for.  [default: all]")
 @class_map_option
-@click.option("--teacher", required=True, metavar="T", help="A checkpoint, or a torchvision / timm: name.")
+@click.option("--teacher", required=True, metavar="T", help="A checkpoint, a run, or a torchvision / timm: name.")
 @teacher_options
 @view_options
 @outputs_option

@@ -107,12 +107,15 @@ def _outputs(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> I
             yield options[param.name], param.type
 
 
-def _others(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> Iterator[str | Path]:
-    """What the options that are no outputs name: files, perhaps."""
+def _inputs(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> Iterator[str | Path]:
+    """What is read: the files that options name which are no outputs, and the folders that are named as such."""
     for param in params:
         if param.name in options and not isinstance(param.type, Output):
             value = options[param.name]
-            yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str | Path))
+            for one in value if isinstance(value, tuple) else (value,):
+                is_folder = isinstance(param.type, click.Path) and isinstance(one, str | Path) and os.path.isdir(one)
+                if is_folder or (isinstance(one, str | Path) and os.path.isfile(one)):
+                    yield one
 
 
 @contextmanager
@@ -124,8 +127,7 @@ def claimed(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> It
             raise OptionError(f"{one}: is given for two outputs; choose another for one of them")
     with ExitStack() as stack:
         for path, kind in outputs:
-            inputs = [one for one in _others(params, options) if os.path.isfile(one)]
-            stack.enter_context(claim(path, inputs=inputs, is_folder=kind.is_folder, log=say))
+            stack.enter_context(claim(path, inputs=_inputs(params, options), is_folder=kind.is_folder, log=say))
         yield
 
 

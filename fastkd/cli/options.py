@@ -141,6 +141,12 @@ def parse_outputs(text: str) -> bool:
     return len(names) > 1
 
 
+ema_option = click.option(
+    "--ema-weights",
+    is_flag=True,
+    help="Take a checkpoint's averaged weights (model_ema and the like) where it has both.",
+)
+
 teacher_options = option_list(
     click.option("--teacher-model", metavar="NAME", help="Its network, where the checkpoint does not say."),
     click.option(
@@ -156,6 +162,7 @@ teacher_options = option_list(
         show_default=True,
         help="Its arithmetic; part of a store's identity.",
     ),
+    ema_option,
 )
 """What loads a teacher besides --teacher itself."""
 
@@ -186,6 +193,8 @@ def open_teacher(teacher: str, options: dict[str, Any], num_classes: int | None,
         precision=names["precision"],
         num_classes=num_classes,
         device=device,
+        ema_weights=options.pop("ema_weights"),
+        log=say,
     )
 
 

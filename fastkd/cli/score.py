@@ -8,7 +8,7 @@ import click
 from fastkd.agree import agree, share
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import say
-from fastkd.cli.options import class_map_option, device_options, field_options
+from fastkd.cli.options import class_map_option, device_options, ema_option, field_options
 from fastkd.cli.score_jobs import by_memorization, by_networks, by_store
 from fastkd.cli.score_source import choose_source
 from fastkd.data.beton.fields import Fields
@@ -31,8 +31,12 @@ _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "var
     help="What is scored; several share one pass.",
 )
 @click.option(
-    "--model", multiple=True, metavar="CKPT", help="Checkpoint, or a torchvision / timm: name; of several, the mean."
+    "--model",
+    multiple=True,
+    metavar="CKPT",
+    help="Checkpoint, run, or a torchvision / timm: name; of several, the mean.",
 )
+@ema_option
 @click.option(
     "--logits", type=click.Path(path_type=Path), help="A logit store in place of networks: no forward at all."
 )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.cli.common import say
 from fastkd.cli.options import match_outputs, option_list, refuse_idle
 
 if TYPE_CHECKING:
@@ -112,12 +113,18 @@ def parse_recorded(text: str | None, **options: Any) -> "Record | None":
 
 
 def open_init(
-    path: "Path", model_name: str, dataset: "Dataset", class_map: "ClassMap | None", *, reset_head: bool
+    path: "Path",
+    model_name: str,
+    dataset: "Dataset",
+    class_map: "ClassMap | None",
+    *,
+    reset_head: bool,
+    ema_weights: bool,
 ) -> "Init":
     """The weights that --init names; of the classes of a dataset in their order, unless the head is reset."""
     from fastkd.models.init import load_init
 
-    start = load_init(path, model_name, dataset.num_classes, reset_head=reset_head)
+    start = load_init(path, model_name, dataset.num_classes, reset_head=reset_head, ema_weights=ema_weights, log=say)
     if not reset_head:
         anew = "with --reset-head the last layer starts anew"
         match_outputs(dataset.classes, start.classes, class_map, one_order=anew, way_out=anew)
