@@ -1,11 +1,10 @@
-"""How a command is declared: --json, --config and --force, what it writes claimed, its ranks agreed."""
+"""How a command is declared: --json, --config, --dump-config and --force, what it writes claimed, its ranks agreed."""
 
 import functools
 import itertools
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,32 +15,11 @@ import click
 from fastkd import __version__
 from fastkd.agree import agree, share, telling_failures
 from fastkd.cli.common import choose_device, say
+from fastkd.cli.config import dump_config, load_config
 from fastkd.cli.sections import SectionedCommand
 from fastkd.dist import World, process_group, read_world
 from fastkd.errors import OptionError
 from fastkd.writing import claim
-
-
-def _load_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
-    """--config: the file's keys become the defaults of the command's options."""
-    if path is None:
-        return
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}", context, option) from None
-    values = values.get(context.info_name or "", values)  # one file may serve several commands, a table each
-    if not isinstance(values, dict):
-        raise click.BadParameter(f"{path}: {context.info_name} is no table", context, option)
-    for name, value in values.items():
-        if isinstance(value, list):
-            raise click.BadParameter(f"{path}: {name} is a list, expected one value", context, option)
-    known = {param.name for param in context.command.params if isinstance(param, click.Option)}
-    names = {key.replace("-", "_"): value for key, value in values.items() if not isinstance(value, dict)}
-    unknown = sorted(set(names) - known)
-    if unknown:
-        raise click.BadParameter(f"{path}: {context.info_name} has no option {unknown[0]!r}", context, option)
-    context.default_map = {**(context.default_map or {}), **names}
 
 
 class Output(click.Path):
@@ -55,7 +33,7 @@ class Output(click.Path):
 def command(
     name: str, *, on_ranks: bool = False, sections: Mapping[str, str] | None = None
 ) -> Callable[[Callable], click.Command]:
-    """Declares a command: adds --config and --json, and --force where it writes; prints the dict that it returns, on rank 0.
+    """Declares a command: adds --config, --dump-config, --json, and --force where it writes; prints the dict that it returns, on rank 0.
 
     The function gets the options and returns (result for --json, text for people). What it writes is claimed for it. Work
     that is shared, `on_ranks`, begins when all ranks have joined and agreed; the function gets `world`, and `device` is the
@@ -64,8 +42,12 @@ def command(
 
     def declare(function: Callable[..., tuple[dict[str, Any], str]]) -> click.Command:
         @functools.wraps(function)
-        def run(*, as_json: bool, **options: Any) -> None:
+        def run(*, as_json: bool, dump: bool, **options: Any) -> None:
             world = read_world()
+            if dump:
+                if world.is_main:
+                    click.echo(dump_config(click.get_current_context()))
+                return
             if not on_ranks:
                 if not world.is_main:
                     return
@@ -85,13 +67,19 @@ def command(
         config = click.option(
             "--config",
             type=click.Path(path_type=Path),
-            callback=_load_config,
+            callback=load_config,
             is_eager=True,
             expose_value=False,
-            help="TOML file with defaults for these options; flags override it.",
+            help="TOML file with defaults for these options, named as here without dashes; flags override it.",
+        )
+        dump = click.option(
+            "--dump-config",
+            "dump",
+            is_flag=True,
+            help="Print, as such a file, what the command would run with, and end.",
         )
         as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-        made = click.command(name, cls=SectionedCommand)(config(as_json(run)))
+        made = click.command(name, cls=SectionedCommand)(config(dump(as_json(run))))
         if any(isinstance(param.type, Output) for param in made.params):
             force = click.Option(["--force"], is_flag=True, help="Replace what is there, should it be of another job.")
             made.params.insert(-2, force)

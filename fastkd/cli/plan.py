@@ -7,6 +7,7 @@ import click
 
 from fastkd.cli.command import command
 from fastkd.cli.common import choose_device, say
+from fastkd.cli.config import NumberText
 from fastkd.cli.options import (
     codec_option,
     device_options,
@@ -29,7 +30,7 @@ from fastkd.dist import read_world
 @click.option("--num-samples", type=click.IntRange(1), help="Samples, where there is no BETON yet.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes, where there is no BETON yet.")
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples that are kept.  [default: all]")
-@click.option("--keep", metavar="FRACTION|COUNT", help="The same without a mask: 0.1 keeps a tenth.")
+@click.option("--keep", type=NumberText(), metavar="FRACTION|COUNT", help="The same without a mask: 0.1 keeps a tenth.")
 @view_options
 @outputs_option
 @click.option("--embedding-dim", type=click.IntRange(1), help="Values of an embedding, where --teacher does not say.")

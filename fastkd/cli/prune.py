@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from fastkd.cli.command import Output, command
+from fastkd.cli.config import NumberText
 from fastkd.cli.options import field_options, option_list
 from fastkd.cli.prune_inputs import combine_masks, read_candidates, read_weights
 from fastkd.data.beton.fields import Fields
@@ -36,7 +37,9 @@ _method_options = option_list(
 @command("prune", sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
 @field_options
-@click.option("--keep", metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples.")
+@click.option(
+    "--keep", type=NumberText(), metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples."
+)
 @click.option(
     "--method",
     type=click.Choice([*METHODS, *_OF_MASKS]),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastkd.cli.common import say
+from fastkd.cli.config import NumberText
 from fastkd.cli.options import match_outputs, option_list, refuse_idle
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ loss_options = option_list(
     ),
     click.option(
         "--alpha",
+        type=NumberText(),
         callback=_number_or("auto"),
         metavar="X|auto",
         help="Weight of KD, 0 to 1; auto: by the kept fraction.  [default: 0.5, 1 with an R, 0 without a teacher]",
@@ -68,6 +70,7 @@ loss_options = option_list(
     click.option("--alpha-rule", metavar="F:X,…", help="Lines that auto follows.  [default: 0.1:1,0.7:0.5]"),
     click.option(
         "--beta",
+        type=NumberText(),
         callback=_number_or("native"),
         metavar="X|native",
         help="Weight of R; native: RepDistiller's.  [default: 1; dkd 8]",

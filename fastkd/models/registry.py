@@ -199,8 +199,8 @@ def _match(
     for key, shape in probe.items():
         expected = (num_classes, *shape[1:]) if shape[:1] == (_PROBE_CLASSES,) else shape
         if key not in found and not _is_counter(key):
-            told = ", ".join("classes" if length == _PROBE_CLASSES else str(length) for length in expected)
-            return found, num_classes, f"{key} is missing, expected shape ({told})"
+            told = str(expected).replace(str(_PROBE_CLASSES), "classes")
+            return found, num_classes, f"{key} is missing, expected shape {told}"
         if key in found and tuple(found[key].shape) != expected:
             return found, num_classes, f"{key} has shape {tuple(found[key].shape)}, expected {expected}"
     extra = next((key for key in found if key not in probe), None)
