@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ def command(
                     with claimed_for_all(made.params, options, world):
                         result, text = function(world=world, **options)
             if world.is_main:
-                click.echo(json.dumps(result) if as_json else text)
+                click.echo(json.dumps(_without_nan(result), allow_nan=False) if as_json else text)
             if result.get("ok") is False:
                 sys.exit(1)
 
@@ -87,6 +88,15 @@ def command(
         return made
 
     return declare
+
+
+def _without_nan(value: Any) -> Any:
+    """A result as JSON knows it, which has no NaN and no infinities: null stands for them."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _outputs(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> Iterator[tuple[Path, Output]]:

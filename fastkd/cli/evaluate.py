@@ -8,6 +8,7 @@ import click
 from fastkd.agree import agree
 from fastkd.cli.command import command
 from fastkd.cli.common import say
+from fastkd.cli.numbers import MOST_BATCH, Real
 from fastkd.cli.options import class_map_option, device_options, ema_option, field_options, match_outputs
 from fastkd.data.beton.fields import Fields
 
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--crop-ratio",
-    type=float,
+    type=Real(),
     default=0.875,
     show_default=True,
     help="Crop over the shorter side, where images are not of that size.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True, help="Samples a step.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, MOST_BATCH), default=250, show_default=True, help="Samples a step."
+)
 @class_map_option
 @device_options
 def evaluate(

@@ -9,6 +9,7 @@ import click
 from fastkd.agree import share
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
+from fastkd.cli.numbers import MOST_EPOCHS
 from fastkd.cli.options import (
     class_map_option,
     device_options,
@@ -75,7 +76,7 @@ _SECTIONS = {
 @click.option("--val", type=click.Path(path_type=Path), help="Beton to measure accuracy on.")
 @click.option(
     "--val-every",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_EPOCHS),
     default=1,
     show_default=True,
     help="Epochs between measurements; the last is always measured.",
@@ -83,7 +84,7 @@ _SECTIONS = {
 @click.option("--out", type=Output(is_folder=True), required=True, help="Folder of the run; resumes one that is there.")
 @click.option(
     "--checkpoint-every",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 10**9),
     metavar="STEPS",
     help="Also within epochs.  [default: after each epoch]",
 )

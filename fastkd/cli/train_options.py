@@ -7,6 +7,7 @@ import click
 
 from fastkd.cli.common import say
 from fastkd.cli.config import NumberText
+from fastkd.cli.numbers import MOST_EPOCHS
 from fastkd.cli.options import match_outputs, option_list, refuse_idle
 
 if TYPE_CHECKING:
@@ -100,8 +101,12 @@ record_options = option_list(
         type=click.Choice(["total", "infinite", "zero"]),
         help="forgetting of samples that never are: epochs, infinity or 0.  [default: total]",
     ),
-    click.option("--dual-window", type=int, help="dual: epochs of a window.  [default: 10]"),
-    click.option("--el2n-epochs", type=int, help="el2n: the first epochs, whose mean it is.  [default: 10]"),
+    click.option("--dual-window", type=click.IntRange(2, MOST_EPOCHS), help="dual: epochs of a window.  [default: 10]"),
+    click.option(
+        "--el2n-epochs",
+        type=click.IntRange(1, MOST_EPOCHS),
+        help="el2n: the first epochs, whose mean it is.  [default: 10]",
+    ),
 )
 
 

@@ -5,6 +5,7 @@ made for the larger one serves the smaller. A mask may carry a weight of each sa
 """
 
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,8 @@ def parse_keep(text: str, num_samples: int) -> int:
             half a sample.
     """
     try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        value = _exact(text)
+    except (ValueError, ArithmeticError):
         raise OptionError(
             f"--keep {text!r} is not a number; expected a fraction such as 0.1 or a count such as 5000"
         ) from None
@@ -149,6 +150,21 @@ def parse_keep(text: str, num_samples: int) -> int:
     if count < 1:
         raise OptionError(f"--keep {text} of {num_samples} samples keeps none")
     return count
+
+
+def _exact(text: str) -> Fraction:
+    """A number as it is written, or 0 or 2 for one that is out of all proportion, whose digits would fill the memory.
+
+    Raises:
+        ValueError, ArithmeticError: not a finite number, or a ratio whose parts are no short whole numbers.
+    """
+    if "/" in text:
+        return Fraction(*(int(part) for part in text.split("/") if len(part) <= 20))
+    value = Decimal(text)
+    if not value.is_finite():
+        raise ValueError(text)
+    far = value.adjusted()  # the power of ten of its first digit
+    return Fraction(0) if far < -30 else Fraction(2 if value > 0 else -2) if far > 30 else Fraction(value)
 
 
 def random_order(labels: np.ndarray, seed: int) -> np.ndarray:
