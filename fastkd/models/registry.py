@@ -96,7 +96,8 @@ def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes:
         The network, on the CPU, in training mode.
 
     Raises:
-        ModelError: an unknown name, keys or shapes that are not this network's, or another number of classes.
+        ModelError: an unknown name, keys or shapes that are not this network's, another number of classes, or weights that
+            are NaN or infinite.
         MissingDependencyError: a `timm:` name without timm.
     """
     name = canonical_name(model_name)
@@ -112,6 +113,9 @@ def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes:
         raise ModelError(f"{name}: the weights do not fit: {_cause(best, state, shapes)}{problem}{hint}")
     if num_classes not in (None, classes):
         raise ModelError(f"{name}: the weights have {classes} classes, expected {num_classes}")
+    bad = next((key for key, value in found.items() if not value.isfinite().all()), None)
+    if bad is not None:
+        raise ModelError(f"{name}: {bad} holds what are no finite numbers (NaN or infinite): take another checkpoint")
     model = create_model(name, classes, shortcut=shortcut)
     complete = model.state_dict()  # with torch's version marks and the counters that the weights may lack
     complete.update(found)

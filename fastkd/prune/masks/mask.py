@@ -153,18 +153,18 @@ def parse_keep(text: str, num_samples: int) -> int:
 
 
 def _exact(text: str) -> Fraction:
-    """A number as it is written, or 0 or 2 for one that is out of all proportion, whose digits would fill the memory.
+    """A number as it is written; one beyond 10^±30 as the power of ten there, since its own digits could fill the memory.
 
     Raises:
-        ValueError, ArithmeticError: not a finite number, or a ratio whose parts are no short whole numbers.
+        ValueError, ArithmeticError: no finite number, or a ratio of no short whole numbers.
     """
-    if "/" in text:
-        return Fraction(*(int(part) for part in text.split("/") if len(part) <= 20))
+    if "/" in text and len(text) <= 40:
+        return Fraction(text)
     value = Decimal(text)
     if not value.is_finite():
         raise ValueError(text)
     far = value.adjusted()  # the power of ten of its first digit
-    return Fraction(0) if far < -30 else Fraction(2 if value > 0 else -2) if far > 30 else Fraction(value)
+    return Fraction(value) if abs(far) <= 30 else Fraction(10) ** (31 if far > 0 else -31) * (1 if value > 0 else -1)
 
 
 def random_order(labels: np.ndarray, seed: int) -> np.ndarray:
