@@ -18,7 +18,7 @@ from fastkd.data.views.decode import Column
 from fastkd.data.views.draw import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.data.views.mix import Mix
 from fastkd.dist import World, read_world
-from fastkd.errors import MismatchError, OptionError
+from fastkd.errors import FormatError, MismatchError, OptionError
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.tables import Output, StoreTables
@@ -87,11 +87,20 @@ def choose_views(
 
 
 def views_of(tables: StoreTables) -> Views:
-    """The views that a store holds logits of, with its K."""
-    spec = tables.header.params["views"]
-    extra = {"crop_ratio": spec["crop_ratio"]} if "crop_ratio" in spec else {}
-    mix = Mix(spec["mix"]["kind"], spec["mix"]["alpha"]) if "mix" in spec else None
-    return Views(spec["kind"], spec["size"], tables.num_seeds, mix=mix, **extra)
+    """The views that a store holds logits of, with its K.
+
+    Raises:
+        FormatError: its params name none.
+    """
+    try:
+        spec = tables.header.params["views"]
+        extra = {"crop_ratio": spec["crop_ratio"]} if "crop_ratio" in spec else {}
+        mix = Mix(spec["mix"]["kind"], spec["mix"]["alpha"]) if "mix" in spec else None
+        return Views(spec["kind"], spec["size"], tables.num_seeds, mix=mix, **extra)
+    except (KeyError, TypeError, OptionError) as error:
+        raise FormatError(
+            f"{tables.path}: does not say which views its logits are of ({error}); fill it anew"
+        ) from None
 
 
 def check_store(store: LogitStore, dataset: Dataset, views: Views, *, by_number: bool = False) -> None:
