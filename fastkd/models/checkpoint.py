@@ -211,9 +211,30 @@ def _checked_meta(path: Path, metadata: Mapping[str, str], state: Mapping[str, T
         raise CorruptError(f"{path}: the metadata does not match its digest: damaged")
     with suppress(ValueError, RecursionError):
         meta = json.loads(metadata["fastkd"])
-        if isinstance(meta, dict):
+        if isinstance(meta, dict) and _makes_sense(meta):
             return meta
-    raise FormatError(f"{path}: a damaged checkpoint of fastkd: the metadata is not a JSON object")
+    raise FormatError(f"{path}: a damaged checkpoint of fastkd: its metadata is no JSON object of what fastkd writes")
+
+
+def _makes_sense(meta: dict[str, Any]) -> bool:
+    """Whether what is read of the metadata has the types that it is read as."""
+    inputs, params, about, norm = (meta.get(name) or {} for name in ("inputs", "params", "about", "norm"))
+    if not all(isinstance(one, dict) for one in (inputs, params, about, norm)):
+        return False
+    if not isinstance(about.get("mask") or {}, dict):
+        return False
+    if not norm:
+        return True
+    mean, std, size = norm.get("mean", []), norm.get("std", []), norm.get("size")
+    return (
+        all(isinstance(one, list) and len(one) == 3 and all(map(_is_number, one)) for one in (mean, std))
+        and min(std) > 0
+        and (size is None or (isinstance(size, int) and 1 <= size <= 4096))
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6  # which NaN is not
 
 
 def _read_torch(path: Path) -> object:
