@@ -167,7 +167,7 @@ def read_header(file: h5py.File, path: str | Path) -> Header:
             kind=kind,
             format_version=int(read_attribute(file, "format_version", "i")),
             fingerprint=digest,
-            inputs=_json_object(inputs),
+            inputs=_fingerprints(inputs),
             params=_json_object(params),
         )
     except KeyError:
@@ -177,9 +177,19 @@ def read_header(file: h5py.File, path: str | Path) -> Header:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} where a number belongs")
+
+    value = json.loads(text, parse_constant=refuse)
     if not isinstance(value, dict):
         raise TypeError(f"{type(value).__name__} where a JSON object belongs")
+    return value
+
+
+def _fingerprints(text: str) -> dict[str, str]:
+    value = _json_object(text)
+    if not all(isinstance(one, str) for one in value.values()):
+        raise TypeError("inputs that are no fingerprints")
     return value
 
 

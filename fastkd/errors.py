@@ -1,7 +1,8 @@
 """The ways in which input can be bad: one exception class each, every message one line.
 
 A message names what was read (a path, an option), what was found, what was expected and the way out. The command line
-prints it and exits 1; `assert` is kept for fastkd's own invariants.
+prints it and exits 1; `assert` is kept for fastkd's own invariants. Where Python has a class of its own for a way, an error
+is one of that as well.
 """
 
 
@@ -28,11 +29,11 @@ class FastKDError(Exception):
         super().__init__(printable(" ".join(message.split())))
 
 
-class NotFoundError(FastKDError):
+class NotFoundError(FastKDError, FileNotFoundError):
     """A path, glob or class folder that is not there."""
 
 
-class OptionError(FastKDError):
+class OptionError(FastKDError, ValueError):
     """An option or argument outside its range, or options that contradict each other."""
 
 
@@ -64,7 +65,7 @@ class DiskError(FastKDError):
     """A file that cannot be written: a disk that fails, is read-only, or belongs to somebody else."""
 
 
-class ModelError(FastKDError):
+class ModelError(FastKDError, ValueError):
     """An unknown model name, or weights that do not fit the model."""
 
 

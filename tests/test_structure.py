@@ -17,6 +17,7 @@ FLOORS = {
     "fastkd": [
         *(
             "errors",
+            "arguments",
             "fingerprint",
             "splitmix",
             "intrinsics",

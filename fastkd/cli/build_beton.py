@@ -9,6 +9,7 @@ import click
 
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
+from fastkd.cli.numbers import MOST_WORKERS
 from fastkd.cli.options import field_options, refuse_idle_fields
 from fastkd.data.beton.fields import Fields
 from fastkd.errors import OptionError
@@ -33,7 +34,9 @@ from fastkd.errors import OptionError
     "--max-size", type=click.IntRange(1, 65_535), help="Shrink longer sides to this.  [default: 500 for jpg, else none]"
 )
 @click.option("--jpeg-quality", type=click.IntRange(1, 100), help="Of what is encoded.  [default: 90]")
-@click.option("--page-size", type=click.IntRange(2**21), help="Bytes of a page; a power of two.  [default: 8 MiB]")
+@click.option(
+    "--page-size", type=click.IntRange(2**21, 2**31), help="Bytes of a page; a power of two.  [default: 8 MiB]"
+)
 @click.option(
     "--check/--no-check",
     default=None,
@@ -41,7 +44,10 @@ from fastkd.errors import OptionError
 )
 @click.option("--skip-bad", is_flag=True, help="List images that cannot be decoded or stored and leave them out.")
 @click.option(
-    "--num-workers", type=click.IntRange(0), default=0, help="Encoding processes; 0 for one a CPU.  [default: 0]"
+    "--num-workers",
+    type=click.IntRange(0, MOST_WORKERS),
+    default=0,
+    help="Encoding processes; 0 for one a CPU.  [default: 0]",
 )
 def build_beton(
     source: str,

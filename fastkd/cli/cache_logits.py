@@ -7,6 +7,7 @@ import click
 
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
+from fastkd.cli.numbers import MOST_BATCH, Real
 from fastkd.cli.options import (
     class_map_option,
     codec_option,
@@ -24,7 +25,7 @@ from fastkd.data.beton.fields import Fields
 _SECTIONS = {
     "Data": "image-field label-field mask class-map",
     "Views": "views size num-seeds mix mix-alpha",
-    "Teacher": "teacher teacher-model teacher-norm teacher-size teacher-precision",
+    "Teacher": "teacher teacher-model teacher-norm teacher-size teacher-precision ema-weights",
     "Speed": "batch-size num-workers device",
     "Output": "out outputs codec max-kl tau reuse shard",
 }
@@ -39,17 +40,17 @@ if TYPE_CHECKING:
 @field_options
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples to make logits for.  [default: all]")
 @class_map_option
-@click.option("--teacher", required=True, metavar="T", help="A checkpoint, or a torchvision / timm: name.")
+@click.option("--teacher", required=True, metavar="T", help="A checkpoint, a run, or a torchvision / timm: name.")
 @teacher_options
 @view_options
 @outputs_option
 @codec_option
 @click.option(
     "--max-kl",
-    type=click.FloatRange(0, min_open=True),
+    type=Real(0, min_open=True),
     help="Measure the codec's KL on real rows first, and stop where it is above this.",
 )
-@click.option("--tau", type=click.FloatRange(0, min_open=True), help="Temperature of --max-kl.  [default: 4]")
+@click.option("--tau", type=Real(0.01, 100), help="Temperature of --max-kl.  [default: 4]")
 @click.option(
     "--reuse",
     multiple=True,
@@ -58,7 +59,11 @@ if TYPE_CHECKING:
 )
 @click.option("--shard", metavar="I/N", help="Fill the I-th of N parts alone, for fastkd merge.")
 @click.option(
-    "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of a block, the teacher's batch."
+    "--batch-size",
+    type=click.IntRange(1, MOST_BATCH),
+    default=256,
+    show_default=True,
+    help="Rows of a block, the teacher's batch.",
 )
 @click.option("--out", type=Output(), required=True, help="The store to fill; resumes one that is there.")
 @device_options

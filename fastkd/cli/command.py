@@ -1,11 +1,11 @@
-"""How a command is declared: --json, --config and --force, what it writes claimed, its ranks agreed."""
+"""How a command is declared: --json, --config, --dump-config and --force, what it writes claimed, its ranks agreed."""
 
 import functools
 import itertools
 import json
+import math
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,32 +16,11 @@ import click
 from fastkd import __version__
 from fastkd.agree import agree, share, telling_failures
 from fastkd.cli.common import choose_device, say
+from fastkd.cli.config import dump_config, load_config
 from fastkd.cli.sections import SectionedCommand
 from fastkd.dist import World, process_group, read_world
 from fastkd.errors import DiskError, OptionError, printable
 from fastkd.writing import claim
-
-
-def _load_config(context: click.Context, option: click.Parameter, path: Path | None) -> None:
-    """--config: the file's keys become the defaults of the command's options."""
-    if path is None:
-        return
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}", context, option) from None
-    values = values.get(context.info_name or "", values)  # one file may serve several commands, a table each
-    if not isinstance(values, dict):
-        raise click.BadParameter(f"{path}: {context.info_name} is no table", context, option)
-    for name, value in values.items():
-        if isinstance(value, list):
-            raise click.BadParameter(f"{path}: {name} is a list, expected one value", context, option)
-    known = {param.name for param in context.command.params if isinstance(param, click.Option)}
-    names = {key.replace("-", "_"): value for key, value in values.items() if not isinstance(value, dict)}
-    unknown = sorted(set(names) - known)
-    if unknown:
-        raise click.BadParameter(f"{path}: {context.info_name} has no option {unknown[0]!r}", context, option)
-    context.default_map = {**(context.default_map or {}), **names}
 
 
 class Output(click.Path):
@@ -55,7 +34,7 @@ class Output(click.Path):
 def command(
     name: str, *, on_ranks: bool = False, sections: Mapping[str, str] | None = None
 ) -> Callable[[Callable], click.Command]:
-    """Declares a command: adds --config and --json, and --force where it writes; prints the dict that it returns, on rank 0.
+    """Declares a command: adds --config, --dump-config, --json, and --force where it writes; prints the dict that it returns, on rank 0.
 
     The function gets the options and returns (result for --json, text for people). What it writes is claimed for it. Work
     that is shared, `on_ranks`, begins when all ranks have joined and agreed; the function gets `world`, and `device` is the
@@ -64,8 +43,12 @@ def command(
 
     def declare(function: Callable[..., tuple[dict[str, Any], str]]) -> click.Command:
         @functools.wraps(function)
-        def run(*, as_json: bool, **options: Any) -> None:
+        def run(*, as_json: bool, dump: bool, **options: Any) -> None:
             world = read_world()
+            if dump:
+                if world.is_main:
+                    click.echo(dump_config(click.get_current_context()))
+                return
             if not on_ranks:
                 if not world.is_main:
                     return
@@ -78,20 +61,26 @@ def command(
                     with claimed_for_all(made.params, options, world):
                         result, text = function(world=world, **options)
             if world.is_main:
-                _print(json.dumps(result) if as_json else printable(text))
+                _print(json.dumps(_without_nan(result), allow_nan=False) if as_json else printable(text))
             if result.get("ok") is False:
                 sys.exit(1)
 
         config = click.option(
             "--config",
             type=click.Path(path_type=Path),
-            callback=_load_config,
+            callback=load_config,
             is_eager=True,
             expose_value=False,
-            help="TOML file with defaults for these options; flags override it.",
+            help="TOML file with defaults for these options, named as here without dashes; flags override it.",
+        )
+        dump = click.option(
+            "--dump-config",
+            "dump",
+            is_flag=True,
+            help="Print, as such a file, what the command would run with, and end.",
         )
         as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-        made = click.command(name, cls=SectionedCommand)(config(as_json(run)))
+        made = click.command(name, cls=SectionedCommand)(config(dump(as_json(run))))
         if any(isinstance(param.type, Output) for param in made.params):
             force = click.Option(["--force"], is_flag=True, help="Replace what is there, should it be of another job.")
             made.params.insert(-2, force)
@@ -119,18 +108,30 @@ def _print(text: str) -> None:
         ) from None
 
 
+def _without_nan(value: Any) -> Any:
+    """A result as JSON knows it, which has no NaN and no infinities: null stands for them."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _outputs(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> Iterator[tuple[Path, Output]]:
     for param in params:
         if isinstance(param.type, Output) and param.name and options.get(param.name) is not None:
             yield options[param.name], param.type
 
 
-def _others(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> Iterator[str | Path]:
-    """What the options that are no outputs name: files, perhaps."""
+def _inputs(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> Iterator[str | Path]:
+    """What is read: the files that options name which are no outputs, and the folders that are named as such."""
     for param in params:
         if param.name in options and not isinstance(param.type, Output):
             value = options[param.name]
-            yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, str | Path))
+            for one in value if isinstance(value, tuple) else (value,):
+                is_folder = isinstance(param.type, click.Path) and isinstance(one, str | Path) and os.path.isdir(one)
+                if is_folder or (isinstance(one, str | Path) and os.path.isfile(one)):
+                    yield one
 
 
 @contextmanager
@@ -142,8 +143,7 @@ def claimed(params: Sequence[click.Parameter], options: Mapping[str, Any]) -> It
             raise OptionError(f"{one}: is given for two outputs; choose another for one of them")
     with ExitStack() as stack:
         for path, kind in outputs:
-            inputs = [one for one in _others(params, options) if os.path.isfile(one)]
-            stack.enter_context(claim(path, inputs=inputs, is_folder=kind.is_folder, log=say))
+            stack.enter_context(claim(path, inputs=_inputs(params, options), is_folder=kind.is_folder, log=say))
         yield
 
 

@@ -7,7 +7,9 @@ import click
 
 from fastkd.agree import agree
 from fastkd.cli.command import command
-from fastkd.cli.options import class_map_option, device_options, field_options, match_outputs
+from fastkd.cli.common import say
+from fastkd.cli.numbers import MOST_BATCH, Real
+from fastkd.cli.options import class_map_option, device_options, ema_option, field_options, match_outputs
 from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 @command("evaluate", on_ranks=True)
 @click.argument("beton", type=click.Path(path_type=Path))
 @field_options
-@click.option("--model", required=True, metavar="CKPT", help="A checkpoint, or a torchvision / timm: name.")
+@click.option("--model", required=True, metavar="CKPT", help="A checkpoint, a run, or a torchvision / timm: name.")
+@ema_option
 @click.option("--model-name", metavar="NAME", help="Its network, where the checkpoint does not say.")
 @click.option("--norm", metavar="NORM", help="cifar, imagenet, none or M,M,M/S,S,S, where the checkpoint does not say.")
 @click.option(
@@ -27,18 +30,21 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--crop-ratio",
-    type=float,
+    type=Real(),
     default=0.875,
     show_default=True,
     help="Crop over the shorter side, where images are not of that size.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True, help="Samples a step.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, MOST_BATCH), default=250, show_default=True, help="Samples a step."
+)
 @class_map_option
 @device_options
 def evaluate(
     beton: Path,
     fields: Fields,
     model: str,
+    ema_weights: bool,
     model_name: str | None,
     norm: str | None,
     size: int | None,
@@ -55,7 +61,7 @@ def evaluate(
     network still chooses among all of its classes.
 
     \b
-    fastkd evaluate test.beton --model run/model.safetensors
+    fastkd evaluate test.beton --model run/
     """
     from fastkd.classes import read_class_map
     from fastkd.data.beton.dataset import open_dataset, relabelled
@@ -68,7 +74,13 @@ def evaluate(
     mapping = read_class_map(class_map)
     dataset = open_dataset(beton, fields)
     network = load_teacher(
-        model, model_name=model_name, norm=norm, device=device, options=("--model", "--model-name", "--norm")
+        model,
+        model_name=model_name,
+        norm=norm,
+        device=device,
+        options=("--model", "--model-name", "--norm"),
+        ema_weights=ema_weights,
+        log=say,
     )
     agree(
         world,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastkd.cli.common import say
+from fastkd.cli.numbers import MOST_SIZE, MOST_WORKERS, Real
 from fastkd.data.beton.fields import Fields
 from fastkd.errors import OptionError
 
@@ -25,7 +26,10 @@ def option_list(*options: Callable[[Callable], Callable]) -> Callable[[Callable]
 
 device_options = option_list(
     click.option(
-        "--num-workers", type=click.IntRange(0), default=0, help="Loader threads; 0 for one a CPU.  [default: 0]"
+        "--num-workers",
+        type=click.IntRange(0, MOST_WORKERS),
+        default=0,
+        help="Loader threads; 0 for one a CPU.  [default: 0]",
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
 )
@@ -74,7 +78,7 @@ view_options = option_list(
     ),
     click.option(
         "--num-seeds",
-        type=click.IntRange(1),
+        type=click.IntRange(1, 2**31 - 1),
         help="Views of a sample, K.  [default: 162 for crop-flip, 50 for rrc]",
     ),
     click.option(
@@ -82,7 +86,9 @@ view_options = option_list(
         type=click.Choice(["cutmix", "mixup"]),
         help="Mix each view with that of another kept sample; a store says it itself.",
     ),
-    click.option("--mix-alpha", type=float, help="The own image's share is of Beta(alpha, alpha).  [default: 1]"),
+    click.option(
+        "--mix-alpha", type=Real(1e-3, 1000), help="The own image's share is of Beta(alpha, alpha).  [default: 1]"
+    ),
 )
 
 class_map_option = click.option(
@@ -141,6 +147,12 @@ def parse_outputs(text: str) -> bool:
     return len(names) > 1
 
 
+ema_option = click.option(
+    "--ema-weights",
+    is_flag=True,
+    help="Take a checkpoint's averaged weights (model_ema and the like) where it has both.",
+)
+
 teacher_options = option_list(
     click.option("--teacher-model", metavar="NAME", help="Its network, where the checkpoint does not say."),
     click.option(
@@ -148,7 +160,9 @@ teacher_options = option_list(
         metavar="NORM",
         help="cifar, imagenet, none or M,M,M/S,S,S, where the checkpoint does not say.",
     ),
-    click.option("--teacher-size", type=click.IntRange(1), help="Its input size in pixels; views are resized to it."),
+    click.option(
+        "--teacher-size", type=click.IntRange(1, MOST_SIZE), help="Its input size in pixels; views are resized to it."
+    ),
     click.option(
         "--teacher-precision",
         type=click.Choice(["fp32", "bf16", "fp16"]),
@@ -156,6 +170,7 @@ teacher_options = option_list(
         show_default=True,
         help="Its arithmetic; part of a store's identity.",
     ),
+    ema_option,
 )
 """What loads a teacher besides --teacher itself."""
 
@@ -186,6 +201,8 @@ def open_teacher(teacher: str, options: dict[str, Any], num_classes: int | None,
         precision=names["precision"],
         num_classes=num_classes,
         device=device,
+        ema_weights=options.pop("ema_weights"),
+        log=say,
     )
 
 

@@ -7,6 +7,8 @@ import click
 
 from fastkd.cli.command import command
 from fastkd.cli.common import choose_device, say
+from fastkd.cli.config import NumberText
+from fastkd.cli.numbers import MOST_BATCH, MOST_EPOCHS, Real
 from fastkd.cli.options import (
     codec_option,
     device_options,
@@ -26,26 +28,32 @@ from fastkd.dist import read_world
 @command("plan")
 @click.argument("beton", required=False, type=click.Path(path_type=Path))
 @field_options
-@click.option("--num-samples", type=click.IntRange(1), help="Samples, where there is no BETON yet.")
-@click.option("--num-classes", type=click.IntRange(1), help="Classes, where there is no BETON yet.")
+@click.option("--num-samples", type=click.IntRange(1, 2**40), help="Samples, where there is no BETON yet.")
+@click.option("--num-classes", type=click.IntRange(1, 2**24), help="Classes, where there is no BETON yet.")
 @click.option("--mask", type=click.Path(path_type=Path), help="Samples that are kept.  [default: all]")
-@click.option("--keep", metavar="FRACTION|COUNT", help="The same without a mask: 0.1 keeps a tenth.")
+@click.option("--keep", type=NumberText(), metavar="FRACTION|COUNT", help="The same without a mask: 0.1 keeps a tenth.")
 @view_options
 @outputs_option
-@click.option("--embedding-dim", type=click.IntRange(1), help="Values of an embedding, where --teacher does not say.")
+@click.option(
+    "--embedding-dim", type=click.IntRange(1, 2**24), help="Values of an embedding, where --teacher does not say."
+)
 @codec_option
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="As of cache-logits.")
-@click.option("--epochs", type=click.IntRange(1), default=240, show_default=True, help="Of each student.")
-@click.option("--num-students", type=click.IntRange(1), default=1, show_default=True, help="Runs that read the store.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, MOST_BATCH), default=256, show_default=True, help="As of cache-logits."
+)
+@click.option("--epochs", type=click.IntRange(1, MOST_EPOCHS), default=240, show_default=True, help="Of each student.")
+@click.option(
+    "--num-students", type=click.IntRange(1, 10**6), default=1, show_default=True, help="Runs that read the store."
+)
 @click.option("--measure", is_flag=True, help="Run the --teacher on BETON for ten seconds to know its rate.")
 @click.option(
     "--teacher", metavar="T", help="For --measure and --outputs: a checkpoint, or a torchvision / timm: name."
 )
 @teacher_options
-@click.option("--images-per-s", type=click.FloatRange(0, min_open=True), help="The teacher's rate, where it is known.")
+@click.option("--images-per-s", type=Real(1e-3, 1e9), help="The teacher's rate, where it is known.")
 @click.option(
     "--read-mb-per-s",
-    type=click.FloatRange(0, min_open=True),
+    type=Real(1e-3, 1e9),
     default=500,
     show_default=True,
     help="Rate of the disk that the store is read from.",

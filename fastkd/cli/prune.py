@@ -6,10 +6,12 @@ from typing import Any
 import click
 
 from fastkd.cli.command import Output, command
+from fastkd.cli.config import NumberText
+from fastkd.cli.numbers import Real
 from fastkd.cli.options import field_options, option_list
 from fastkd.cli.prune_inputs import combine_masks, read_candidates, read_weights
 from fastkd.data.beton.fields import Fields
-from fastkd.prune.select.methods import METHODS, OPTIONS, choose, flag, options_of
+from fastkd.prune.select.methods import METHODS, OPTIONS, Span, choose, flag, options_of
 
 _OF_MASKS = ("union", "intersection", "difference", "complement")
 _OF_ALL = ("level", "balance")  # options of several methods
@@ -22,11 +24,16 @@ _SECTIONS = {
 }
 """The headings of the help, and the options below each."""
 
+
+def _type_of(kind: Span | list[str]) -> click.ParamType:
+    """The type of a method's option."""
+    if isinstance(kind, list):
+        return click.Choice(kind)
+    return Real(kind.least, kind.most) if kind.kind is float else click.IntRange(int(kind.least), int(kind.most))
+
+
 _method_options = option_list(
-    *(
-        click.option(flag(name), type=click.Choice(kind) if isinstance(kind, list) else kind, help=text)
-        for name, (kind, text) in OPTIONS.items()
-    ),
+    *(click.option(flag(name), type=_type_of(kind), help=text) for name, (kind, text) in OPTIONS.items()),
     click.option(
         "--hardness", metavar="NAME", help="ccs, d2: the score β goes by.  [default: aum if there, else --score]"
     ),
@@ -36,7 +43,9 @@ _method_options = option_list(
 @command("prune", sections=_SECTIONS)
 @click.argument("beton", type=click.Path(path_type=Path))
 @field_options
-@click.option("--keep", metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples.")
+@click.option(
+    "--keep", type=NumberText(), metavar="FRACTION|COUNT", help="0.1 keeps a tenth, 5000 keeps 5,000 samples."
+)
 @click.option(
     "--method",
     type=click.Choice([*METHODS, *_OF_MASKS]),

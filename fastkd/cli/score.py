@@ -8,7 +8,8 @@ import click
 from fastkd.agree import agree, share
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import say
-from fastkd.cli.options import class_map_option, device_options, field_options
+from fastkd.cli.numbers import MOST_BATCH, MOST_EPOCHS, Real
+from fastkd.cli.options import class_map_option, device_options, ema_option, field_options
 from fastkd.cli.score_jobs import by_memorization, by_networks, by_store
 from fastkd.cli.score_source import choose_source
 from fastkd.data.beton.fields import Fields
@@ -31,8 +32,12 @@ _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "var
     help="What is scored; several share one pass.",
 )
 @click.option(
-    "--model", multiple=True, metavar="CKPT", help="Checkpoint, or a torchvision / timm: name; of several, the mean."
+    "--model",
+    multiple=True,
+    metavar="CKPT",
+    help="Checkpoint, run, or a torchvision / timm: name; of several, the mean.",
 )
+@ema_option
 @click.option(
     "--logits", type=click.Path(path_type=Path), help="A logit store in place of networks: no forward at all."
 )
@@ -40,7 +45,9 @@ _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "var
 @click.option("--norm", metavar="NORM", help="cifar, imagenet, none or M,M,M/S,S,S, where a checkpoint does not say.")
 @click.option("--size", type=click.IntRange(1), help="Side of the centre crop.  [default: as `fastkd evaluate`]")
 @click.option(
-    "--batch-size", type=click.IntRange(1), help="Samples a step.  [default: 250; memorization: the recipe's]"
+    "--batch-size",
+    type=click.IntRange(1, MOST_BATCH),
+    help="Samples a step.  [default: 250; memorization: the recipe's]",
 )
 @click.option(
     "--grand-params", type=click.Choice(["last", "all"]), help="grand: gradients in which parameters.  [default: last]"
@@ -50,11 +57,19 @@ _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "var
 )
 @click.option("--centre", type=click.Choice(["mean", "median"]), help="moderate: centre of a class.  [default: mean]")
 @click.option("--features-out", type=Output(), help="moderate: write the features too, for d2.")
-@click.option("--num-models", type=int, help="memorization: networks to train.")
-@click.option("--subset", type=float, help="memorization: part of the samples each is trained on.  [default: 0.7]")
-@click.option("--min-count", type=int, help="memorization: networks needed with and without a sample.  [default: 3]")
+@click.option("--num-models", type=click.IntRange(2, 10**5), help="memorization: networks to train.")
+@click.option(
+    "--subset",
+    type=Real(0, 1, min_open=True, max_open=True),
+    help="memorization: part of the samples each is trained on.  [default: 0.7]",
+)
+@click.option(
+    "--min-count",
+    type=click.IntRange(1, 10**5),
+    help="memorization: networks needed with and without a sample.  [default: 3]",
+)
 @click.option("--student", metavar="NAME", help="memorization: the network.  [default: resnet8]")
-@click.option("--epochs", type=int, help="memorization: epochs of each.  [default: 30]")
+@click.option("--epochs", type=click.IntRange(1, MOST_EPOCHS), help="memorization: epochs of each.  [default: 30]")
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="memorization: of the subsets and networks.  [default: 0]"
 )

@@ -45,18 +45,20 @@ def by_networks(
     used = {name: given[name] for name in ("grand_params", "compat", "centre") if given[name] is not None}
     options = ScoringOptions(**used)
 
-    def load(spec: str) -> Teacher:
+    def load(spec: str, log: Callable[[str], None] = lambda line: None) -> Teacher:
         return load_teacher(
             spec,
             model_name=given["model_name"],
             norm=given["norm"],
             device=common["device"],
             options=("--model", "--model-name", "--norm"),
+            ema_weights=given["ema_weights"],
+            log=log,
         )
 
     views = Views("center", choose_views(dataset, size=size).size)
     loader = Loader(dataset, views, batch_size=batch_size or 250, **common)
-    fingerprints = [load(spec).fingerprint for spec in model]  # one network at a time is in memory, here and below
+    fingerprints = [load(spec, say).fingerprint for spec in model]  # one network at a time is in memory, here and below
 
     def compute() -> "tuple[dict[str, np.ndarray], np.ndarray | None]":
         with progress_bar("score", "samples") as progress:

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastkd.errors import OptionError
 
-_OF_NETWORKS = ("model_name", "features_out", "grand_params", "compat", "centre")
+_OF_NETWORKS = ("model_name", "ema_weights", "features_out", "grand_params", "compat", "centre")
 _OF_MEMORIZATION = ("num_models", "subset", "min_count", "student", "epochs", "seed")
 _UNUSED = {
     "networks": _OF_MEMORIZATION,
@@ -47,6 +47,6 @@ def choose_source(methods: tuple[str, ...], model: tuple[str, ...], logits: Path
             if given[name] is not None and method not in methods:
                 raise OptionError(f"--{name.replace('_', '-')} does nothing without --method {method}")
     for name in _UNUSED[source]:
-        if given[name] is not None:
+        if given[name] is not None and given[name] is not False:
             raise OptionError(f"--{name.replace('_', '-')} does nothing for scores from {source}, leave it out")
     return source

@@ -10,6 +10,7 @@ import click
 from fastkd.agree import share
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
+from fastkd.cli.numbers import MOST_EPOCHS
 from fastkd.cli.options import (
     class_map_option,
     device_options,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _SECTIONS = {
     "Data": "image-field label-field mask class-map order drop-last mask-weights",
     "Views": "views size num-seeds mix mix-alpha",
-    "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision",
+    "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision ema-weights",
     "Student": "model init reset-head norm ema sync-bn resize-from seed",
     "Loss": "kd alpha alpha-rule beta layers teacher-layers label-smoothing tau tau-squared",
     "Schedule": "epochs batch-size lr momentum weight-decay schedule",
@@ -54,7 +55,10 @@ _SECTIONS = {
 @class_map_option
 @click.option("--logits", type=click.Path(path_type=Path), help="Store with the teacher's logits.")
 @click.option(
-    "--teacher", metavar="T", help="Teacher to run live where there is no store; with one, it must be the store's."
+    "--teacher",
+    type=click.Path(),
+    metavar="T",
+    help="Teacher to run live where there is no store; with one, it must be the store's.",
 )
 @teacher_options
 @click.option(
@@ -67,13 +71,13 @@ _SECTIONS = {
     "--init",
     type=click.Path(path_type=Path),
     metavar="CKPT",
-    help="Weights that the student starts from.  [default: fresh ones of the seed]",
+    help="Weights that the student starts from: a checkpoint, or a run.  [default: fresh ones of the seed]",
 )
 @click.option("--reset-head", is_flag=True, help="With --init: start the last layer anew, for other classes.")
 @click.option("--val", type=click.Path(path_type=Path), help="Beton to measure accuracy on.")
 @click.option(
     "--val-every",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_EPOCHS),
     default=1,
     show_default=True,
     help="Epochs between measurements; the last is always measured.",
@@ -81,7 +85,7 @@ _SECTIONS = {
 @click.option("--out", type=Output(is_folder=True), required=True, help="Folder of the run; resumes one that is there.")
 @click.option(
     "--checkpoint-every",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 10**9),
     metavar="STEPS",
     help="Also within epochs.  [default: after each epoch]",
 )
@@ -147,6 +151,7 @@ def train(
     teacher: str | None,
     init: Path | None,
     reset_head: bool,
+    ema_weights: bool,
     val: Path | None,
     val_every: int,
     out: Path,
@@ -202,8 +207,10 @@ def train(
     recorded = parse_recorded(record, never_learned=never_learned, window=dual_window, el2n_epochs=el2n_epochs)
     teacher_flags = {name: options.pop(name) for name in list(options) if name.startswith("teacher_")}
     refuse_idle({"reset_head": reset_head}, "init", init)
+    refuse_idle({"ema_weights": ema_weights}, "teacher or --init", teacher or init)
     refuse_idle({"val_every": val_every > 1}, "val", val)
     refuse_idle(teacher_flags, "teacher", teacher)
+    teacher_flags["ema_weights"] = ema_weights
     refuse_idle(
         {"class_map": class_map},
         "val, --teacher, --logits or --init",
@@ -219,7 +226,11 @@ def train(
     chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha)
     options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
     recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
-    start = open_init(init, recipe.model, dataset, mapping, reset_head=reset_head) if init else None
+    start = (
+        open_init(init, recipe.model, dataset, mapping, reset_head=reset_head, ema_weights=ema_weights)
+        if init
+        else None
+    )
     norm_used, norm_words = choose_norm(norm, start, chosen.size)
     network = match_teacher(teacher, teacher_flags, dataset, device, mapping) if teacher else None
     inputs = open_inputs(

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.cli.common import say
+from fastkd.cli.config import NumberText
+from fastkd.cli.numbers import MOST_EPOCHS
 from fastkd.cli.options import match_outputs, option_list, refuse_idle
 
 if TYPE_CHECKING:
@@ -60,6 +63,7 @@ loss_options = option_list(
     ),
     click.option(
         "--alpha",
+        type=NumberText(),
         callback=_number_or("auto"),
         metavar="X|auto",
         help="Weight of KD, 0 to 1; auto: by the kept fraction.  [default: 0.5, 1 with an R, 0 without a teacher]",
@@ -67,6 +71,7 @@ loss_options = option_list(
     click.option("--alpha-rule", metavar="F:X,…", help="Lines that auto follows.  [default: 0.1:1,0.7:0.5]"),
     click.option(
         "--beta",
+        type=NumberText(),
         callback=_number_or("native"),
         metavar="X|native",
         help="Weight of R; native: RepDistiller's.  [default: 1; dkd 8]",
@@ -96,8 +101,12 @@ record_options = option_list(
         type=click.Choice(["total", "infinite", "zero"]),
         help="forgetting of samples that never are: epochs, infinity or 0.  [default: total]",
     ),
-    click.option("--dual-window", type=int, help="dual: epochs of a window.  [default: 10]"),
-    click.option("--el2n-epochs", type=int, help="el2n: the first epochs, whose mean it is.  [default: 10]"),
+    click.option("--dual-window", type=click.IntRange(2, MOST_EPOCHS), help="dual: epochs of a window.  [default: 10]"),
+    click.option(
+        "--el2n-epochs",
+        type=click.IntRange(1, MOST_EPOCHS),
+        help="el2n: the first epochs, whose mean it is.  [default: 10]",
+    ),
 )
 
 
@@ -112,12 +121,18 @@ def parse_recorded(text: str | None, **options: Any) -> "Record | None":
 
 
 def open_init(
-    path: "Path", model_name: str, dataset: "Dataset", class_map: "ClassMap | None", *, reset_head: bool
+    path: "Path",
+    model_name: str,
+    dataset: "Dataset",
+    class_map: "ClassMap | None",
+    *,
+    reset_head: bool,
+    ema_weights: bool,
 ) -> "Init":
     """The weights that --init names; of the classes of a dataset in their order, unless the head is reset."""
     from fastkd.models.init import load_init
 
-    start = load_init(path, model_name, dataset.num_classes, reset_head=reset_head)
+    start = load_init(path, model_name, dataset.num_classes, reset_head=reset_head, ema_weights=ema_weights, log=say)
     if not reset_head:
         anew = "with --reset-head the last layer starts anew"
         match_outputs(dataset.classes, start.classes, class_map, one_order=anew, way_out=anew)

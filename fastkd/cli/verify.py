@@ -32,7 +32,7 @@ from fastkd.dist import read_world
 )
 @click.option("--teacher", metavar="T", help="The teacher for --against: a checkpoint, or a torchvision / timm: name.")
 @teacher_options
-@click.option("--rows", type=click.IntRange(1), help="Rows for --against.  [default: 1000]")
+@click.option("--rows", type=click.IntRange(1, 10**9), help="Rows for --against.  [default: 1000]")
 @device_options
 def verify(
     files: tuple[Path, ...],

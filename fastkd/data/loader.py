@@ -14,6 +14,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 
+from fastkd.arguments import as_flag, as_ids, as_whole
 from fastkd.data.batch import Batch
 from fastkd.data.beton.part import where_from
 from fastkd.data.beton.read import Beton
@@ -92,23 +93,19 @@ class ViewLoader:
         device: torch.device | str = "cpu",
         world: World = World(),  # noqa: B008  (frozen)
     ) -> None:
-        for name, value, low in (
-            ("batch_size", batch_size, 1),
-            ("global_batch", global_batch if global_batch is not None else 1, 1),
-            ("num_workers", num_workers, 0),
-            ("prefetch", prefetch, 1),
-        ):
-            if value < low:
-                raise OptionError(f"{name} is {value}, expected at least {low}")
-        if not 0 <= seed < 2**63:
-            raise OptionError(f"seed is {seed}, expected 0 … 2^63-1")
+        batch_size, prefetch = as_whole(batch_size, "batch_size", 1), as_whole(prefetch, "prefetch", 1)
+        num_workers, seed = as_whole(num_workers, "num_workers", 0), as_whole(seed, "seed", 0, 2**63 - 1)
+        global_batch = batch_size * world.size if global_batch is None else as_whole(global_batch, "global_batch", 1)
+        shuffle, drop_last = as_flag(shuffle, "shuffle"), as_flag(drop_last, "drop_last")
+        if not isinstance(views, Views):
+            raise OptionError(f"views are {views!r}, expected Views")
         check_order(order)
         self.beton, self.views, self.logits, self.embeddings = beton, views, logits, embeddings
-        self.ids = check_ids(beton.sample_ids if ids is None else np.array(ids), beton.num_samples)
+        self.ids = check_ids(beton.sample_ids if ids is None else as_ids(ids).copy(), beton.num_samples)
         if beton.present is not None and not beton.present[self.ids].all():
             missing = self.ids[~beton.present[self.ids]]
             raise OptionError(f"{beton.path}: a part without {len(missing)} of the ids, sample {missing[0]} among them")
-        self.global_batch = batch_size * world.size if global_batch is None else global_batch
+        self.global_batch = global_batch
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
         self.num_workers = num_workers or default_num_workers()
         self.prefetch, self.device, self.world = prefetch, find_device(device), world
@@ -158,6 +155,7 @@ class ViewLoader:
 
     def jobs(self, epoch: int, *, start_batch: int = 0) -> Iterator[tuple[np.ndarray, int]]:
         """What `run` is given for an epoch: sample_ids and aug_seed of each batch of this rank."""
+        epoch, start_batch = as_whole(epoch, "epoch", 0), as_whole(start_batch, "start_batch", 0)
         group = PAGES_BATCHES * self.global_batch
         order = epoch_order(self.ids, epoch=epoch, shuffle=self.shuffle, seed=self.seed, pages=self._pages, group=group)
         parts = (

@@ -7,6 +7,7 @@ any batch of any epoch can be named without going through the ones before it.
 import numpy as np
 from numba import njit, uint64
 
+from fastkd.arguments import as_ids
 from fastkd.dist import even_split
 from fastkd.errors import OptionError
 from fastkd.hashing import draw, draw_below
@@ -124,13 +125,7 @@ def check_ids(ids: np.ndarray, num_samples: int) -> np.ndarray:
     Raises:
         OptionError: not a one-dimensional integer array, empty, out of 0 … num_samples-1, or with repeats.
     """
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        hint = "; turn a boolean mask into ids with numpy.flatnonzero" if ids.dtype == bool else ""
-        raise OptionError(
-            f"ids are {ids.dtype} of shape {ids.shape}, expected a one-dimensional integer array of sample_ids{hint}"
-        )
-    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    ids = as_ids(ids)
     if not len(ids):
         raise OptionError("no ids: at least one sample is needed")
     if ids.min() < 0 or ids.max() >= num_samples:

@@ -1,12 +1,14 @@
 """Beton + mask + store → batches: opens the three, checks that they belong together, and joins them in one loader."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from fastkd.arguments import as_ids, as_path
 from fastkd.artefact import require_input
 from fastkd.classes import SAME_ORDER, require_same_names
 from fastkd.data.batch import Batch
@@ -18,7 +20,7 @@ from fastkd.data.views.decode import Column
 from fastkd.data.views.draw import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.data.views.mix import Mix
 from fastkd.dist import World, read_world
-from fastkd.errors import MismatchError, OptionError
+from fastkd.errors import FormatError, MismatchError, OptionError
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.tables import Output, StoreTables
@@ -87,11 +89,20 @@ def choose_views(
 
 
 def views_of(tables: StoreTables) -> Views:
-    """The views that a store holds logits of, with its K."""
-    spec = tables.header.params["views"]
-    extra = {"crop_ratio": spec["crop_ratio"]} if "crop_ratio" in spec else {}
-    mix = Mix(spec["mix"]["kind"], spec["mix"]["alpha"]) if "mix" in spec else None
-    return Views(spec["kind"], spec["size"], tables.num_seeds, mix=mix, **extra)
+    """The views that a store holds logits of, with its K.
+
+    Raises:
+        FormatError: its params name none.
+    """
+    try:
+        spec = tables.header.params["views"]
+        extra = {"crop_ratio": spec["crop_ratio"]} if "crop_ratio" in spec else {}
+        mix = Mix(spec["mix"]["kind"], spec["mix"]["alpha"]) if "mix" in spec else None
+        return Views(spec["kind"], spec["size"], tables.num_seeds, mix=mix, **extra)
+    except (KeyError, TypeError, OptionError) as error:
+        raise FormatError(
+            f"{tables.path}: does not say which views its logits are of ({error}); fill it anew"
+        ) from None
 
 
 def check_store(store: LogitStore, dataset: Dataset, views: Views, *, by_number: bool = False) -> None:
@@ -174,8 +185,8 @@ class Loader(ViewLoader):
 
     Args:
         beton: path, or a `Dataset` that is open already. fields: of a path, which hold the image and the label.
-        views: which views; None for those of the store.
-        mask: path of a mask, a `Mask`, or int64 sample_ids; None keeps all. Batches have its weights, where it has some.
+        views: which views, or their kind, with what is left open as `choose_views` has it; None for those of the store.
+        mask: path of a mask, a `Mask`, or sample_ids as `as_ids` takes them; None keeps all. Batches have its weights, where it has some.
         logits: path of a store or an open `LogitStore`; None for batches without logits. embeddings: whether batches have
             the store's embeddings, too. by_number: take its classes by their numbers, whatever their names.
         batch_size, global_batch, shuffle, seed, order, drop_last, num_workers, prefetch, device: as `ViewLoader`.
@@ -189,10 +200,10 @@ class Loader(ViewLoader):
     def __init__(
         self,
         beton: str | Path | Dataset,
-        views: Views | None = None,
+        views: Views | str | None = None,
         *,
         fields: Fields = AS_FOUND,
-        mask: str | Path | Mask | np.ndarray | None = None,
+        mask: str | Path | Mask | np.ndarray | Sequence[int] | torch.Tensor | None = None,
         logits: str | Path | LogitStore | None = None,
         embeddings: bool = False,
         by_number: bool = False,
@@ -212,14 +223,16 @@ class Loader(ViewLoader):
                 f"fields do nothing with a dataset that is open already: open {beton.beton.path} with them"
             )
         self.dataset = beton if isinstance(beton, Dataset) else open_dataset(beton, fields)
-        if isinstance(mask, str | Path):
+        if isinstance(mask, str | os.PathLike):
             mask = Mask.load(mask)
-        ids = mask if isinstance(mask, np.ndarray) else kept_ids(self.dataset, mask)
-        store = LogitStore(logits) if isinstance(logits, str | Path) else logits
-        if views is None:
-            if store is None:
-                raise OptionError("views are needed where there is no store to take them from")
-            views = views_of(store.tables)
+        ids = kept_ids(self.dataset, mask) if isinstance(mask, Mask | None) else as_ids(mask, "the ids of a mask")
+        store = (
+            logits if isinstance(logits, LogitStore | None) else LogitStore(as_path(logits, "logits", "a LogitStore"))
+        )
+        if views is None and store is None:
+            raise OptionError("views are needed where there is no store to take them from")
+        if isinstance(views, str | None):
+            views = choose_views(self.dataset, views, store=store)
         self.weights: torch.Tensor | None = None  # float32 (N,), by sample_id
         if isinstance(mask, Mask) and mask.weights is not None:
             of_all = torch.ones(mask.num_samples)

@@ -6,11 +6,10 @@ check covers every byte of the file. It reads its own files, other safetensors a
 torch's weights-only unpickler alone, which runs no code of the file.
 """
 
-import argparse
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
-from fastkd.errors import CorruptError, FormatError, ModelError, NotFoundError
+from fastkd.errors import CorruptError, FormatError, ModelError, NotFoundError, UnfinishedError
 from fastkd.fingerprint import fingerprint
+from fastkd.models.foreign import ALLOWED, choose_weights
 from fastkd.models.registry import canonical_name, load_weights, state_fingerprint, strip_prefixes
 from fastkd.models.torch_file import load_torch
 from fastkd.writing import atomic_path
@@ -31,7 +31,8 @@ FORMAT_VERSION = 1
 
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 _METADATA_KEYS = ("fastkd", "fastkd_kind", "format_version", "fingerprint", "fastkd_digest")
-_STATE_KEYS = ("state_dict", "model", "net", "model_state_dict")
+WEIGHTS_NAME = "model.safetensors"
+"""What the weights are called in the folder of a run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,19 +79,25 @@ def save_weights(path: str | Path, model: nn.Module, meta: dict[str, Any]) -> st
     return digest
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path, *, ema_weights: bool = False, log: Callable[[str], None] = lambda line: None
+) -> Checkpoint:
     """Reads weights from fastkd's files, other safetensors and torch files, told apart by content, not by suffix.
 
-    In torch files the state dict may be the whole file or lie under `state_dict`, `model`, `net` or `model_state_dict`.
+    Torch files may hold several sets of weights and more beside them, see `choose_weights`.
+
+    Args:
+        path: a file, or the folder of a run, for the weights in it.
+        ema_weights: take a torch file's averaged weights. log: told which weights were taken where there are several.
 
     Raises:
         NotFoundError: no such file.
-        FormatError: not a checkpoint, cut, malformed, of a newer format version, or a pickle of more than tensors.
+        UnfinishedError: the folder of a run that has no weights yet.
+        FormatError: not a checkpoint, cut, malformed, of a newer format version, a pickle of more than tensors and plain
+            values, or without the weights that are meant.
         CorruptError: fastkd's own, with content that does not match its fingerprint.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise FormatError(f"{path}: is a folder, expected a checkpoint file")
+    path = _weights_file(Path(path))
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -100,11 +107,27 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
     # Safetensors first: the length of its header, which comes before "{", can look like the start of the other two.
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _HEADER_LIMIT:
+        if ema_weights:
+            raise FormatError(f"{path}: is safetensors, which holds one set of weights: leave --ema-weights out")
         return _read_safetensors(path)
     if head.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip, or its pickle of old
-        return Checkpoint(path=path, state_dict=_read_torch(path), meta={}, format="torch")
+        state = choose_weights(path, _read_torch(path), ema_weights=ema_weights, log=log)
+        return Checkpoint(path=path, state_dict=state, meta={}, format="torch")
     found = f"first bytes {head[:4].hex()}" if head else "it is empty"
     raise FormatError(f"{path}: is not a checkpoint ({found}), expected safetensors or a torch file")
+
+
+def _weights_file(path: Path) -> Path:
+    """The file itself, or the weights in the folder of a run."""
+    if not path.is_dir():
+        return path
+    if not (path / "run.json").is_file():
+        raise FormatError(f"{path}: is a folder without run.json, expected a checkpoint file or the folder of a run")
+    if not (path / WEIGHTS_NAME).is_file():
+        raise UnfinishedError(
+            f"{path}: a run without {WEIGHTS_NAME}, which its end writes: go on with its `fastkd train`"
+        )
+    return path / WEIGHTS_NAME
 
 
 def load_model(
@@ -113,24 +136,27 @@ def load_model(
     num_classes: int | None = None,
     *,
     name_option: str = "--model-name",
+    ema_weights: bool = False,
+    log: Callable[[str], None] = lambda line: None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Reads a checkpoint into the network that it is of.
 
     Args:
-        path: any file that `read_checkpoint` takes.
+        path: any file or folder that `read_checkpoint` takes.
         model_name: the network, where the file does not say.
         num_classes: the number of classes that it must have, or None for any.
         name_option: the option that gives `model_name`, for the error's way out.
+        ema_weights, log: as for `read_checkpoint`.
 
     Returns:
         The network on the CPU in evaluation mode, and the file's meta ({} for files of others).
 
     Raises:
-        NotFoundError, FormatError, CorruptError: as `read_checkpoint`.
+        NotFoundError, UnfinishedError, FormatError, CorruptError: as `read_checkpoint`.
         ModelError: no name, two different ones, an unknown one, or weights that do not fit it.
         MissingDependencyError: a `timm:` name without timm.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, ema_weights=ema_weights, log=log)
     said = checkpoint.meta.get("model")
     name = model_name or said
     if not isinstance(name, str):
@@ -185,35 +211,39 @@ def _checked_meta(path: Path, metadata: Mapping[str, str], state: Mapping[str, T
         raise CorruptError(f"{path}: the metadata does not match its digest: damaged")
     with suppress(ValueError, RecursionError):
         meta = json.loads(metadata["fastkd"])
-        if isinstance(meta, dict):
+        if isinstance(meta, dict) and _makes_sense(meta):
             return meta
-    raise FormatError(f"{path}: a damaged checkpoint of fastkd: the metadata is not a JSON object")
+    raise FormatError(f"{path}: a damaged checkpoint of fastkd: its metadata is no JSON object of what fastkd writes")
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _makes_sense(meta: dict[str, Any]) -> bool:
+    """Whether what is read of the metadata has the types that it is read as."""
+    inputs, params, about, norm = (meta.get(name) or {} for name in ("inputs", "params", "about", "norm"))
+    if not all(isinstance(one, dict) for one in (inputs, params, about, norm)):
+        return False
+    if not isinstance(about.get("mask") or {}, dict):
+        return False
+    if not norm:
+        return True
+    mean, std, size = norm.get("mean", []), norm.get("std", []), norm.get("size")
+    return (
+        all(isinstance(one, list) and len(one) == 3 and all(map(_is_number, one)) for one in (mean, std))
+        and min(std) > 0
+        and (size is None or (isinstance(size, int) and 1 <= size <= 4096))
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6  # which NaN is not
+
+
+def _read_torch(path: Path) -> object:
     try:
-        # RepDistiller's files carry their command line as a Namespace, a class that does nothing when it is rebuilt. An
-        # open file, because torch goes by the suffix of a path; no warnings, because the error says what matters.
-        with safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
-            content = load_torch(file)
+        # An open file, because torch goes by the suffix of a path; no warnings, because the error says what matters.
+        with safe_globals(ALLOWED), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
+            return load_torch(file)
     except Exception as error:  # a malformed pickle raises anything
         raise FormatError(f"{path}: {torch_reason(error)}") from None
-    inside = [content.get(key) for key in _STATE_KEYS] if isinstance(content, dict) else []
-    for candidate in (*inside, content):
-        if isinstance(candidate, dict) and candidate and all(map(_is_entry, candidate.items())):
-            return {key: value.detach() for key, value in candidate.items()}
-    found = (
-        f"a dict of {', '.join(map(str, content))}"[:100]
-        if isinstance(content, dict)
-        else f"a {type(content).__name__}"
-    )
-    raise FormatError(
-        f"{path}: holds no state dict: found {found}, expected names and tensors, or one of {', '.join(_STATE_KEYS)}"
-    )
-
-
-def _is_entry(item: tuple[object, object]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def torch_reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Starting weights: a student that starts from a checkpoint instead of from fresh weights."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,21 +32,30 @@ class Init:
         model.load_state_dict(self.state, strict=False)  # `load_init` compared the names
 
 
-def load_init(path: str | Path, model_name: str, num_classes: int, *, reset_head: bool = False) -> Init:
+def load_init(
+    path: str | Path,
+    model_name: str,
+    num_classes: int,
+    *,
+    reset_head: bool = False,
+    ema_weights: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> Init:
     """Reads the weights that a student starts from.
 
     Args:
-        path: any file that `read_checkpoint` takes.
+        path: any file or folder that `read_checkpoint` takes.
         model_name: the student's network.
         num_classes: the data's.
         reset_head: leave out the entries that have a row for each class, whatever their number.
+        ema_weights, log: as for `read_checkpoint`.
 
     Raises:
-        NotFoundError, FormatError, CorruptError: as `read_checkpoint`.
+        NotFoundError, UnfinishedError, FormatError, CorruptError: as `read_checkpoint`.
         ModelError: the weights of another network.
         MismatchError: another number of classes, where the head is not reset.
     """
-    checkpoint, name = read_checkpoint(path), canonical_name(model_name)
+    checkpoint, name = read_checkpoint(path, ema_weights=ema_weights, log=log), canonical_name(model_name)
     said = checkpoint.meta.get("model")
     if isinstance(said, str) and canonical_name(said) != name:
         raise ModelError(f"--init {path}: holds a {said}, the student is a {name}: give --model {said}")

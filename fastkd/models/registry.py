@@ -5,7 +5,9 @@ of torchvision's classification networks (`resnet50`) or `timm:NAME`. torchvisio
 their names, or an error's suggestions, need them.
 """
 
+import collections
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -24,6 +26,7 @@ WIDE_CIFAR_RESNETS = {f"cifar_resnet{depth}": f"resnet{depth}" for depth in (18,
 CIFAR_MODELS = (*CIFAR_RESNET_DEPTHS, "wrn_40_2", *WIDE_CIFAR_RESNETS)
 
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # these return tuples of logits while they train
+_FOREIGN_COUNTER = re.compile(r"(^|\.)(n_averaged|total_ops|total_params)$")  # torch's AveragedModel, thop
 _PROBE_CLASSES = 1013  # a size that no other dimension of a network has: it marks the head
 
 
@@ -79,9 +82,10 @@ def create_model(name: str, num_classes: int, *, shortcut: str = "B") -> nn.Modu
 def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes: int | None = None) -> nn.Module:
     """Makes the network that the keys describe and loads all of them, and nothing else, into it.
 
-    `module.` and `_orig_mod.` prefixes are taken off; akamaster's and RepDistiller's `resnetv2` names become ours; the
-    shortcut option and the number of classes are read off the keys and the head; missing `num_batches_tracked` (torch
-    before 0.4.1) are taken as 0.
+    `module.` and `_orig_mod.` prefixes are taken off, and what all keys start with (`model.`, `net.`, `backbone.`, …) where
+    the rest fits; averages' and profilers' counters (`n_averaged`, `total_ops`, `total_params`) are left out; akamaster's and
+    RepDistiller's `resnetv2` names become ours; the shortcut option and the number of classes are read off the keys and the
+    head; missing `num_batches_tracked` (torch before 0.4.1) are taken as 0.
 
     Args:
         model_name: as for `create_model`.
@@ -92,20 +96,26 @@ def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes:
         The network, on the CPU, in training mode.
 
     Raises:
-        ModelError: an unknown name, keys or shapes that are not this network's, or another number of classes.
+        ModelError: an unknown name, keys or shapes that are not this network's, another number of classes, or weights that
+            are NaN or infinite.
         MissingDependencyError: a `timm:` name without timm.
     """
     name = canonical_name(model_name)
-    state = strip_prefixes(state_dict)
+    state = {key: value for key, value in strip_prefixes(state_dict).items() if not _FOREIGN_COUNTER.search(key)}
     shortcut = _shortcut(name, state)
     shapes = _any_shapes(name, shortcut)
-    found, classes, problem = _match(name, state, shapes)
+    matches = {prefix: _match(name, _without(prefix, state), shapes) for prefix in _shared_prefixes(state)}
+    best = max(matches, key=lambda prefix: (matches[prefix][2] is None, len(matches[prefix][0].keys() & shapes.keys())))
+    found, classes, problem = matches[best]
     if problem is not None:
-        likely = _lookalike(name, state)
+        likely = _lookalike(name, _without(best, state))
         hint = f"; the keys look like {likely}" if likely else ""
-        raise ModelError(f"{name}: the weights do not fit: {problem}{hint}")
+        raise ModelError(f"{name}: the weights do not fit: {_cause(best, state, shapes)}{problem}{hint}")
     if num_classes not in (None, classes):
         raise ModelError(f"{name}: the weights have {classes} classes, expected {num_classes}")
+    bad = next((key for key, value in found.items() if not value.isfinite().all()), None)
+    if bad is not None:
+        raise ModelError(f"{name}: {bad} holds what are no finite numbers (NaN or infinite): take another checkpoint")
     model = create_model(name, classes, shortcut=shortcut)
     complete = model.state_dict()  # with torch's version marks and the counters that the weights may lack
     complete.update(found)
@@ -150,6 +160,31 @@ def strip_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", "")): value for key, value in state_dict.items()}
 
 
+def _shared_prefixes(state: Mapping[str, Tensor]) -> list[str]:
+    """What all keys start with, in whole words: nothing first, then `model.`, `model.net.` and so on."""
+    words = [key.split(".")[:-1] for key in state] or [[]]
+    pairs = zip(min(words), max(words), strict=False)
+    shared = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return ["".join(f"{word}." for word in shared[:length]) for length in range(len(shared) + 1)]
+
+
+def _without(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items()}
+
+
+def _cause(prefix: str, state: Mapping[str, Tensor], probe: Mapping[str, tuple[int, ...]]) -> str:
+    """What about the names as a whole makes weights a misfit, to be told before the first difference; mostly nothing."""
+    shared = _shared_prefixes(state)[-1]
+    if shared and not any(key.startswith(shared) for key in probe):
+        return (
+            f"all keys start with {shared!r}; without {prefix!r}, " if prefix else f"all keys start with {shared!r}; "
+        )
+    groups = collections.Counter(key.partition(".")[0] for key in state)
+    if 1 < len(groups) <= 4 and not groups.keys() & {key.partition(".")[0] for key in probe}:
+        return f"the keys start with {', '.join(f'{group!r} ({count})' for group, count in groups.items())}; "
+    return ""
+
+
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
@@ -168,7 +203,8 @@ def _match(
     for key, shape in probe.items():
         expected = (num_classes, *shape[1:]) if shape[:1] == (_PROBE_CLASSES,) else shape
         if key not in found and not _is_counter(key):
-            return found, num_classes, f"{key} is missing, expected shape {expected}"
+            told = str(expected).replace(str(_PROBE_CLASSES), "classes")
+            return found, num_classes, f"{key} is missing, expected shape {told}"
         if key in found and tuple(found[key].shape) != expected:
             return found, num_classes, f"{key} has shape {tuple(found[key].shape)}, expected {expected}"
     extra = next((key for key in found if key not in probe), None)

@@ -231,5 +231,6 @@ def draw_figure(groups: list[Group]) -> "Figure":
     axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside lower left")
+    for text in figure.legend(fontsize=8, loc="outside lower left").get_texts():
+        text.set_parse_math(False)  # a name with $ in it is a name
     return figure

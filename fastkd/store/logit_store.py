@@ -4,11 +4,14 @@
 """
 
 import mmap
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fastkd.errors import CorruptError, MismatchError, OptionError, UnfinishedError
+from fastkd.arguments import as_ids, as_path, as_whole
+from fastkd.errors import CorruptError, MismatchError, UnfinishedError
 from fastkd.store.codec import decode_rows
 from fastkd.store.gather import gather_rows
 from fastkd.store.tables import Output, read_tables
@@ -23,7 +26,8 @@ class LogitStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.tables = read_tables(path)
+        self.tables = read_tables(as_path(path, "a store"))
+        self._place = os.path.abspath(path)  # for other processes, wherever this one has gone by then
         t = self.tables
         missing = int(np.count_nonzero(t.done != 1))
         if missing:
@@ -36,6 +40,10 @@ class LogitStore:
         self.embedding_records: np.ndarray | None = others[0] if others else None
         self._order = np.argsort(t.sample_ids, kind="stable")
         self._ordered_ids = t.sample_ids[self._order]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the same file again."""
+        return _reopened, (self._place, self.tables.header.fingerprint)
 
     @property
     def num_seeds(self) -> int:
@@ -69,12 +77,13 @@ class LogitStore:
         Raises:
             MismatchError: samples that the store does not hold; says how many.
         """
+        ids = as_ids(ids)
         at = np.minimum(np.searchsorted(self._ordered_ids, ids), len(self._ordered_ids) - 1)
         missing = self._ordered_ids[at] != ids
         if missing.any():
             raise MismatchError(
                 f"{self.tables.path}: holds {len(self._ordered_ids)} samples, {int(missing.sum())} of the {len(ids)} asked for are not "
-                f"among them (sample {int(np.asarray(ids)[missing][0])} is the first); make a store for this mask"
+                f"among them (sample {int(ids[missing][0])} is the first); make a store for this mask"
             )
         return self._order[at]
 
@@ -82,13 +91,13 @@ class LogitStore:
         """The stored logits of some samples in one view.
 
         Args:
-            ids: int64 (n,), sample_ids in any order, repeats allowed. aug_seed: 0 … K-1.
+            ids: int64 (n,), sample_ids in any order, repeats allowed; or what `as_ids` takes. aug_seed: 0 … K-1.
 
         Returns:
             float32 (n, C).
 
         Raises:
-            OptionError: an aug_seed outside the store.
+            OptionError: an aug_seed outside the store, or ids that are none.
             MismatchError: samples that the store does not hold.
             CorruptError: a row that does not match its checksum.
         """
@@ -116,19 +125,18 @@ class LogitStore:
         return output, records
 
     def _read(self, output: Output, records: np.ndarray, ids: np.ndarray, aug_seed: int) -> np.ndarray:
-        ids = np.asarray(ids, np.int64).reshape(-1)
+        ids = as_ids(ids)
         return read_rows(self.tables.path, output, records, self._numbers(ids, aug_seed), ids, aug_seed)
 
     def gather(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
         """The records of some samples in one view as they are, unchecked: uint8 (n, row_bytes); else as `read`."""
-        numbers = self._numbers(np.asarray(ids, np.int64).reshape(-1), aug_seed)
+        numbers = self._numbers(as_ids(ids), aug_seed)
         out = np.empty((len(numbers), self.tables.codec.row_bytes), np.uint8)
         gather_rows(self.records.reshape(-1).view(np.uint64), numbers, out.view(np.uint64))
         return out
 
     def _numbers(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
-        if not 0 <= aug_seed < self.num_seeds:
-            raise OptionError(f"aug_seed {aug_seed}, {self.tables.path} holds 0 … {self.num_seeds - 1}")
+        aug_seed = as_whole(aug_seed, f"{self.tables.path}: aug_seed", 0, self.num_seeds - 1)
         return aug_seed * self.tables.num_rows + self.rows_of(ids)
 
     def prefetch(self, aug_seed: int, num_rows: int | None = None, *, embeddings: bool = False) -> None:
@@ -144,6 +152,18 @@ class LogitStore:
             end = start + (t.num_rows if num_rows is None else num_rows) * row_bytes
             start -= start % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, start, end - start)
+
+
+def _reopened(path: str, fingerprint: str) -> LogitStore:
+    """The store that another process had open.
+
+    Raises:
+        MismatchError: another one is there by now.
+    """
+    store = LogitStore(path)
+    if store.tables.header.fingerprint != fingerprint:
+        raise MismatchError(f"{path}: another store is there than when it was handed over")
+    return store
 
 
 def read_rows(

@@ -132,7 +132,10 @@ def _read_about(file: h5py.File, header: Header, path: Path) -> dict[str, Any]:
     try:
         text, digest = (bytes(read_attribute(file, name, "S")).decode() for name in names)
         if fingerprint([header.fingerprint, text]) == digest:
-            return dict(json.loads(text))
+            about = dict(json.loads(text))
+            if not isinstance(about.get("teacher", {}), dict):
+                raise TypeError("its teacher is no table")
+            return about
     except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
         raise CorruptError(f"{path}: what it says about its teacher is damaged ({error})") from None
     raise CorruptError(f"{path}: what it says about its teacher does not match its digest, or is another store's")
@@ -143,8 +146,19 @@ def embedding_codec(embedding: dict[str, Any]) -> Codec:
 
     Raises:
         OptionError: more values than a codec can number.
+        KeyError, TypeError, ValueError: params that do not say what they are.
     """
-    return make_codec("fp16", int(embedding["dim"]))
+    if not isinstance(embedding["layer"], str):
+        raise TypeError("its embeddings are of no layer")
+    return make_codec("fp16", _whole(embedding, "dim"))
+
+
+def _whole(params: dict[str, Any], name: str) -> int:
+    """A count of 1 or more that params hold."""
+    value = params[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**40:
+        raise ValueError(f"{name} is {value!r}, expected a whole number above 0")
+    return value
 
 
 def count_rows(tables: StoreTables, blocks: np.ndarray) -> int:
@@ -180,8 +194,10 @@ def _tables(path: Path) -> StoreTables:
     with open_artefact(path, KIND, FORMAT_VERSION) as (file, header):
         try:
             params, salt = header.params, int(header.fingerprint[:16], 16)
-            codec = make_codec(str(params["codec"]), int(params["num_classes"]))
-            num_seeds, block_rows = int(params["num_seeds"]), int(params["block_rows"])
+            codec = make_codec(str(params["codec"]), _whole(params, "num_classes"))
+            num_seeds, block_rows = _whole(params, "num_seeds"), _whole(params, "block_rows")
+            if not isinstance(params.get("teacher", {}), dict):
+                raise TypeError("it does not say what its teacher is")
             codecs = {"logits": codec}
             if "embedding" in params:
                 codecs["embeddings"] = embedding_codec(params["embedding"])

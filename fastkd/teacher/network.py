@@ -1,6 +1,6 @@
 """Teachers: frozen networks, each with its own preprocessing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,28 +117,38 @@ def load_teacher(
     num_classes: int | None = None,
     device: torch.device | str = "cpu",
     options: tuple[str, str, str] = ("--teacher", "--teacher-model", "--teacher-norm"),
+    ema_weights: bool = False,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Teacher:
     """Loads a teacher (or any network to evaluate).
 
     Args:
-        spec: path of a checkpoint, or a torchvision / `timm:` name for published weights.
+        spec: path of a checkpoint or of the folder of a run, or a torchvision / `timm:` name for published weights.
         model_name: the network, where the checkpoint does not say.
         norm: preset or `M,M,M/S,S,S`; None for what the checkpoint or the published weights say.
         size: input size in pixels; the view is resized to it. None for the view's own size.
         num_classes: the classes that it must have.
         options: the options that spec, model_name and norm came from, for messages.
+        ema_weights, log: as for `read_checkpoint`.
 
     Raises:
-        NotFoundError, FormatError, CorruptError, ModelError, MissingDependencyError: as `load_model`, `pretrained`.
-        OptionError: an unknown precision; a checkpoint that does not say its normalisation, and none given.
+        NotFoundError, UnfinishedError, FormatError, CorruptError, ModelError, MissingDependencyError: as `load_model`,
+            `pretrained`.
+        OptionError: an unknown precision; averaged weights of a published network; a checkpoint that does not say its normalisation, and none given.
     """
     if precision not in PRECISIONS:
         raise OptionError(f"precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if Path(spec).exists() or "/" in spec or Path(spec).suffix:
-        model, meta = load_model(spec, model_name, num_classes, name_option=options[1])
+        model, meta = load_model(
+            spec, model_name, num_classes, name_option=options[1], ema_weights=ema_weights, log=log
+        )
         found, name = norm_of(meta, size), canonical_name(str(model_name or meta["model"]))
         num_outputs = count_classes(name, model.state_dict())
     else:
+        if ema_weights:
+            raise OptionError(
+                f"--ema-weights: {options[0]} {spec} is a published network, which has one set of weights"
+            )
         model, meta = pretrained(spec)
         found, name = Norm(meta["mean"], meta["std"], size), str(meta["model"])
         num_outputs = meta["num_classes"]

@@ -21,7 +21,7 @@ from fastkd.models.checkpoint import load_model
 from fastkd.models.norm import Norm
 from fastkd.prune.masks.mask import random_order
 from fastkd.prune.scores.formulas import memorization_scores
-from fastkd.train.metrics import EVAL_BATCH
+from fastkd.train.metrics import EVAL_BATCH, require_numbers
 from fastkd.train.recipe import Recipe
 from fastkd.train.student import train
 
@@ -130,8 +130,9 @@ def _one_network(
     with torch.inference_mode():
         for batch in every.epoch(0):
             if len(batch):
-                hits = model(norm(batch.images)).argmax(dim=1) == batch.labels
-                correct[batch.sample_ids.cpu().numpy()] = hits.cpu().numpy()
+                logits = model(norm(batch.images))
+                require_numbers(logits, batch.sample_ids)
+                correct[batch.sample_ids.cpu().numpy()] = (logits.argmax(dim=1) == batch.labels).cpu().numpy()
     sum_over_ranks(correct, world, device)
     return correct.astype(bool)
 

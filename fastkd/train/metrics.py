@@ -38,6 +38,7 @@ def evaluate(model: nn.Module, norm: Norm, batches: Iterable[Batch], world: Worl
 
     Raises:
         OptionError: a label that the network has no output for.
+        CorruptError: outputs that are no numbers.
     """
     model.eval()
     totals = np.zeros(3, np.int64)  # top-1 hits, top-5 hits, samples
@@ -46,6 +47,7 @@ def evaluate(model: nn.Module, norm: Norm, batches: Iterable[Batch], world: Worl
             if not len(batch):
                 continue
             logits = model(norm(batch.images))
+            require_numbers(logits, batch.sample_ids)
             if int(batch.labels.max()) >= logits.shape[1]:
                 raise OptionError(
                     f"label {int(batch.labels.max())} in the data, the network has {logits.shape[1]} outputs"
@@ -55,6 +57,20 @@ def evaluate(model: nn.Module, norm: Norm, batches: Iterable[Batch], world: Worl
     sum_over_ranks(totals, world, str(next(model.parameters()).device))
     top1, top5, count = totals.tolist()
     return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "num_samples": count}
+
+
+def require_numbers(logits_BC: Tensor, sample_ids: Tensor) -> None:
+    """Refuses outputs of a network that are NaN or infinite, of which a largest one says nothing.
+
+    Raises:
+        CorruptError: names the first such sample.
+    """
+    good = torch.isfinite(logits_BC).all(dim=1)
+    if not good.all():
+        first = int(sample_ids[int((~good).nonzero()[0])])
+        raise CorruptError(
+            f"the network's outputs of sample {first} are no finite numbers: check its weights and the normalisation of its inputs"
+        )
 
 
 class Stopwatch:

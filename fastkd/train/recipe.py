@@ -66,22 +66,22 @@ class Recipe:
     """Of the initial weights and of the order."""
 
     def __post_init__(self) -> None:
-        is_sum = self.kd in METHODS
+        most_alpha = 10**6 if self.kd in METHODS else 1
         rules = (
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch-size", self.batch_size >= 1, "at least 1"),
-            ("lr", 0 < self.lr < math.inf, "above 0"),
+            ("epochs", 1 <= self.epochs <= 10**6, "1 … 1,000,000"),
+            ("batch-size", 1 <= self.batch_size <= 2**20, "1 … 1,048,576"),
+            ("lr", 0 < self.lr <= 1000, "above 0, up to 1000"),
             ("momentum", 0 <= self.momentum < 1, "0 <= momentum < 1"),
-            ("weight-decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("weight-decay", 0 <= self.weight_decay <= 1000, "0 … 1000"),
             ("schedule", self.schedule in ("step", "cosine"), "step or cosine"),
             ("kd", self.kd in NAMES, f"one of {', '.join(NAMES)}"),
-            ("alpha", 0 <= self.alpha <= (math.inf if is_sum else 1), "at least 0" if is_sum else "0 … 1"),
-            ("beta", 0 <= self.beta < math.inf, "at least 0"),
-            ("tau", 0 < self.tau < math.inf, "above 0"),
+            ("alpha", 0 <= self.alpha <= most_alpha, f"0 … {most_alpha:,}"),
+            ("beta", 0 <= self.beta <= 10**6, "0 … 1,000,000"),
+            ("tau", 0.01 <= self.tau <= 100, "0.01 … 100, beyond which float32 rounds the loss away"),
             ("label-smoothing", 0 <= self.label_smoothing < 1, "0 <= smoothing < 1"),
             ("amp", self.amp in ("off", "bf16", "fp16"), "off, bf16 or fp16"),
             ("ema", 0 <= self.ema < 1, "0 <= decay < 1"),
-            ("resize-from", self.resize_from is None or self.resize_from >= 8, "at least 8"),
+            ("resize-from", self.resize_from is None or 8 <= self.resize_from <= 4096, "8 … 4096"),
             ("order", self.order in ORDERS, " or ".join(ORDERS)),
             ("seed", 0 <= self.seed < 2**63, "0 … 2^63-1"),
         )

@@ -11,7 +11,7 @@ from fastkd.cli import cli
 from fastkd.cli.command import LOCAL, Output, bearing
 
 ON_RANKS = ("cache-logits", "evaluate", "score", "train")
-UNSEEN = {"help", "config", "as_json"}
+UNSEEN = {"help", "config", "dump", "as_json"}
 """What no function of a command gets: options of the command line itself."""
 
 

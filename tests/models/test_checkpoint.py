@@ -244,3 +244,18 @@ def test_the_published_files_load_unchanged():
         assert loaded(torch.ones(2, 3, 32, 32)).isfinite().all()
     with pytest.raises(ModelError, match=r"resnet20-12fca82f.th: resnet56: .*the keys look like resnet20$"):
         load_model(folder / "resnet20-12fca82f.th", "resnet56")
+
+
+WRONG_META = [
+    *({name: value} for name in ("inputs", "params", "about", "norm") for value in ("x", 1, [1], True, 1e308)),
+    *({"about": {"mask": value}} for value in ("x", 1, [1])),
+    *({"norm": {"mean": mean, "std": [1, 1, 1]}} for mean in (None, "x", 1, [1], ["a"] * 3, [float("nan")] * 3, {})),
+    *({"norm": {"mean": [0, 0, 0], "std": std}} for std in (None, [0, 1, 1], [-1, 1, 1], [True] * 3, [1e308] * 3)),
+    *({"norm": {"mean": [0, 0, 0], "std": [1, 1, 1], "size": size}} for size in ("x", 0, -1, 1.5, [8], 2**40)),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_META, ids=json.dumps)
+def test_metadata_that_matches_its_digest_and_makes_no_sense_is_refused(model, tmp_path, wrong):
+    save_weights(tmp_path / "a", model, {"model": "resnet8"} | wrong)
+    assert_refused(tmp_path / "a", FormatError, "damaged checkpoint")

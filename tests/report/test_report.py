@@ -287,3 +287,12 @@ def test_real_runs_are_averaged_over_the_seeds_of_run_and_mask_alone(raw_beton, 
     assert [group.label for group in by_level] == [
         f"no KD, mask scores (balance none, level {level}, score el2n)" for level in ("easy", "hard")
     ]
+
+
+def test_a_name_with_a_dollar_in_it_is_no_formula(tmp_path):
+    pytest.importorskip("matplotlib")
+    make_run(tmp_path / "a", 60.0, teacher={"model": r"$\frac$ $", "fingerprint": "x" * 32})
+    make_run(tmp_path / "b", 61.0, teacher={"model": "x^2", "fingerprint": "y" * 32})
+    groups = collect_runs(tmp_path)
+    assert any(r"$\frac$ $" in group.label for group in groups)
+    write_page(groups, tmp_path / "r.png", tmp_path)

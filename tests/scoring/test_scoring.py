@@ -230,9 +230,6 @@ def test_networks_of_another_call_are_refused(memorized, raw_beton):
         (["--method", "el2n", "--model", "N", "--epochs", 3], "--epochs does nothing for scores from networks"),
         (["--method", "el2n", "--method", "memorization"], "no other --method"),
         (["--method", "memorization"], "needs --num-models"),
-        (["--method", "memorization", "--num-models", 1], "memorization by 1 networks"),
-        (["--method", "memorization", "--num-models", 3, "--subset", 1.0], "on 1.0 of 600 samples"),
-        (["--method", "memorization", "--num-models", 3, "--epochs", 0], "--epochs 0: expected at least 1"),
         (["--method", "el2n", "--model", "T"], "few.safetensors has 3"),
         (["--method", "el2n", "--model", "nowhere.pt"], "nowhere.pt: no such file"),
         (["--method", "el2n", "--logits", "N"], "not an HDF5 file"),
@@ -249,6 +246,14 @@ def test_what_cannot_be_scored_is_one_line(arguments, words, raw_beton, networks
     assert not out.exists()
 
 
+@pytest.mark.parametrize(("option", "value"), [("--num-models", 1), ("--subset", 1.0), ("--epochs", 0)])
+def test_a_number_outside_its_range_is_a_usage_error(option, value, raw_beton, tmp_path):
+    flags = ["--method", "memorization", "--num-models", 3, option, value]
+    outcome = fastkd("score", raw_beton, *flags, "--out", tmp_path / "s.h5")
+    assert outcome.code == 2
+    assert f"Invalid value for '{option}'" in outcome.err
+
+
 def test_a_store_of_other_views_of_another_beton_is_refused(photo_raw, store, tmp_path):
     outcome = fastkd("score", photo_raw, "--method", "el2n", "--logits", store[0], *CPU, "--out", tmp_path / "s.h5")
     assert outcome.code == 1
@@ -258,7 +263,7 @@ def test_a_store_of_other_views_of_another_beton_is_refused(photo_raw, store, tm
 def test_logits_that_are_not_numbers_are_refused(raw_beton, networks, tmp_path):
     model, _ = load_model(networks[0])
     with torch.no_grad():
-        model.fc.bias[3] = float("nan")
+        model.fc.weight[3] = 3e38  # finite, as the logits are not
     torch.save(model.state_dict(), tmp_path / "bad.pt")
     flags = ["--model", tmp_path / "bad.pt", "--model-name", "resnet8", "--norm", "none", *CPU]
     outcome = fastkd("score", raw_beton, "--method", "el2n", *flags, "--out", tmp_path / "s.h5")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from fastkd.arguments import as_number, as_whole
 from fastkd.data.views.mix import Mix
 from fastkd.errors import OptionError
 from fastkd.hashing import draw_below, draw_unit
@@ -52,10 +53,20 @@ class Views:
     mix: Mix | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
             raise OptionError(f"views {self.kind!r} are not known, expected one of {', '.join(KINDS)}")
-        if not 1 <= self.size <= 4096:
-            raise OptionError(f"views of {self.size} pixels, expected a size in 1 … 4096")
+        size, num_seeds = as_whole(self.size, "the size of views", 1, 4096), as_whole(self.num_seeds, "num_seeds", 1)
+        mix = Mix(self.mix) if isinstance(self.mix, str) else self.mix
+        if not isinstance(mix, Mix | None):
+            raise OptionError(f"mix is {mix!r}, expected a Mix or its kind")
+        of_python = {
+            "size": size,
+            "num_seeds": num_seeds,
+            "crop_ratio": as_number(self.crop_ratio, "crop_ratio"),
+            "mix": mix,
+        }
+        for name, value in of_python.items():
+            object.__setattr__(self, name, value)  # once, before anybody sees it
         most = {"crop-flip": NUM_CROP_FLIP_VIEWS, "center": 1}.get(self.kind, 2**31 - 1)
         if not 1 <= self.num_seeds <= most:
             raise OptionError(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, uint64
 
+from fastkd.arguments import as_number
 from fastkd.errors import OptionError
 from fastkd.fingerprint import fingerprint
 from fastkd.hashing import below, draw, draw_below, draw_unit, mix
@@ -42,9 +43,9 @@ class Mix:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in MIXES:
+        if not isinstance(self.kind, str) or self.kind not in MIXES:
             raise OptionError(f"--mix {self.kind}: expected one of {', '.join(MIXES)}")
-        if not 0 < self.alpha < math.inf:
+        if not 0 < as_number(self.alpha, "--mix-alpha") < math.inf:
             raise OptionError(f"--mix-alpha {self.alpha}: expected above 0")
 
     @property

@@ -4,15 +4,18 @@ A smaller mask of the same method and seed is a prefix of a larger one, so masks
 made for the larger one serves the smaller. A mask may carry a weight of each sample, for the loss.
 """
 
+import os
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastkd.arguments import as_path
 from fastkd.artefact import Header, read_artefact, require_input, write_artefact
-from fastkd.errors import FormatError, OptionError
+from fastkd.errors import FormatError, MismatchError, OptionError
 from fastkd.prune.masks.bitmap import Bitmap, bitmap_of, has_repeats_or_outside, pack_ids
 from fastkd.prune.masks.weights import require_weights
 from fastkd.prune.select.levels import select_level
@@ -47,6 +50,12 @@ class Mask:
         """The kept samples as a set."""
         return pack_ids(self.sample_ids, self.num_samples)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads the same file again, where there is one."""
+        if self.path is None:
+            return _rebuilt, (self.sample_ids, self.num_samples, self.header, self.weights)
+        return _reread, (os.path.abspath(self.path), self.header.fingerprint)
+
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
         """Reads a mask and checks it; one of MOST_SAMPLES or more is refused.
@@ -54,6 +63,8 @@ class Mask:
         Raises:
             NotFoundError, FormatError, CorruptError: no file; not a mask; damaged.
         """
+
+        path = as_path(path, "a mask")
 
         def datasets(header: Header) -> dict[str, tuple[str, int]]:
             return {"sample_ids": ("<i8", 1)} | ({"weights": ("<f4", 1)} if header.format_version > 1 else {})
@@ -70,7 +81,7 @@ class Mask:
         weights = arrays.get("weights")
         if weights is not None:
             require_weights(weights, ids, path)
-        return cls(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path), weights=weights)
+        return cls(sample_ids=ids, num_samples=num_samples, header=header, path=path, weights=weights)
 
     def require_beton(self, fingerprint: str, beton_path: str | Path) -> None:
         """Refuses a beton that the mask was not made for.
@@ -79,6 +90,22 @@ class Mask:
             MismatchError: the fingerprints differ.
         """
         require_input(self.header, self.path or "mask", "beton", fingerprint, beton_path)
+
+
+def _rebuilt(ids: np.ndarray, num_samples: int, header: Header, weights: np.ndarray | None) -> Mask:
+    return Mask(sample_ids=ids, num_samples=num_samples, header=header, weights=weights)
+
+
+def _reread(path: str, fingerprint: str) -> Mask:
+    """The mask that another process had read.
+
+    Raises:
+        MismatchError: another one is there by now.
+    """
+    mask = Mask.load(path)
+    if mask.header.fingerprint != fingerprint:
+        raise MismatchError(f"{path}: another mask is there than when it was handed over")
+    return mask
 
 
 def save_mask(
@@ -136,8 +163,8 @@ def parse_keep(text: str, num_samples: int) -> int:
             half a sample.
     """
     try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        value = _exact(text)
+    except (ValueError, ArithmeticError):
         raise OptionError(
             f"--keep {text!r} is not a number; expected a fraction such as 0.1 or a count such as 5000"
         ) from None
@@ -150,6 +177,21 @@ def parse_keep(text: str, num_samples: int) -> int:
     if count < 1:
         raise OptionError(f"--keep {text} of {num_samples} samples keeps none")
     return count
+
+
+def _exact(text: str) -> Fraction:
+    """A number as it is written; one beyond 10^±30 as the power of ten there, since its own digits could fill the memory.
+
+    Raises:
+        ValueError, ArithmeticError: no finite number, or a ratio of no short whole numbers.
+    """
+    if "/" in text and len(text) <= 40:
+        return Fraction(text)
+    value = Decimal(text)
+    if not value.is_finite():
+        raise ValueError(text)
+    far = value.adjusted()  # the power of ten of its first digit
+    return Fraction(value) if abs(far) <= 30 else Fraction(10) ** (31 if far > 0 else -31) * (1 if value > 0 else -1)
 
 
 def random_order(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -153,7 +153,11 @@ def load_scores(path: str | Path) -> Scores:
 
     def datasets(header: Header) -> dict[str, tuple[str, int]]:
         methods, extras = header.params.get("methods"), header.params.get("extras")
-        if not isinstance(methods, dict) or not methods or not isinstance(extras, list):
+        if (
+            not (isinstance(methods, dict) and methods and isinstance(extras, list))
+            or not all(isinstance(policies, dict) for policies in methods.values())
+            or not all(isinstance(name, str) for name in extras)
+        ):
             raise FormatError(f"{path}: a score file that does not say which scores it holds")
         return {f"scores/{name}": ("<f4", 1) for name in methods} | {str(name): ("<f4", 1) for name in extras}
 

@@ -43,24 +43,32 @@ class Method(NamedTuple):
     usual: str | None = None
 
 
-OPTIONS: dict[str, tuple[Any, str]] = {
+class Span(NamedTuple):
+    """Numbers from least to most, both of them included. kind: int or float."""
+
+    kind: type
+    least: float
+    most: float
+
+
+OPTIONS: dict[str, tuple["Span | list[str]", str]] = {
     "level": (["hard", "moderate", "easy"], "Which scores are kept.  [default: hard]"),
     "balance": (
         ["equal", "proportional", "none"],
         "Samples of each class.  [default: equal for random and d2, else none]",
     ),
-    "drop_hardest": (float, "ccs, d2: the part that is never kept, β.  [default: 0]"),
-    "strata": (int, "ccs: strata of equal width.  [default: 50]"),
-    "neighbours": (int, "d2: neighbours of a sample.  [default: 5]"),
-    "gamma_forward": (float, "d2: decay of what neighbours lend.  [default: 1]"),
-    "gamma_reverse": (float, "d2: decay of what a pick takes away.  [default: 0.1]"),
+    "drop_hardest": (Span(float, 0, 1), "ccs, d2: the part that is never kept, β.  [default: 0]"),
+    "strata": (Span(int, 1, 10**6), "ccs: strata of equal width.  [default: 50]"),
+    "neighbours": (Span(int, 0, 10**6), "d2: neighbours of a sample.  [default: 5]"),
+    "gamma_forward": (Span(float, 0, 10**6), "d2: decay of what neighbours lend.  [default: 1]"),
+    "gamma_reverse": (Span(float, 0, 10**6), "d2: decay of what a pick takes away.  [default: 0.1]"),
     "distance": (["plain", "squared"], "d2: in the exponents.  [default: plain]"),
     "knn": (["exact", "faiss"], "d2: how neighbours are found.  [default: exact]"),
     "centre": (["mean", "median"], "moderate: of a class.  [default: mean]"),
-    "exponent": (float, "dual-beta: c_D (5.5 CIFAR-10, 4 CIFAR-100, 11 ImageNet)."),
-    "beta_total": (float, "dual-beta: a + b; 16 as in the authors' code.  [default: 15]"),
+    "exponent": (Span(float, 0, 1000), "dual-beta: c_D (5.5 CIFAR-10, 4 CIFAR-100, 11 ImageNet)."),
+    "beta_total": (Span(float, 15, 16), "dual-beta: a + b; 16 as in the authors' code.  [default: 15]"),
 }
-"""The options of all methods: their type, or the words to choose from, and their help."""
+"""The options of all methods: the numbers or the words to choose from, and their help."""
 
 
 def _random(known: Candidates, num_kept: int, seed: int, options: Mapping[str, Any]) -> "np.ndarray":
