@@ -44,9 +44,9 @@ NO_IDS = {
     "texts": ["7", "42"],
     "None inside": [7, None],
     "a dict": {7: 42},
-    "an object": object(),
+    "an object": ...,
 }
-NO_WHOLE = ("64", 64.0, 1.5, True, np.True_, None, [64], float("nan"), torch.tensor(True), object())
+NO_WHOLE = ("64", 64.0, 1.5, True, np.True_, None, [64], float("nan"), torch.tensor(True), ...)
 
 
 def views() -> fastkd.Views:
@@ -126,7 +126,7 @@ def test_views_go_by_their_kind_and_mixes_by_theirs(raw_beton, teacher_store, ra
     assert fastkd.Views("rrc", 32, mix="cutmix") == fastkd.Views("rrc", 32, mix=fastkd.Mix("cutmix"))
 
 
-@pytest.mark.parametrize("value", [5, ["crop-flip"], {"kind": "rrc"}, object(), "spiral"], ids=repr)
+@pytest.mark.parametrize("value", [5, ["crop-flip"], {"kind": "rrc"}, ..., "spiral"], ids=repr)
 def test_views_that_are_none_are_refused(value, raw_beton):
     for call in (
         lambda: fastkd.Loader(raw_beton, value),
@@ -137,7 +137,7 @@ def test_views_that_are_none_are_refused(value, raw_beton):
             call()
 
 
-@pytest.mark.parametrize("value", [5, None, ["x"], object(), 1.5], ids=repr)
+@pytest.mark.parametrize("value", [5, None, ["x"], ..., 1.5], ids=repr)
 def test_paths_that_are_none_are_refused(value, raw_beton):
     calls = [lambda: fastkd.Mask.load(value), lambda: fastkd.LogitStore(value), lambda: fastkd.Loader(value, views())]
     if value is not None:
