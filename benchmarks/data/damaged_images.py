@@ -110,6 +110,8 @@ def child(kind: str, count: int, seed: int) -> Counter:
     """The outcomes of some damaged copies of the picture in one format, in all modes."""
     content, rng = written(kind), np.random.default_rng(seed)
     assert content is not None
+    for mode in MODES:
+        outcome(content, mode)  # loads what encodes, which may take long
     outcomes: Counter = Counter()
     for number in range(count):
         copy = damaged(content, rng)

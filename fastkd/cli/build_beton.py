@@ -75,7 +75,7 @@ def build_beton(
     raw   pixels: fastest to read, 3 bytes a pixel
     jpg   encoded anew at --jpeg-quality
     keep  the source's own JPEG bytes, to their end marker, where they are RGB, whole and within --max-size, else as jpg;
-          all are decoded for that; with --no-check, in half the time, only their structure and first rows are looked
+          all are decoded for that; with --no-check, in a third of the time, only their structure and first rows are looked
           at (fastkd verify decodes them all afterwards)
 
     Images are JPEG, PNG, GIF, BMP, WebP, TIFF, PPM or AVIF of 8 or 16 bits a channel and up to 178,956,970 pixels, by

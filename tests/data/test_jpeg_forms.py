@@ -44,6 +44,12 @@ def with_scans(count: int) -> bytes:
     )
 
 
+def renumbered(content: bytes, marker: bytes, nth: int) -> bytes:
+    """The picture with one of its tables under the number of another, so that one is missing."""
+    at = [i for i in range(scans_of(content)[0]) if content[i : i + 2] == marker][nth] + 4
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
 def without_restart(number: int) -> bytes:
     at = RESTARTS.index(bytes([0xFF, 0xD0 + number]))
     return RESTARTS[:at] + RESTARTS[at + 2 :]
@@ -57,6 +63,8 @@ HEADERS = {
         for numbers in [(0, 0, 0), (0, 62, 0), (1, 63, 0), (0, 63, 1), (63, 0, 0x21)]
     },
     **{f"{count} scans": with_scans(count) for count in range(1, len(scans_of(PROGRESSIVE)) + 1)},
+    **{f"quantisation table {i} missing": renumbered(BASELINE, b"\xff\xdb", i) for i in range(2)},
+    **{f"Huffman table {i} missing": renumbered(BASELINE, b"\xff\xc4", i) for i in range(4)},
     "bytes between segments": BASELINE[:20] + b"\0\0\0" + BASELINE[20:],
     "fill bytes": BASELINE[:20] + b"\xff\xff\xff" + BASELINE[20:],
 }
@@ -84,7 +92,13 @@ def test_a_jpeg_of_any_header_that_is_kept_loads_with_pillows_pixels(name, check
         assert equals_pillow(payload, content)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [name for name in FORMS if "missing" in name])
+def test_a_jpeg_without_one_of_its_tables_is_not_whole_whatever_was_decoded_before(name):
+    assert find_jpeg(BASELINE) is not None
+    assert find_jpeg(FORMS[name]) is None
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if "missing" not in name])
 def test_a_jpeg_of_any_header_is_stored_raw_as_pillow_decodes_it(name):
     image = encode(FORMS[name], name, WriteOptions(mode="raw"))
     np.testing.assert_array_equal(image.payload.reshape(image.height, image.width, 3), pillow(FORMS[name]))

@@ -7,7 +7,6 @@ by name. A class list (`--classes`) replaces the order of the classes, nothing e
 import os
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +40,7 @@ def open_tree(
         FormatError: not a zip, a cut or malformed one, or a malformed class list.
         OptionError: a root that leads out of the source.
     """
+    listed = None if classes is None else read_class_list(classes)
     list_tree = folder_tree if os.path.isdir(path) else zip_tree
     top = "" if root is None else _clean_root(root)
     tree = list_tree(path, top)
@@ -56,7 +56,6 @@ def open_tree(
     else:
         inner = ""
         _refuse_split_folders(path, top, tree)
-    listed = None if classes is None else read_class_list(classes, class_folders(tree, inner))
     class_names, labels, names = classify(_joined(path, top), tree, inner, listed)
     if list_tree is folder_tree:
         return class_names, labels, names, FolderFiles(os.path.join(os.path.abspath(path), top), names), tree.others
@@ -64,16 +63,8 @@ def open_tree(
     return class_names, labels, names, reader, tree.others
 
 
-def class_folders(tree: Tree, root: str) -> list[str]:
-    """The folders right in `root`, sorted by name."""
-    children, _, _ = _shape(tree)
-    return [folder[len(root) + 1 if root else 0 :] for folder in children[root]]
-
-
-def read_class_list(path: Path, folders: Collection[str] = ()) -> list[str]:
-    """The class names of a `--classes` file, one a line, in label order; blank lines do not count.
-
-    Spaces around a name are part of it only where one of the class folders has that name.
+def read_class_list(path: Path) -> list[str]:
+    """The lines of a `--classes` file, a class name each, in label order; blank ones do not count.
 
     Raises:
         NotFoundError: no such file.
@@ -85,16 +76,27 @@ def read_class_list(path: Path, folders: Collection[str] = ()) -> list[str]:
         raise FormatError(f"--classes {path}: found bytes that are not UTF-8, expected one class name a line") from None
     except OSError as error:
         raise NotFoundError(f"--classes {path}: cannot be read ({error.strerror})") from None
-    lines = [line.removesuffix("\r") for line in lines]
-    names = [line if line in folders else line.strip() for line in lines if line in folders or line.strip()]
+    names = [line.removesuffix("\r") for line in lines if line.strip()]
     if not names:
         raise FormatError(f"--classes {path}: found no names, expected one class name a line")
+    _refuse_repeated(names, f"--classes {path}")
+    return names
+
+
+def _named_as(folders: list[str], listed: list[str]) -> list[str]:
+    """Listed classes by their names: spaces around one are part of it only where a folder has them, too."""
+    known = set(folders)
+    names = [line if line in known else line.strip() for line in listed]
+    _refuse_repeated(names, "--classes")
+    return names
+
+
+def _refuse_repeated(names: list[str], where: str) -> None:
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise FormatError(
-            f"--classes {path}: found {name!r} {count} times, expected each class once; remove the others"
+            f"{where}: found {shortened(name)} {count} times, expected each class once; remove the others"
         )
-    return names
 
 
 def find_root(path: str, tree: Tree) -> str:
@@ -145,9 +147,9 @@ def classify(where: str, tree: Tree, root: str, listed: list[str] | None) -> tup
         NotFoundError: no images.
         SourceError: no class folders, one without images, or one that is not listed.
     """
-    _, _, num_below = _shape(tree)
+    children, _, num_below = _shape(tree)
     prefix = root + "/" if root else ""
-    folders = class_folders(tree, root)
+    folders = [folder[len(prefix) :] for folder in children[root]]
     if not folders:
         raise SourceError(
             f"{where}: found images without class folders, expected <class>/<image>; give each class a folder of its "
@@ -166,11 +168,13 @@ def classify(where: str, tree: Tree, root: str, listed: list[str] | None) -> tup
                 "the folder, or list all classes with --classes"
             )
         listed = folders
-    elif unknown := sorted(set(folders) - set(listed)):
-        raise SourceError(
-            f"{where}: found the class folder {shown(unknown)}, expected only the {len(listed)} classes of --classes; "
-            "add it to that list, or choose another --root"
-        )
+    else:
+        listed = _named_as(folders, listed)
+        if unknown := sorted(set(folders) - set(listed)):
+            raise SourceError(
+                f"{where}: found the class folder {shown(unknown)}, expected only the {len(listed)} classes of --classes; "
+                "add it to that list, or choose another --root"
+            )
     label_of = {name: label for label, name in enumerate(listed)}
     rows = []
     for image in tree.images:
