@@ -55,7 +55,7 @@ class Views:
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str) or self.kind not in KINDS:
             raise OptionError(f"views {self.kind!r} are not known, expected one of {', '.join(KINDS)}")
-        size, num_seeds = as_whole(self.size, "the size of views", 1, 4096), as_whole(self.num_seeds, "num_seeds", 1)
+        size, num_seeds = as_whole(self.size, "the size of views", 1, 4096), as_whole(self.num_seeds, "num_seeds", 0)
         mix = Mix(self.mix) if isinstance(self.mix, str) else self.mix
         if not isinstance(mix, Mix | None):
             raise OptionError(f"mix is {mix!r}, expected a Mix or its kind")
