@@ -19,7 +19,8 @@ T = TypeVar("T")
 PATIENCE_S = 3600.0
 """How long a rank waits for another; a beton without a manifest is read whole before its rank can say what it is."""
 _GOODBYE_S, _ROLL_CALL_S = 10.0, 5.0
-_RANK_0_GONE = "rank 0 has ended without a word, and with it the ranks' meeting place"
+_GOES_ON = "killed, or its machine is gone; the same command goes on where it can"
+_RANK_0_GONE = f"rank 0 has ended without a word, and with it the ranks' meeting place: {_GOES_ON}"
 _POLLS_S = (0.01, 0.2)  # between looks: at first, and later on
 
 
@@ -150,8 +151,11 @@ def _roll_call(world: World) -> str:
         return _RANK_0_GONE
     if not missing:
         return "the connection of the ranks broke, and all of them are there: look at the network"
+    with suppress(RuntimeError):
+        for rank in missing:  # so that nobody waits for their goodbye
+            world.store.set(f"fastkd/left/{rank}", "1")
     ranks = f"rank {missing[0]} has" if len(missing) == 1 else f"ranks {', '.join(map(str, missing))} have"
-    return f"{ranks} ended without a word: killed, or its machine is gone; the same command goes on where it can"
+    return f"{ranks} ended without a word: {_GOES_ON}"
 
 
 def _exchange(world: World, record: Any) -> list[Any]:
