@@ -5,20 +5,20 @@ rank that waits here learns that another has failed.
 """
 
 import json
+import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from fastkd import errors
-from fastkd.dist import World, barrier, leave_group
+from fastkd.dist import World, barrier
 from fastkd.errors import FastKDError, MismatchError
 
 T = TypeVar("T")
 PATIENCE_S = 3600.0
 """How long a rank waits for another; a beton without a manifest is read whole before its rank can say what it is."""
-_GOODBYE_S, _ROLL_CALL_S = 10.0, 5.0
+_GOODBYE_S, _ROLL_CALL_S, _LISTENS_S = 10.0, 5.0, 0.5
 _GOES_ON = "killed, or its machine is gone; the same command goes on where it can"
 _RANK_0_GONE = f"rank 0 has ended without a word, and with it the ranks' meeting place: {_GOES_ON}"
 _POLLS_S = (0.01, 0.2)  # between looks: at first, and later on
@@ -99,14 +99,15 @@ def telling_failures(world: World) -> Iterator[None]:
     Raises:
         FastKDError: in place of a broken connection, which rank failed and what of, or which ended without a word.
     """
-    try:
+    if world.store is None:
         yield
-        if world.store is not None:
+        return
+    try:
+        with _listening(world) as heard:
+            yield
             barrier(world)
     except BaseException as error:
-        if world.store is None:
-            raise
-        known = _failure(world)
+        known = _failure(world) or next(iter(heard), None)
         if known is None and not isinstance(error, Exception):
             raise  # stopped by a person or a signal: not a failure
         if known is None and _is_broken_connection(error):
@@ -114,15 +115,39 @@ def telling_failures(world: World) -> Iterator[None]:
         elif known is None:
             with suppress(RuntimeError):  # the store has gone
                 world.store.set("fastkd/failed", json.dumps([world.rank, str(error) or type(error).__name__]))
-        # The others wait in the group until its connections close, which networks in the frames of the error hold open.
-        traceback.clear_frames(error.__traceback__)
-        leave_group()
         _say_goodbye(world)
         if known is not None and not isinstance(error, FastKDError):
             raise FastKDError(known) from error
         raise
     else:
         _say_goodbye(world)
+
+
+@contextmanager
+def _listening(world: World) -> Iterator[list[str]]:
+    """For the length of the block, a list that gets the line of a rank that failed, as soon as it does.
+
+    A rank that waits in the group for another learns of its end no sooner than the other's process ends, and rank 0 takes what
+    it told with it. So it is heard meanwhile; and rank 0, which stays until the others have left, need not wait for this one.
+    """
+    heard: list[str] = []
+    is_over = threading.Event()
+
+    def listen() -> None:
+        while not heard and not is_over.wait(_LISTENS_S):
+            failure = _failure(world)
+            if failure is not None:
+                heard.append(failure)
+                with suppress(RuntimeError):
+                    world.store.set(f"fastkd/left/{world.rank}", "1")
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield heard
+    finally:
+        is_over.set()
+        thread.join(_GOODBYE_S)
 
 
 def _is_broken_connection(error: BaseException) -> bool:

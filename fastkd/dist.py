@@ -92,20 +92,11 @@ def process_group(world: World, device_type: str = "cpu") -> Iterator[World]:
     dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size)
     try:
         yield replace(world, store=store)
-        if dist.is_initialized():
-            dist.barrier()
+        dist.barrier()
     finally:
-        leave_group()
-
-
-def leave_group() -> None:
-    """Ends this rank's part in the process group, if it is in one."""
-    import torch.distributed as dist
-
-    # A DDP network that is still in a reference cycle keeps gloo's threads beyond the group, and a process that ends
-    # then now and then aborts ("terminate called without an active exception").
-    gc.collect()
-    if dist.is_initialized():
+        # A DDP network that is still in a reference cycle keeps gloo's threads beyond the group, and a process that ends
+        # then now and then aborts ("terminate called without an active exception").
+        gc.collect()
         dist.destroy_process_group()
 
 
