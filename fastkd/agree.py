@@ -5,19 +5,22 @@ rank that waits here learns that another has failed.
 """
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from fastkd import errors
-from fastkd.dist import World
+from fastkd.dist import World, barrier
 from fastkd.errors import FastKDError, MismatchError
 
 T = TypeVar("T")
 PATIENCE_S = 3600.0
 """How long a rank waits for another; a beton without a manifest is read whole before its rank can say what it is."""
-_GOODBYE_S = 10.0
+_GOODBYE_S, _ROLL_CALL_S, _LISTENS_S = 10.0, 5.0, 0.5
+_GOES_ON = "killed, or its machine is gone; the same command goes on where it can"
+_RANK_0_GONE = f"rank 0 has ended without a word, and with it the ranks' meeting place: {_GOES_ON}"
 _POLLS_S = (0.01, 0.2)  # between looks: at first, and later on
 
 
@@ -91,24 +94,93 @@ def share(world: World, find: Callable[[], T]) -> T:
 def telling_failures(world: World) -> Iterator[None]:
     """For the length of the block, an error of this rank is told to those that wait for it, and theirs ends this one.
 
+    A rank that is through first waits here for the others, and fails with them.
+
     Raises:
-        FastKDError: in place of a broken connection, which rank failed and what of.
+        FastKDError: in place of a broken connection, which rank failed and what of, or which ended without a word.
     """
-    try:
+    if world.store is None:
         yield
+        return
+    try:
+        with _listening(world) as heard:
+            yield
+            barrier(world)
     except BaseException as error:
-        if world.store is not None:
-            known = _failure(world)
-            if known is None and isinstance(error, Exception):
+        known = _failure(world) or next(iter(heard), None)
+        if known is None and not isinstance(error, Exception):
+            raise  # stopped by a person or a signal: not a failure
+        if known is None and _is_broken_connection(error):
+            known = _roll_call(world)
+        elif known is None:
+            with suppress(RuntimeError):  # the store has gone
                 world.store.set("fastkd/failed", json.dumps([world.rank, str(error) or type(error).__name__]))
-            elif known is None and not isinstance(error, Exception):
-                raise  # stopped by a person or a signal: not a failure
-            _say_goodbye(world)
-            if known is not None and not isinstance(error, FastKDError):
-                raise FastKDError(known) from error
+        _say_goodbye(world)
+        if known is not None and not isinstance(error, FastKDError):
+            raise FastKDError(known) from error
         raise
     else:
         _say_goodbye(world)
+
+
+@contextmanager
+def _listening(world: World) -> Iterator[list[str]]:
+    """For the length of the block, a list that gets the line of a rank that failed, as soon as it does.
+
+    A rank that waits in the group for another learns of its end no sooner than the other's process ends, and rank 0 takes what
+    it told with it. So it is heard meanwhile; and rank 0, which stays until the others have left, need not wait for this one.
+    """
+    heard: list[str] = []
+    is_over = threading.Event()
+
+    def listen() -> None:
+        while not heard and not is_over.wait(_LISTENS_S):
+            failure = _failure(world)
+            if failure is not None:
+                heard.append(failure)
+                with suppress(RuntimeError):
+                    world.store.set(f"fastkd/left/{world.rank}", "1")
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield heard
+    finally:
+        is_over.set()
+        thread.join(_GOODBYE_S)
+
+
+def _is_broken_connection(error: BaseException) -> bool:
+    """Whether an error is torch's about the group or its store, and so about another rank."""
+    named = type(error).__name__.startswith("Dist") or any(word in str(error) for word in ("gloo", "NCCL", "nccl"))
+    return isinstance(error, RuntimeError) and named
+
+
+def _roll_call(world: World) -> str:
+    """The line of the rank that failed, or of those that do not say within some seconds that they are there."""
+    try:
+        world.store.set(f"fastkd/here/{world.rank}", "1")
+        begin = time.monotonic()
+        missing = [rank for rank in range(world.size) if rank != world.rank]
+        while missing and time.monotonic() - begin < _ROLL_CALL_S:
+            failure = _failure(world)
+            if failure is not None:
+                return failure
+            missing = [
+                rank
+                for rank in missing
+                if not (world.store.check([f"fastkd/here/{rank}"]) or world.store.check([f"fastkd/left/{rank}"]))
+            ]
+            time.sleep(_POLLS_S[0])
+    except RuntimeError:
+        return _RANK_0_GONE
+    if not missing:
+        return "the connection of the ranks broke, and all of them are there: look at the network"
+    with suppress(RuntimeError):
+        for rank in missing:  # so that nobody waits for their goodbye
+            world.store.set(f"fastkd/left/{rank}", "1")
+    ranks = f"rank {missing[0]} has" if len(missing) == 1 else f"ranks {', '.join(map(str, missing))} have"
+    return f"{ranks} ended without a word: {_GOES_ON}"
 
 
 def _exchange(world: World, record: Any) -> list[Any]:
@@ -139,7 +211,7 @@ def _wait(world: World, keys: list[str], patience_s: float) -> None:
                 return
             failure = _failure(world)
         except RuntimeError:
-            raise FastKDError("rank 0 has ended without a word, and with it the ranks' meeting place") from None
+            raise FastKDError(_RANK_0_GONE) from None
         waited = time.monotonic() - begin
         if failure is not None:
             raise FastKDError(failure)

@@ -1,6 +1,7 @@
 """Ranks that tell one another what they mean, what the first of them found, and that one failed."""
 
 import os
+import signal
 import time
 
 import pytest
@@ -23,6 +24,9 @@ def as_ranks(size, folder, function) -> tuple[list[str], float]:
         except FastKDError as error:
             found = f"{type(error).__name__}: {error}"
         (folder / str(rank)).write_text(found)
+
+    for rank in range(size):
+        (folder / str(rank)).write_text("ended without a word")
 
     begin = time.monotonic()
     with own_port() as port:
@@ -96,3 +100,50 @@ def test_ranks_of_a_group_that_somebody_else_made_agree_through_it(tmp_path):
 def test_one_process_agrees_with_itself():
     agree(World(), {"seed": 1})
     assert share(World(), lambda: 7) == 7
+
+
+def train_until(failing: int, fail) -> object:
+    """What a rank does that takes steps of a network shared with the others, until one of them fails in the third."""
+
+    def function(world: World) -> None:
+        import torch
+        from torch.nn.parallel import DistributedDataParallel
+
+        network = DistributedDataParallel(torch.nn.Linear(4, 4))
+        for step in range(1000):
+            if step == 3 and world.rank == failing:
+                fail()
+            network(torch.ones(2, 4)).sum().backward()
+
+    return function
+
+
+def raise_error() -> None:
+    raise MismatchError("x.beton: sample 7: damaged")
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_rank_that_fails_in_a_step_is_named_by_all(failing, size, tmp_path):
+    found, seconds = as_ranks(size, tmp_path, train_until(failing, raise_error))
+    assert found.pop(failing) == "MismatchError: x.beton: sample 7: damaged"
+    assert found == [f"FastKDError: rank {failing} failed: x.beton: sample 7: damaged"] * (size - 1)
+    assert seconds < 40
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_that_is_killed_in_a_step_is_named(killed, tmp_path):
+    found, seconds = as_ranks(2, tmp_path, train_until(killed, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    assert found[1 - killed].startswith(f"FastKDError: rank {killed} has ended without a word")
+    assert seconds < 40
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_rank_that_is_through_fails_with_one_that_is_not(failing, tmp_path):
+    def function(world: World) -> None:
+        if world.rank == failing:
+            time.sleep(1)
+            raise_error()
+
+    found, _ = as_ranks(2, tmp_path, function)
+    assert found[1 - failing] == f"FastKDError: rank {failing} failed: x.beton: sample 7: damaged"

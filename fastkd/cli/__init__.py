@@ -51,6 +51,8 @@ def cli() -> None:
 
     # Threads that spin while they wait make training on a busy CPU several times slower; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Of a rank that has gone torch prints the stack in C++; what a person needs is in the one line that fastkd prints.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def main() -> None:

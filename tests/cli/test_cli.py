@@ -1,5 +1,8 @@
+import io
 import json
+import re
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +10,7 @@ import pytest
 from helpers.commands import assert_one_clear_line, fastkd
 from helpers.lab import CPU
 
-from fastkd.cli.common import progress_bar
+from fastkd.cli.common import progress_bar, say
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.tables import read_tables
 
@@ -225,3 +228,47 @@ def test_the_rate_that_is_told_is_of_this_run_alone(monkeypatch, capsys):
         "train: 3,100 of 4,000 steps, 5 steps/s, 180 s left",
         "train: 31 of 400 steps, 2 steps/s, 184 s left",
     ]
+
+
+def test_what_an_epoch_came_to_stays_in_the_log_once_a_second_at_most(monkeypatch, capsys):
+    clock = iter([100.0, 100.2, 100.4, 101.5])
+    monkeypatch.setattr("fastkd.cli.common.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with progress_bar("train", "steps") as tell:
+        tell(1, 40)
+        tell(10, 40, "epoch 1, top-1 5 %", stays=True)
+        tell(20, 40, "epoch 2, top-1 6 %", stays=True)
+        tell(30, 40, "epoch 3, top-1 7 %", stays=True)
+    assert [line.split(", ")[-2:] for line in capsys.readouterr().err.splitlines()] == [
+        ["epoch 1", "top-1 5 %"],
+        ["epoch 3", "top-1 7 %"],
+    ]
+
+
+def terminal_of(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A stderr that says that it is a terminal."""
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", screen)
+    return screen
+
+
+def test_a_bar_that_goes_on_shows_the_rate_of_this_run_alone(monkeypatch):
+    terminal = terminal_of(monkeypatch)
+    with progress_bar("train", "steps") as show:
+        show(1_000_000, 1_000_100)
+        time.sleep(0.5)
+        show(1_000_010, 1_000_100, "now")
+    rate = float(re.search(r"([\d.]+)(k?M?)steps/s, now", terminal.getvalue())[1])
+    assert rate < 30
+    assert not re.search(r"[kM]steps/s", terminal.getvalue())
+
+
+def test_a_line_is_said_above_the_bar_and_the_last_note_is_shown(monkeypatch):
+    terminal = terminal_of(monkeypatch)
+    with progress_bar("train", "steps") as show:
+        show(10, 20, "epoch 1")
+        say("x.beton: a line")
+        show(20, 20, "epoch 2")
+        show(20, 20, "epoch 2, top-1 7 %")
+    assert "\rx.beton: a line\n" in terminal.getvalue()
+    assert "epoch 2, top-1 7 %" in terminal.getvalue().splitlines()[-1]

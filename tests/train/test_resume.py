@@ -220,3 +220,22 @@ def test_a_run_that_was_killed_goes_on_to_the_bits_of_an_undisturbed_one(trainin
     assert records(tmp_path / "killed") == records(tmp_path / "undisturbed")
     same = ("fingerprint", "epochs", "val_top1", "val_top5")
     assert [resumed.result[key] for key in same] == [whole.result[key] for key in same]
+
+
+def test_steps_have_their_lines_while_an_epoch_lasts_and_a_resume_changes_none(
+    trained, dataset, mask, teacher_store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fastkd.train.loop._NOTE_INTERVAL_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", dataset, mask, logits=teacher_store, options={"progress": interrupt_after(3)})
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+    run(tmp_path / "run", dataset, mask, logits=teacher_store, options={"checkpoint_every": 2})
+    assert records(tmp_path / "run") == records(trained)
+
+
+def test_a_run_resumed_after_its_last_epoch_has_the_rates_of_that(trained, dataset, mask, teacher_store, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    found = run(tmp_path / "run", dataset, mask, logits=teacher_store)
+    assert found["images_per_s"] > 0
+    assert found["images_per_s"] == json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["images_per_s"]
