@@ -26,7 +26,6 @@ FLOORS = {
             "writing",
             "hdf5",
             "artefact",
-            "classes",
             "stopping",
         ),
         *("dist", "agree"),

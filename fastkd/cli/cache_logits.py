@@ -102,9 +102,9 @@ def cache_logits(
     \b
     fastkd cache-logits train.beton --mask m.h5 --teacher t.safetensors --views crop-flip --num-seeds 8 --out l.h5
     """
-    from fastkd.classes import read_class_map
     from fastkd.data.beton.dataset import open_dataset
     from fastkd.feed.loader import choose_views
+    from fastkd.models.classes import read_class_map
     from fastkd.models.fitting import require_size
     from fastkd.prune.masks.mask import Mask
     from fastkd.store.tables import read_tables

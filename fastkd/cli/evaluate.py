@@ -63,10 +63,10 @@ def evaluate(
     \b
     fastkd evaluate test.beton --model run/
     """
-    from fastkd.classes import read_class_map
     from fastkd.data.beton.dataset import open_dataset, relabelled
     from fastkd.data.views.draw import Views
     from fastkd.feed.loader import Loader, choose_views
+    from fastkd.models.classes import read_class_map
     from fastkd.models.fitting import require_size
     from fastkd.teacher.network import load_teacher
     from fastkd.train.metrics import evaluate as measure

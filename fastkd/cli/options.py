@@ -14,8 +14,8 @@ from fastkd.errors import OptionError
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastkd.classes import Classes, ClassMap
     from fastkd.data.beton.dataset import Dataset
+    from fastkd.models.classes import Classes, ClassMap
     from fastkd.teacher.network import Teacher
 
 
@@ -102,7 +102,7 @@ def match_outputs(
     data: "Classes", network: "Classes", class_map: "ClassMap | None", *, one_order: str = "", way_out: str = ""
 ) -> "np.ndarray | None":
     """The outputs of a network for labels of data, see `match_classes`, whose line is said."""
-    from fastkd.classes import match_classes
+    from fastkd.models.classes import match_classes
 
     outputs, line = match_classes(data, network, class_map, one_order=one_order, way_out=way_out)
     if line:

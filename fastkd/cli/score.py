@@ -101,8 +101,8 @@ def score(
     fastkd score train.beton --method variance --logits l.h5 --out s.h5
     fastkd score train.beton --method memorization --num-models 20 --subset 0.7 --out s.h5
     """
-    from fastkd.classes import read_class_map
     from fastkd.data.beton.dataset import open_dataset, require_whole
+    from fastkd.models.classes import read_class_map
     from fastkd.prune.scores.features import features_there, save_features
     from fastkd.prune.scores.score_file import load_scores, save_scores, scores_there
 

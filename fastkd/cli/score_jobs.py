@@ -11,8 +11,8 @@ from fastkd.cli.options import match_outputs
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastkd.classes import ClassMap
     from fastkd.data.beton.dataset import Dataset
+    from fastkd.models.classes import ClassMap
 
 
 class Job(NamedTuple):
@@ -90,9 +90,9 @@ def by_networks(
 
 def by_store(dataset: "Dataset", logits: Path, methods: tuple[str, ...], mapping: "ClassMap | None") -> Job:
     """Scores by the rows of a store."""
-    from fastkd.classes import SAME_ORDER
     from fastkd.errors import OptionError
     from fastkd.feed.loader import check_store, views_of
+    from fastkd.models.classes import SAME_ORDER
     from fastkd.scoring.networks import DIRECTIONS, score_store
     from fastkd.store.logit_store import LogitStore
 

@@ -190,9 +190,9 @@ def train(
     fastkd train train.beton --mask m.h5 --teacher t.safetensors --kd vid --model resnet20 --out run/
     fastkd train flowers.beton --alpha 0 --model resnet18 --init imagenet.pth --reset-head --out run/
     """
-    from fastkd.classes import read_class_map
     from fastkd.data.beton.dataset import open_dataset
     from fastkd.feed.loader import choose_views, kept_ids
+    from fastkd.models.classes import read_class_map
     from fastkd.models.init import choose_norm
     from fastkd.prune.masks.mask import Mask
     from fastkd.prune.masks.weights import describe_weights

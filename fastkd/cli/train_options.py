@@ -13,8 +13,8 @@ from fastkd.cli.options import match_outputs, option_list, refuse_idle
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fastkd.classes import ClassMap
     from fastkd.data.beton.dataset import Dataset
+    from fastkd.models.classes import ClassMap
     from fastkd.models.init import Init
     from fastkd.scoring.recording import Record
     from fastkd.train.inputs import RunInputs

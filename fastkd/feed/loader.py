@@ -10,7 +10,6 @@ import torch
 
 from fastkd.arguments import as_ids, as_path
 from fastkd.artefact import require_input
-from fastkd.classes import SAME_ORDER, require_same_names
 from fastkd.data.batch import Batch
 from fastkd.data.beton.dataset import Dataset, open_dataset
 from fastkd.data.beton.fields import AS_FOUND, Fields
@@ -21,6 +20,7 @@ from fastkd.data.views.draw import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.data.views.mix import Mix
 from fastkd.dist import World, read_world
 from fastkd.errors import FormatError, MismatchError, OptionError
+from fastkd.models.classes import SAME_ORDER, require_same_names
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.tables import Output, StoreTables

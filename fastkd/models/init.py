@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fastkd.classes import Classes, said_names
 from fastkd.errors import MismatchError, ModelError
 from fastkd.models.checkpoint import read_checkpoint
+from fastkd.models.classes import Classes, said_names
 from fastkd.models.norm import Norm, norm_of, parse_norm
 from fastkd.models.registry import canonical_name, count_classes, entries_and_head, load_weights, weights_fingerprint
 

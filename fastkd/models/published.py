@@ -8,8 +8,8 @@ from pickle import UnpicklingError
 
 from torch import nn
 
-from fastkd.classes import imagenet_wnids
 from fastkd.errors import MissingDependencyError, ModelError
+from fastkd.models.classes import imagenet_wnids
 from fastkd.models.registry import canonical_name, is_cifar_model, timm_for, torchvision_for
 
 _DOWNLOAD_ERRORS = (OSError, RuntimeError, HTTPException, EOFError, UnpicklingError)

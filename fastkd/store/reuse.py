@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.classes import DIGEST_KEY
 from fastkd.errors import MismatchError
+from fastkd.models.classes import DIGEST_KEY
 from fastkd.store.codec import Codec, encode_rows, seal_rows
 from fastkd.store.logit_store import read_rows
 from fastkd.store.tables import StoreTables, read_tables

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fastkd.agree import agree, share
 from fastkd.artefact import found_artefact
-from fastkd.classes import DIGEST_KEY
 from fastkd.data.identity import choose_probes, probe_checksums
 from fastkd.dist import World, even_split, sum_over_ranks
 from fastkd.errors import CorruptError, MismatchError, OptionError
 from fastkd.feed.loader import Loader, check_probes
+from fastkd.models.classes import DIGEST_KEY
 from fastkd.store.codec import CODECS, check_encodable, encode_rows, make_codec
 from fastkd.store.fidelity import codec_kl
 from fastkd.store.filling import StoreFiller, create_store, fill_lock

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastkd.classes import Classes, said_names
 from fastkd.errors import MismatchError, ModelError, OptionError
 from fastkd.models.checkpoint import load_model
+from fastkd.models.classes import Classes, said_names
 from fastkd.models.norm import Norm, norm_of, parse_norm
 from fastkd.models.published import pretrained
 from fastkd.models.registry import canonical_name, count_classes, weights_fingerprint

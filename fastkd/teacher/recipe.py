@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from fastkd.classes import names_fingerprint
 from fastkd.data.beton.dataset import Dataset
 from fastkd.data.identity import view_identity
 from fastkd.data.views.draw import Views
 from fastkd.errors import OptionError
 from fastkd.feed.loader import kept_ids
+from fastkd.models.classes import names_fingerprint
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.codec import Codec, make_codec
 from fastkd.store.tables import embedding_codec

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastkd.classes import ClassMap, match_classes
 from fastkd.data.beton.dataset import Dataset, open_dataset, relabelled
 from fastkd.data.beton.fields import AS_FOUND, Fields
 from fastkd.data.views.draw import Views
@@ -14,6 +13,7 @@ from fastkd.distil.methods import METHODS, teacher_needed
 from fastkd.errors import MismatchError, OptionError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident, make_resident, why_not
+from fastkd.models.classes import ClassMap, match_classes
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.teacher.network import Teacher

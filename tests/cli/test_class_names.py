@@ -11,12 +11,12 @@ from helpers.commands import Outcome, fastkd
 from helpers.stores import save_teacher
 from helpers.synthetic import encoded, write_files
 
-from fastkd.classes import imagenet_wnids
 from fastkd.data.beton.build import WriteOptions, build_beton
 from fastkd.data.beton.manifest import manifest_text
 from fastkd.data.beton.read import manifest_path
 from fastkd.data.sources.open import open_source
 from fastkd.models.checkpoint import read_checkpoint, save_weights
+from fastkd.models.classes import imagenet_wnids
 from fastkd.models.registry import create_model
 from fastkd.prune.scores.score_file import load_scores
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastkd.classes import imagenet_wnids
 from fastkd.errors import MissingDependencyError, ModelError, OptionError
 from fastkd.models.cifar import CifarResNet, SubsamplePad, WideResNet
+from fastkd.models.classes import imagenet_wnids
 from fastkd.models.published import pretrained
 from fastkd.models.registry import (
     canonical_name,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from fastkd.arguments import as_path
-from fastkd.classes import Classes
 from fastkd.data.beton.fields import AS_FOUND, Fields
 from fastkd.data.beton.part import numbered_as_full
 from fastkd.data.beton.read import Beton, identify, open_beton
 from fastkd.errors import MismatchError, OptionError
+from fastkd.models.classes import Classes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

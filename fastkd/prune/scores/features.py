@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fastkd.artefact import Header, found_artefact, read_artefact, require_input, write_artefact
-from fastkd.classes import DIGEST_KEY, names_fingerprint, require_same_names
 from fastkd.errors import FormatError, MismatchError
+from fastkd.models.classes import DIGEST_KEY, names_fingerprint, require_same_names
 from fastkd.writing import require_replaceable
 
 KIND, FORMAT_VERSION = "features", 1

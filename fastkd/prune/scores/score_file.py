@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastkd.artefact import Header, found_artefact, read_artefact, require_input, write_artefact
-from fastkd.classes import DIGEST_KEY, names_fingerprint, require_same_names
 from fastkd.errors import FormatError, MismatchError, OptionError
+from fastkd.models.classes import DIGEST_KEY, names_fingerprint, require_same_names
 from fastkd.prune.select.levels import first_nan
 from fastkd.writing import require_replaceable
 

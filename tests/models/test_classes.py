@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from helpers.refusals import refused
 
-from fastkd.classes import (
+from fastkd.errors import MismatchError
+from fastkd.models.classes import (
     Classes,
     ClassMap,
     imagenet_wnids,
@@ -14,7 +15,6 @@ from fastkd.classes import (
     read_class_map,
     require_same_names,
 )
-from fastkd.errors import MismatchError
 
 WNIDS = list(imagenet_wnids())
 
