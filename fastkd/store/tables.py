@@ -148,7 +148,7 @@ def embedding_codec(embedding: dict[str, Any]) -> Codec:
         OptionError: more values than a codec can number.
         KeyError, TypeError, ValueError: params that do not say what they are.
     """
-    if not isinstance(embedding["layer"], str):
+    if not isinstance(embedding.get("layer", ""), str):
         raise TypeError("its embeddings are of no layer")
     return make_codec("fp16", _whole(embedding, "dim"))
 

@@ -43,7 +43,8 @@ def good(param: click.Parameter) -> str:
     if param.name == "shard":
         return "1/2"
     if isinstance(param.type, click.types.FloatParamType):
-        return "0.5"
+        least = getattr(param.type, "min", None) or 0
+        return str(least + 0.5)
     if isinstance(param.type, click.types.IntParamType | NumberText):
         return str(getattr(param.type, "min", None) or 7)
     return 'a "text" \\ of ü'

@@ -227,7 +227,7 @@ def test_native_weights_are_repdistillers():
         (["--val-every", "5"], "--val-every does nothing without --val"),
         (["--dual-window", "5"], "--dual-window does nothing without --record"),
         (["--alpha", "0", "--model", "alexnet"], "alexnet: does not run on images of 32 pixels .*give another --size"),
-        (["--alpha", "0", "--lr", "1e30"], "is (nan|inf): training diverged; lower --lr"),
+        (["--alpha", "0", "--lr", "1000", "--batch-size", "10"], "is (nan|inf): training diverged; lower --lr"),
     ],
 )
 def test_bad_options_are_one_line_of_the_command(options, words, raw_beton, teacher_file, tmp_path):
