@@ -32,6 +32,16 @@ def claiming(content: bytes, marker: bytes, height: int, width: int) -> bytes:
     return content[:at] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + content[at + 4 :]
 
 
+def without(content: bytes, *markers: int) -> bytes:
+    """The same JPEG without its segments of these markers."""
+    kept, at = content[:2], 2
+    while content[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4])
+        kept += content[at:end] if content[at + 1] not in markers else b""
+        at = end
+    return kept + content[at:]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -90,6 +100,18 @@ def test_raw_pixels_of_another_size_than_they_should_have_are_told():
 def test_a_box_outside_the_image_is_refused(box, mode):
     content = WHOLE if mode == MODE_JPG else bytes(3 * 90 * 120)
     assert cut(content, mode, SIDE, box, (8, 8))[0] == BAD_BOX
+
+
+def test_an_image_without_tables_is_not_decoded_with_those_of_the_image_before():
+    no_quantization, motion = without(WHOLE, 0xDB), without(WHOLE, 0xC4)
+    for before in (WHOLE, encoded(photo(9, 90, 120), optimize=True, quality=30)):
+        assert check(before, *SIDE) == OK
+        assert check(no_quantization, *SIDE) == BAD_JPEG
+        view(before, MODE_JPG, SIDE, (0, 0, *SIDE), SIDE)
+        assert cut(no_quantization, MODE_JPG, SIDE, (0, 0, *SIDE), SIDE)[0] == BAD_JPEG
+        view(before, MODE_JPG, SIDE, (0, 0, *SIDE), SIDE)
+        found = view(motion, MODE_JPG, SIDE, (0, 0, *SIDE), SIDE)  # Motion JPEG: the standard's codes
+        np.testing.assert_array_equal(found, view(WHOLE, MODE_JPG, SIDE, (0, 0, *SIDE), SIDE))
 
 
 def test_a_short_file_cannot_claim_a_huge_image():

@@ -3,7 +3,7 @@
 // A JPEG is entropy-decoded down to the last row of the box; the inverse DCT (the accurate integer one), upsampling
 // ("fancy") and colour conversion run only for the box and one more pixel to both sides, which the upsampling looks at:
 // the pixels of the box are those of a whole decode. Errors of libjpeg, and its warnings too, end the call. A thread has
-// one scratch memory and one decompressor, which go with it.
+// one scratch memory, which goes with it; an image has a decompressor of its own.
 #include <algorithm>
 #include <csetjmp>
 #include <cstdint>
@@ -43,8 +43,15 @@ struct Decoder {
     uint8_t* scratch = nullptr;
     size_t scratch_bytes = 0;
 
-    ~Decoder() {
+    // Ends a decompressor with its image: one that goes on keeps its tables, and an image without tables would be decoded
+    // with those of the image before.
+    void close() {
         if (created) jpeg_destroy_decompress(&info);
+        created = false;
+    }
+
+    ~Decoder() {
+        close();
         std::free(scratch);
     }
 };
@@ -74,7 +81,7 @@ thread_local Decoder decoder_of_thread;
 template <typename Work>
 Status guarded(const Work& work) {
     if (setjmp(decoder_of_thread.escape)) { // no local variable is used from here on: a jump back may have lost it
-        if (decoder_of_thread.created) jpeg_abort_decompress(&decoder_of_thread.info);
+        decoder_of_thread.close();
         return decoder_of_thread.status;
     }
     return work(decoder_of_thread);
@@ -167,16 +174,14 @@ Status view_of_raw(Decoder& decoder, const uint8_t* data, int width, const Box& 
 // Reads the header, refuses what cannot be a whole image of this size, and starts to decompress.
 void start(Decoder& decoder, const uint8_t* data, uint64_t size, int height, int width) {
     jpeg_decompress_struct& info = decoder.info;
-    if (!decoder.created) {
-        info.err = jpeg_std_error(&decoder.errors);
-        decoder.errors.error_exit = on_error;
-        decoder.errors.emit_message = on_message;
-        info.client_data = &decoder;
-        jpeg_create_decompress(&info);
-        decoder.progress.progress_monitor = on_progress;
-        info.progress = &decoder.progress;
-        decoder.created = true;
-    }
+    info.err = jpeg_std_error(&decoder.errors);
+    decoder.errors.error_exit = on_error;
+    decoder.errors.emit_message = on_message;
+    info.client_data = &decoder;
+    jpeg_create_decompress(&info);
+    decoder.created = true;
+    decoder.progress.progress_monitor = on_progress;
+    info.progress = &decoder.progress;
     jpeg_mem_src(&info, const_cast<uint8_t*>(data), static_cast<unsigned long>(size));
     jpeg_read_header(&info, TRUE);
     if (info.image_height != static_cast<JDIMENSION>(height) || info.image_width != static_cast<JDIMENSION>(width))
@@ -225,7 +230,7 @@ Status view_of_jpeg(
         if (info->out_color_space == JCS_CMYK) source.inks = pieces.take<uint8_t>(4 * static_cast<size_t>(columns));
     });
     passes.run(source, target);
-    jpeg_abort_decompress(info);
+    decoder.close();
     return kOk;
 }
 
@@ -272,6 +277,7 @@ int32_t fastkd_check_jpeg(const uint8_t* data, uint64_t size, int32_t height, in
         JSAMPROW row = decoder.scratch;
         jpeg_read_scanlines(&decoder.info, &row, 1);
         jpeg_finish_decompress(&decoder.info);
+        decoder.close();
         return kOk;
     });
 }
