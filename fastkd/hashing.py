@@ -10,11 +10,11 @@ from collections.abc import Callable
 import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import njit, types, uint64
+from numba import types, uint64
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-from fastkd.intrinsics import word32_at, word_at
+from fastkd.intrinsics import njit, word32_at, word_at
 from fastkd.splitmix import GOLDEN, MIX_1, MIX_2
 
 

@@ -1,12 +1,49 @@
-"""What processors have and Numba has no name for: reads at any byte of an array, fetching ahead of them, wide copies."""
+"""What compiled code needs and Numba lacks: a place to be kept on every machine, reads at any byte of an array, fetching ahead
+of them, wide copies."""
 
+import os
+import stat
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core.cgutils import create_struct_proxy
 from numba.extending import intrinsic
+
+
+def njit(**options: Any) -> Callable[[Callable], Any]:
+    """As `numba.njit`. With cache=True the code is kept beside its source, else below the home folder, as Numba has it; else in
+    a folder of the user's own below the one for temporary files; else nowhere, and every process compiles it anew."""
+
+    def compile_lazily(function: Callable) -> Any:
+        try:
+            return numba.njit(**options)(function)
+        except RuntimeError as error:
+            if "cannot cache" not in str(error):
+                raise
+        folder = own_folder()
+        if folder is None or str(folder) == numba.config.CACHE_DIR:
+            return numba.njit(**{**options, "cache": False})(function)
+        numba.config.CACHE_DIR = str(folder)
+        return compile_lazily(function)
+
+    return compile_lazily
+
+
+def own_folder() -> Path | None:
+    """A folder that nobody else can write to: compiled code that another user left there would be run. None without one."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"fastkd-compiled-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return folder if is_own else None
 
 
 def _address(context: Any, builder: Any, signature: Any, arguments: Any, first: int = 0) -> Any:

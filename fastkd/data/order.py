@@ -5,12 +5,13 @@ any batch of any epoch can be named without going through the ones before it.
 """
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 
 from fastkd.arguments import as_ids
 from fastkd.dist import even_split
 from fastkd.errors import OptionError
 from fastkd.hashing import draw, draw_below
+from fastkd.intrinsics import njit
 
 ORDERS = ("shuffle", "pages")
 PAGES_BATCHES = 16

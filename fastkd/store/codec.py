@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from fastkd.errors import OptionError
 from fastkd.hashing import crc32c, crc32c_with
+from fastkd.intrinsics import njit
 from fastkd.store.unpack import (
     TOP_INT4,
     TOP_INT8,

@@ -1,9 +1,8 @@
 """Copying random records out of a mapping at the speed of memory."""
 
 import numpy as np
-from numba import njit
 
-from fastkd.intrinsics import copy_line, prefetch
+from fastkd.intrinsics import copy_line, njit, prefetch
 
 _PAGE_AHEAD, _LINES_AHEAD = 8, 3  # records
 _WORDS_A_LINE = 8  # of 64 B

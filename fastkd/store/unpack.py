@@ -2,10 +2,9 @@
 
 import numpy as np
 from llvmlite.binding import get_host_cpu_features
-from numba import njit
 
 from fastkd.hashing import crc32c_of, crc32c_with
-from fastkd.intrinsics import half_at, word32_at
+from fastkd.intrinsics import half_at, njit, word32_at
 
 RECORD_ALIGN = 64
 TOP_INT8, TOP_INT4 = 4, 8

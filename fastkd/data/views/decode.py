@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numba.typed
 import numpy as np
 import torch
-from numba import njit
 
 from fastkd.data.views import pixels
 from fastkd.data.views.draw import CENTER, CROP_FLIP, PAD, Views, center_view, crop_flip_view, rrc_view
 from fastkd.data.views.mix import blend
 from fastkd.data.views.pixels import OK, check_image, cut_padded_view, cut_view
-from fastkd.intrinsics import prefetch
+from fastkd.intrinsics import njit, prefetch
 
 _num_threads, _typed_dict = torch.get_num_threads(), numba.typed.Dict
 # ffcv.fields fills a typed dictionary of two numbers, which only Python code reads, and for which Numba compiles for

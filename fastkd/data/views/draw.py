@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from fastkd.arguments import as_number, as_whole
 from fastkd.data.views.mix import Mix
 from fastkd.errors import OptionError
 from fastkd.hashing import draw_below, draw_unit
+from fastkd.intrinsics import njit
 
 CROP_FLIP, RRC, CENTER = 0, 1, 2
 KINDS = {"crop-flip": CROP_FLIP, "rrc": RRC, "center": CENTER}

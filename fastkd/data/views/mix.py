@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 
 from fastkd.arguments import as_number
 from fastkd.errors import OptionError
 from fastkd.fingerprint import fingerprint
 from fastkd.hashing import below, draw, draw_below, draw_unit, mix
+from fastkd.intrinsics import njit
 
 CUTMIX, MIXUP = 0, 1
 MIXES = {"cutmix": CUTMIX, "mixup": MIXUP}

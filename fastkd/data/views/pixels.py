@@ -15,10 +15,11 @@ from pathlib import Path
 
 import llvmlite.binding
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from fastkd.data.modes import MODE_JPG, MODE_RAW
 from fastkd.errors import MissingDependencyError
+from fastkd.intrinsics import njit
 
 PIXELS = "jpeg-islow-fancy/triangle-14bit/1"
 """Raised whenever a stored image and a box would give other pixels."""

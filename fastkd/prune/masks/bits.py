@@ -1,8 +1,9 @@
 """Going between bitmaps and sample_ids, compiled: what `bitmap` does with many samples, and rank and select."""
 
 import numpy as np
-from numba import njit, uint8
+from numba import uint8
 
+from fastkd.intrinsics import njit
 from fastkd.prune.masks.packing import BLOCK_BYTES, ONES
 
 

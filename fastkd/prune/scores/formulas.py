@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
-from numba import njit
 
 from fastkd.errors import OptionError
+from fastkd.intrinsics import njit
 
 NEVER_LEARNED = ("total", "infinite", "zero")
 NeverLearned = Literal["total", "infinite", "zero"]

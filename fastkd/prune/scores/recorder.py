@@ -8,9 +8,9 @@ probabilities for DUAL. Arithmetic is float64 throughout; probabilities are kept
 from collections.abc import Iterable
 
 import numpy as np
-from numba import njit
 
 from fastkd.errors import OptionError
+from fastkd.intrinsics import njit
 from fastkd.prune.scores.formulas import NeverLearned, forgetting_scores, label_statistics
 
 RECORDABLE = ("forgetting", "el2n", "aum", "dual")

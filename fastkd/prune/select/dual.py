@@ -3,10 +3,10 @@
 import math
 
 import numpy as np
-from numba import njit
 
 from fastkd.errors import OptionError
 from fastkd.hashing import draw_unit
+from fastkd.intrinsics import njit
 from fastkd.prune.select.levels import select_level
 
 _GUMBEL = 4  # number of the draw

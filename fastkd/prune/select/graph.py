@@ -8,9 +8,9 @@ lose its value weighted by exp(-γ_r·distance), again and again.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from fastkd.errors import OptionError
+from fastkd.intrinsics import njit
 from fastkd.prune.select.ccs import drop_hardest
 from fastkd.prune.select.heap import order_all, rise, sink
 from fastkd.prune.select.keys import CLASS_ORDER

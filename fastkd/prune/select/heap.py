@@ -1,7 +1,8 @@
 """A binary heap of numbered items, compiled: the item of the lowest (value, tie) on top, and every item's place known."""
 
 import numpy as np
-from numba import njit
+
+from fastkd.intrinsics import njit
 
 
 @njit(nogil=True, inline="always")

@@ -4,10 +4,10 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numba import njit
 
 from fastkd.dist import even_split
 from fastkd.errors import MissingDependencyError
+from fastkd.intrinsics import njit
 
 KNN = ("exact", "faiss")
 _SPARE = 8  # candidates beyond k, so that float32 distances do not decide between near ties

@@ -7,9 +7,10 @@ question are few, and those alone are kept and sorted. 100 M samples cost five p
 """
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 
 from fastkd.hashing import draw
+from fastkd.intrinsics import njit
 from fastkd.prune.select.keys import CLASS_ORDER, score_key
 
 _DIGITS = ((53, 11), (42, 11), (32, 10), (21, 11), (10, 11), (0, 10))  # (shift, bits); none crosses the two halves

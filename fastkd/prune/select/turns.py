@@ -1,9 +1,10 @@
 """Groups that take turns, compiled: what `balance` does with many samples."""
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 
 from fastkd.hashing import draw
+from fastkd.intrinsics import njit
 from fastkd.prune.select.heap import order_all, sink
 from fastkd.prune.select.keys import ROUND_ORDER, Turns, turn_place
 
