@@ -38,6 +38,7 @@ def by_networks(
 ) -> Job:
     """Scores by networks, centre crops."""
     from fastkd.data.views.draw import Views
+    from fastkd.errors import MismatchError
     from fastkd.feed.loader import Loader, choose_views
     from fastkd.scoring.networks import DIRECTIONS, ScoringOptions, score_networks
     from fastkd.teacher.network import Teacher, load_teacher
@@ -60,10 +61,16 @@ def by_networks(
     loader = Loader(dataset, views, batch_size=batch_size or 250, **common)
     fingerprints = [load(spec, say).fingerprint for spec in model]  # one network at a time is in memory, here and below
 
+    def load_again(spec: str, fingerprint: str) -> Teacher:
+        network = load(spec)
+        if network.fingerprint != fingerprint:
+            raise MismatchError(f"--model {spec}: was replaced while it was being used; run the same command again")
+        return network
+
     def compute() -> "tuple[dict[str, np.ndarray], np.ndarray | None]":
         with progress_bar("score", "samples") as progress:
             return score_networks(
-                map(load, model),
+                map(load_again, model, fingerprints),
                 loader,
                 methods,
                 options=options,
