@@ -6,20 +6,17 @@ import os
 import re
 import shutil
 import signal
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import pytest
 from helpers.commands import Outcome, fastkd_forked, own_port
+from helpers.moments import at_call
 from helpers.ranks import forked, wait_for
 from helpers.stores import make_store, random_logits
 
-import fastkd
 from fastkd.cli import page_errors
 from fastkd.cli.page_errors import telling_page_errors
 from fastkd.data.beton.read import open_beton
@@ -27,7 +24,6 @@ from fastkd.data.views.decode import check_images
 from fastkd.errors import MissingDependencyError
 
 CPU = ("--device", "cpu", "--num-workers", 1)
-PACKAGE = str(Path(fastkd.__file__).parent)
 
 
 @pytest.fixture
@@ -47,22 +43,8 @@ def files(raw_beton, raw_mask, teacher_store, teacher_file, tmp_path) -> dict[st
 
 
 def cut_at(path: Path, functions: str) -> Callable[[], None]:
-    """For a process of its own: cuts a file to its first 4,096 bytes when functions of these names in the package have been
-    called, one after the other, in whatever thread."""
-    awaited = functions.split()
-
-    def watch(frame: FrameType, event: str, _argument: object) -> None:
-        code = frame.f_code
-        if event == "call" and awaited[:1] == [code.co_name] and code.co_filename.startswith(PACKAGE):
-            awaited.pop(0)
-            if not awaited:
-                os.truncate(path, 4096)
-
-    def begin() -> None:
-        threading.setprofile(watch)
-        sys.setprofile(watch)
-
-    return begin
+    """Cuts a file to its first 4,096 bytes, see `at_call`."""
+    return at_call(functions, lambda: os.truncate(path, 4096))
 
 
 STUDENT = ("--model", "resnet8", "--epochs", 2, "--batch-size", 50, *CPU)
