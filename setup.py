@@ -25,7 +25,7 @@ class BuildLibrary(build_ext):
 
 decoder = Extension(
     "fastkd.data.views._decoder",
-    sources=["fastkd/data/views/decoder.cpp", "fastkd/data/views/resize.cpp"],
+    sources=[f"fastkd/data/views/{name}.cpp" for name in ("decoder", "resize", "page_errors")],
     depends=["fastkd/data/views/passes.h", "fastkd/data/views/resize.h", "setup.py"],
     extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *pkg_config("--cflags", "libjpeg")],
     extra_link_args=pkg_config("--libs", "libjpeg") or ["-ljpeg"],

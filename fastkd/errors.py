@@ -41,6 +41,13 @@ class FormatError(FastKDError):
     """A file of another kind, another format version, or one that is cut or malformed."""
 
 
+def cut_meanwhile(path: object, found: int, expected: int) -> FormatError:
+    """What to say of a file that has fewer bytes than when it was opened."""
+    return FormatError(
+        f"{path}: became shorter while it was being used, {found:,} bytes of {expected:,}: put the whole file back and begin anew"
+    )
+
+
 class CorruptError(FastKDError):
     """Bytes that do not match their checksum, or an image that does not decode."""
 

@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from numba.extending import intrinsic
 
 def njit(**options: Any) -> Callable[[Callable], Any]:
     """As `numba.njit`. With cache=True the code is kept beside its source, else below the home folder, as Numba has it; else in
-    a folder of the user's own below the one for temporary files; else nowhere, and every process compiles it anew."""
+    a folder of the user's own below the one for temporary files; else nowhere, and every process compiles it anew. So it does
+    where the code cannot be saved, the disk being full."""
 
     def compile_lazily(function: Callable) -> Any:
         try:
-            return numba.njit(**options)(function)
+            return _saving_if_possible(numba.njit(**options)(function))
         except RuntimeError as error:
             if "cannot cache" not in str(error):
                 raise
@@ -32,6 +34,25 @@ def njit(**options: Any) -> Callable[[Callable], Any]:
         return compile_lazily(function)
 
     return compile_lazily
+
+
+def _saving_if_possible(dispatcher: Any) -> Any:
+    """The same compiled function, which a disk that has no room for its code does not stop from being called."""
+    cache: Any = getattr(dispatcher, "_cache", None)
+    if not hasattr(cache, "_cache_file"):  # not kept at all
+        return dispatcher
+    save = cache.save_overload
+
+    def save_if_possible(signature: Any, compiled: Any) -> None:
+        try:
+            save(signature, compiled)
+        except OSError:
+            # The index is written before the code: it would name what an older source left there.
+            with suppress(OSError):
+                os.unlink(cache._cache_file._index_path)
+
+    cache.save_overload = save_if_possible
+    return dispatcher
 
 
 def own_folder() -> Path | None:

@@ -189,8 +189,8 @@ def given(raw_beton, raw_mask, teacher_store, tmp_path, monkeypatch) -> tuple:
 def test_datasets_masks_and_stores_go_to_spawned_workers_by_their_paths(given, tmp_path):
     assert len(pickle.dumps(given)) < 2000
     expected = first_logits(given)
-    sent = pickle.dumps(given)
     os.chdir(tmp_path / "elsewhere")
+    sent = pickle.dumps(given)
     assert first_logits(pickle.loads(sent)) == expected
     os.chdir(tmp_path)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

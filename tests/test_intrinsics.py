@@ -1,6 +1,7 @@
 """Where compiled code is kept: a process that can write nowhere still works."""
 
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -13,6 +14,17 @@ import fastkd
 from fastkd.intrinsics import own_folder
 
 SUM = "from fastkd.hashing import crc32c; import numpy as np, numba; print(crc32c(np.arange(9, dtype=np.uint8)))"
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A folder of 64 KiB, less than compiled code takes."""
+    (tmp_path / "full").mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path / "full"]
+    if subprocess.run(mounted, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed")
+    yield tmp_path / "full"
+    subprocess.run(["umount", tmp_path / "full"], check=True)
 
 
 @pytest.fixture
@@ -66,3 +78,40 @@ def test_a_folder_that_others_can_write_to_is_not_used(tmp_path, monkeypatch):
     own.rmdir()
     own.symlink_to(tmp_path)
     assert own_folder() is None
+
+
+def summed(folder: Path, *, most_bytes: int = resource.RLIM_INFINITY, code: str = SUM) -> str:
+    """What a process prints that keeps compiled code in a folder, in files of so many bytes at most."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(folder)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_code_that_may_not_be_saved_is_run_all_the_same(tmp_path):
+    assert summed(tmp_path / "code", most_bytes=1000) == summed(tmp_path / "other")
+    assert [path for path in (tmp_path / "code").rglob("*") if path.is_file()] == []
+    assert list((tmp_path / "other").rglob("*.nbc"))
+
+
+def test_code_that_fills_the_disk_is_run_all_the_same(full, tmp_path):
+    assert summed(full) == summed(tmp_path / "other")
+    assert not list(full.rglob("*.tmp.*"))
+
+
+def test_code_that_an_older_source_left_is_not_taken_for_what_could_not_be_saved(tmp_path):
+    """Numba numbers the files of code, and writes which is which before the code."""
+    source = tmp_path / "source.py"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import source; print(source.number(0))"
+    for number, most_bytes in ((1, resource.RLIM_INFINITY), (2, 2000), (2, resource.RLIM_INFINITY)):
+        source.write_text(
+            f"from fastkd.intrinsics import njit\n\n@njit(cache=True)\ndef number(i):\n    return i + {number}\n"
+        )
+        os.utime(source, (number, number))
+        assert summed(tmp_path / "code", most_bytes=most_bytes, code=code) == f"{number}\n"

@@ -1,10 +1,14 @@
-"""Claim: a training run that is killed at random moments ends with the bytes of one that was not.
+"""Claim: a training run that is killed or stopped at random moments ends with the bytes of one that was not.
 
-VID with a live teacher on images of BETON, on the CPU: trained once undisturbed, then in processes that are killed at
-random moments, by SIGKILL and SIGTERM in turn, and started again until it is finished; as many such runs as the kills need.
-Asserted: the weights of every run are those of the undisturbed one, byte for byte, and so are the losses of all steps.
+VID with a live teacher on images of BETON, on the CPU: trained once undisturbed, then in processes that get a signal at
+random moments, of those in turn, and started again until it is finished; as many such runs as the signals need. With
+--record on labels alone, with states after whole epochs, and scores of the training at the end.
+Asserted: weights and scores of every run are those of the undisturbed one, byte for byte, and so are its metrics but for the
+rates.
 
     python -m benchmarks.train.train_kills test.beton --kills 30
+    python -m benchmarks.train.train_kills test.beton --signals SIGINT --kills 20 --name train_stops
+    python -m benchmarks.train.train_kills test.beton --signals SIGINT --kills 20 --record --name train_stops_recorded
 """
 
 import argparse
@@ -15,7 +19,9 @@ import signal
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,52 +34,73 @@ from fastkd.feed.loader import Loader
 from fastkd.models.checkpoint import save_weights
 from fastkd.models.norm import PRESETS, Norm
 from fastkd.models.registry import create_model
-from fastkd.stopping import exit_on_sigterm
+from fastkd.scoring.recording import Record
+from fastkd.stopping import INTERRUPTED, exit_on_sigterm
 from fastkd.teacher.network import load_teacher
 from fastkd.train.recipe import Recipe
 from fastkd.train.student import train
 
 NORM = Norm(*PRESETS["cifar"])
 RECIPE = Recipe(model="resnet8", epochs=4, batch_size=32, kd="vid", alpha=0.5, beta=1.0)
+ENDS_WITH = {"SIGKILL": -signal.SIGKILL, "SIGTERM": StoppedError.exit_code, "SIGINT": INTERRUPTED}
+"""Exit codes, by the signal."""
+RATES = ("images_per_s", "data_wait_percent", "step_percent")
 
 
-def run(out: Path, dataset: Dataset, teacher: Path, num_images: int) -> None:
+def run(out: Path, dataset: Dataset, teacher: Path, num_images: int, epochs: int, is_recorded: bool) -> None:
     views = Views("crop-flip", int(dataset.beton.heights[0]), 4)
     loader = Loader(dataset, views, mask=np.arange(num_images), batch_size=32, shuffle=True, num_workers=1)
-    train(RECIPE, loader, out, norm=NORM, teacher=load_teacher(str(teacher)), checkpoint_every=3, inputs={}, params={})
+    recipe, common = (
+        replace(RECIPE, epochs=epochs),
+        {"norm": NORM, "inputs": {"beton": dataset.fingerprint}, "params": {}},
+    )
+    if is_recorded:
+        record = Record(methods=("forgetting", "el2n", "aum", "dual"), window=3)
+        train(replace(recipe, kd="kd", alpha=0.0, beta=0.0), loader, out, record=record, **common)
+    else:
+        train(recipe, loader, out, teacher=load_teacher(str(teacher)), checkpoint_every=3, **common)
 
 
-def run_and_kill(after_s: float, number: int, *arguments) -> int:
-    """The run in a process of its own, which a timer kills; returns 0 where it was finished before, else the signal."""
+def run_and_kill(after_s: float, name: str, *arguments: Any) -> bool:
+    """The run in a process of its own, to which a timer sends a signal; returns whether it was finished before."""
     pid = os.fork()
     if pid:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        assert code in (0, -signal.SIGKILL, StoppedError.exit_code), code
-        return 0 if code == 0 else number
+        assert code in (0, ENDS_WITH[name]), code
+        return code == 0
     code = 1
     try:
         with exit_on_sigterm():  # as in the command, before the training itself looks out for it
-            timer = threading.Timer(after_s, lambda: os.kill(os.getpid(), number))
+            timer = threading.Timer(after_s, lambda: os.kill(os.getpid(), signal.Signals[name]))
             timer.daemon = True
             timer.start()
             run(*arguments)
         code = 0
     except StoppedError as error:
         code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     finally:
         os._exit(code)
 
 
-def losses(out: Path) -> list[float]:
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """The lines of steps and epochs, without what no two runs share."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "step"]
+    return [{name: value for name, value in line.items() if name not in RATES} for line in lines]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("beton", type=Path)
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=30, help="signals that end a process, in all")
+    parser.add_argument("--signals", nargs="+", choices=ENDS_WITH, default=["SIGKILL", "SIGTERM"])
+    parser.add_argument(
+        "--longest", type=float, default=1 / 3, help="part of a run after which a signal comes at the latest"
+    )
+    parser.add_argument("--record", action="store_true", help="record scores of the training")
     parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="train_kills", help="of the file in results/")
     args = parser.parse_args()
@@ -85,30 +112,34 @@ def main() -> None:
         torch.manual_seed(1)
         meta = {"model": "resnet8", "num_classes": dataset.num_classes, "norm": NORM.describe()}
         save_weights(teacher, create_model("resnet8", dataset.num_classes), meta)
-        whole = Path(folder) / "whole"
+        whole, rest = Path(folder) / "whole", (dataset, teacher, args.images, args.epochs, args.record)
         begin = time.perf_counter()
-        run(whole, dataset, teacher, args.images)
+        run(whole, *rest)
         whole_s = time.perf_counter() - begin
-        kills = {int(signal.SIGKILL): 0, int(signal.SIGTERM): 0}
-        runs, out = 0, Path(folder) / "killed-0"
+        kills = dict.fromkeys(args.signals, 0)
+        of_runs, out = [0], Path(folder) / "killed-0"
         while sum(kills.values()) < args.kills or (out / "run.json").exists():
-            number = (signal.SIGKILL, signal.SIGTERM)[sum(kills.values()) % 2]
+            name = args.signals[sum(kills.values()) % len(args.signals)]
             # Once there are kills enough, the last run is left to finish.
-            after_s = draw.uniform(0.1, whole_s / 3) if sum(kills.values()) < args.kills else 1e6
-            ended = run_and_kill(after_s, number, out, dataset, teacher, args.images)
-            if ended:
-                kills[int(number)] += 1
+            after_s = draw.uniform(0.1, whole_s * args.longest) if sum(kills.values()) < args.kills else 1e6
+            if not run_and_kill(after_s, name, out, *rest):
+                kills[name] += 1
+                of_runs[-1] += 1
                 continue
-            assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-            assert losses(out) == losses(whole)
-            runs += 1
-            out = Path(folder) / f"killed-{runs}"
-        steps = len(losses(whole))
+            for file in ("model.safetensors", *(["scores.h5"] if args.record else [])):
+                assert (out / file).read_bytes() == (whole / file).read_bytes(), file
+            assert metrics(out) == metrics(whole)
+            out = Path(folder) / f"killed-{len(of_runs)}"
+            of_runs.append(0)
+        steps = sum(line["kind"] == "step" for line in metrics(whole))
     measure.save(
         args.name,
         {
-            "kills": {signal.Signals(number).name: count for number, count in kills.items()},
-            "runs_finished_all_byte_equal": runs,
+            "kills": kills,
+            "kills_of_each_run": of_runs[:-1],
+            "runs_finished_all_byte_equal": len(of_runs) - 1,
+            "compared": ["weights", *(["scores"] if args.record else []), "metrics of steps and epochs"],
+            "epochs": args.epochs,
             "steps_of_a_run": steps,
             "undisturbed_s": whole_s,
         },

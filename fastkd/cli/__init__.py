@@ -12,6 +12,7 @@ from fastkd.cli.evaluate import evaluate
 from fastkd.cli.import_scores import import_scores
 from fastkd.cli.inspect import inspect
 from fastkd.cli.merge import merge
+from fastkd.cli.page_errors import telling_page_errors
 from fastkd.cli.plan import plan
 from fastkd.cli.prune import prune
 from fastkd.cli.report import report
@@ -57,6 +58,6 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: exit 0 done, 1 failed (one line on stderr), 2 usage, 75 stopped by SIGTERM, 130 by Ctrl-C."""
-    with reporting_errors():
+    with reporting_errors(), telling_page_errors():
         code = cli.main(prog_name="fastkd", standalone_mode=False)  # click's own way would end Ctrl-C with exit code 1
     sys.exit(code if isinstance(code, int) else 0)

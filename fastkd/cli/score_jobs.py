@@ -1,6 +1,6 @@
 """What `fastkd score` computes, by where the scores come from: described before any of it is begun."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,6 +38,7 @@ def by_networks(
 ) -> Job:
     """Scores by networks, centre crops."""
     from fastkd.data.views.draw import Views
+    from fastkd.errors import MismatchError
     from fastkd.feed.loader import Loader, choose_views
     from fastkd.scoring.networks import DIRECTIONS, ScoringOptions, score_networks
     from fastkd.teacher.network import Teacher, load_teacher
@@ -58,12 +59,22 @@ def by_networks(
 
     views = Views("center", choose_views(dataset, size=size).size)
     loader = Loader(dataset, views, batch_size=batch_size or 250, **common)
-    fingerprints = [load(spec, say).fingerprint for spec in model]  # one network at a time is in memory, here and below
+    first = load(model[0], say)
+    fingerprints = [first.fingerprint, *(load(spec, say).fingerprint for spec in model[1:])]
+
+    def networks() -> Iterator[Teacher]:
+        """The first of them and one other at a time are in memory."""
+        yield first
+        for spec, fingerprint in zip(model[1:], fingerprints[1:], strict=True):
+            network = load(spec)
+            if network.fingerprint != fingerprint:
+                raise MismatchError(f"--model {spec}: was replaced while it was being used; run the same command again")
+            yield network
 
     def compute() -> "tuple[dict[str, np.ndarray], np.ndarray | None]":
         with progress_bar("score", "samples") as progress:
             return score_networks(
-                map(load, model),
+                networks(),
                 loader,
                 methods,
                 options=options,

@@ -169,6 +169,7 @@ class ViewLoader:
 
         Raises:
             CorruptError: a sample that cannot be decoded, or whose row is damaged.
+            FormatError: a beton that became shorter since it was opened.
             OptionError: a sample_id that is not among the loader's ids, or an aug_seed that the views do not have; or
                 a process that was forked since, where nobody makes the batches.
         """
@@ -209,6 +210,7 @@ class ViewLoader:
             outside = first_outside(np.asarray(ids), self._mine)
             if outside >= 0:
                 raise OptionError(f"sample {ids[outside]} is not among the {len(self.ids)} ids of this loader")
+            self.beton.require_length()
             yield ids, aug_seed
 
     def _grouped(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[tuple[list[np.ndarray], int]]:

@@ -183,6 +183,10 @@ def store_columns(
 class Loader(ViewLoader):
     """Batches of seeded views, with the teacher's logits of the same views where there is a store.
 
+    Beton and store are mapped, and stay those that were opened, whatever is put in their place; paths may be relative. One
+    that becomes shorter meanwhile is noticed when the next batch is begun; should it happen while one is made, or the disk
+    fail, the system ends the process by SIGBUS, which no exception can stand for (commands say which file it was).
+
     Args:
         beton: path, or a `Dataset` that is open already. fields: of a path, which hold the image and the label.
         views: which views, or their kind, with what is left open as `choose_views` has it; None for those of the store.
@@ -275,6 +279,16 @@ class Loader(ViewLoader):
         return super().epoch(epoch, start_batch=start_batch)
 
     def run(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[Batch]:
-        """Batches named one by one, see `ViewLoader`; with the mask's weights."""
-        batches, weights = super().run(jobs), self.weights
+        """Batches named one by one, see `ViewLoader`; with the mask's weights.
+
+        Raises:
+            FormatError: also where the store became shorter since it was opened.
+        """
+        batches, weights = super().run(self._while_whole(jobs)), self.weights
         return batches if weights is None else (replace(batch, weights=weights[batch.sample_ids]) for batch in batches)
+
+    def _while_whole(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
+        for job in jobs:
+            if self.store is not None:
+                self.store.tables.require_length()
+            yield job

@@ -20,6 +20,9 @@ from fastkd.store.tables import Output, read_tables
 class LogitStore:
     """A finished store, mapped for reading; the checksum of every row that is read is checked.
 
+    It stays the one that was opened, whatever is put in its place. If it becomes shorter, the next read raises; should that
+    happen within a read, or the disk fail, the system ends the process by SIGBUS, which no exception can stand for.
+
     Raises (on opening):
         NotFoundError, FormatError, CorruptError: as `read_tables`.
         UnfinishedError: blocks are missing; the same `cache-logits` command goes on with them.
@@ -34,9 +37,7 @@ class LogitStore:
             raise UnfinishedError(
                 f"{path}: {missing} of {t.done.size} blocks are not filled yet; the `fastkd cache-logits` command that made it goes on with them"
             )
-        mapped = [t.map_records(output) for output in t.outputs]
-        self._maps: list[mmap.mmap] = [one._mmap for one in mapped]  # type: ignore[attr-defined]
-        self.records, *others = (one.view(np.ndarray) for one in mapped)
+        self.records, *others = (t.map_records(output) for output in t.outputs)
         self.embedding_records: np.ndarray | None = others[0] if others else None
         self._order = np.argsort(t.sample_ids, kind="stable")
         self._ordered_ids = t.sample_ids[self._order]
@@ -99,6 +100,7 @@ class LogitStore:
         Raises:
             OptionError: an aug_seed outside the store, or ids that are none.
             MismatchError: samples that the store does not hold.
+            FormatError: a file that became shorter since it was opened.
             CorruptError: a row that does not match its checksum.
         """
         return self._read(self.tables.outputs[0], self.records, ids, aug_seed)
@@ -136,6 +138,7 @@ class LogitStore:
         return out
 
     def _numbers(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
+        self.tables.require_length()
         aug_seed = as_whole(aug_seed, f"{self.tables.path}: aug_seed", 0, self.num_seeds - 1)
         return aug_seed * self.tables.num_rows + self.rows_of(ids)
 
@@ -146,12 +149,12 @@ class LogitStore:
             embeddings: those too, where the store has them.
         """
         t = self.tables
-        for output, mapped in list(zip(t.outputs, self._maps, strict=True))[: 1 + embeddings]:
+        for output in t.outputs[: 1 + embeddings]:
             row_bytes = output.codec.row_bytes
-            start = output.offset % mmap.ALLOCATIONGRANULARITY + aug_seed * t.num_rows * row_bytes
+            start = output.offset + aug_seed * t.num_rows * row_bytes
             end = start + (t.num_rows if num_rows is None else num_rows) * row_bytes
             start -= start % mmap.PAGESIZE
-            mapped.madvise(mmap.MADV_WILLNEED, start, end - start)
+            t.mapping.madvise(mmap.MADV_WILLNEED, start, end - start)
 
 
 def _reopened(path: str, fingerprint: str) -> LogitStore:

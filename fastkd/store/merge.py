@@ -79,6 +79,8 @@ def _write_merged(
             for count, (seed, block) in enumerate(np.argwhere(done.any(axis=0)).tolist(), 1):
                 rows = first.block_rows_of(block)
                 owners = np.flatnonzero(done[:, seed, block])
+                for owner in owners:
+                    tables[owner].require_length()
                 records, numbers = [of[seed, rows] for of in mapped[owners[0]]], filler.numbers(seed, block)
                 for at, output in enumerate(first.outputs):
                     for owner in owners[1:]:
@@ -101,12 +103,11 @@ def _write_merged(
 def _copy_tables(store: StoreTables, path: Path) -> None:
     """Everything of a store but its rows."""
     rows = sorted((one.offset, store.num_seeds * store.num_rows * one.codec.row_bytes) for one in store.outputs)
-    with store.path.open("rb") as source, path.open("wb") as target:
+    with path.open("wb") as target:
         start = 0
         for offset, num_bytes in rows:
-            source.seek(start)
             target.seek(start)
-            target.write(source.read(offset - start))
+            target.write(store.mapping[start:offset])
             start = offset + num_bytes
         target.truncate(store.size_bytes)
 

@@ -100,6 +100,7 @@ def take_over(
 
     Raises:
         CorruptError: a row of an old store that does not match its checksum.
+        FormatError: an old store that became shorter since it was opened.
     """
     records = [np.zeros((len(ids), output.codec.row_bytes), np.uint8) for output in new_store.outputs]
     logits = np.zeros((len(ids), new_store.codec.num_classes), np.float32)
@@ -109,6 +110,7 @@ def take_over(
         new = np.flatnonzero(~have & (at >= 0))
         if not len(new):
             continue
+        old.tables.require_length()
         for made, output, found, its in zip(records, new_store.outputs, old.records, old.tables.outputs, strict=False):
             codec = output.codec
             values = read_rows(f"--reuse {old.tables.path}", its, found, at[new], ids[new], aug_seed)

@@ -7,6 +7,8 @@ a mapping of it. `filling.py` makes stores, `verify.py` checks them.
 """
 
 import json
+import math
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import h5py
 import numpy as np
 
 from fastkd.artefact import Header, content_fingerprint, open_artefact
-from fastkd.errors import CorruptError, FormatError, OptionError
+from fastkd.errors import CorruptError, FormatError, OptionError, cut_meanwhile
 from fastkd.fingerprint import fingerprint
 from fastkd.hashing import crc32c, crc32c_with
 from fastkd.hdf5 import find_dataset, read_attribute, read_dataset
@@ -45,7 +47,8 @@ class StoreTables:
     outputs: the logits, and the embeddings where it has them. done_offset, top1_offset: bytes from the start of the file.
     block_rows: rows of a block, the teacher's batch. done: 1 for each block that is filled. top1: of each block, how many
     of its rows have their largest logit at their label, and a checksum of that. about: what else is known of where the
-    logits come from (`teacher`: num_parameters, val_top1, mask); {} where that is not recorded.
+    logits come from (`teacher`: num_parameters, val_top1, mask); {} where that is not recorded. mapping: the whole file, which
+    stays the one that was read, whatever is put in its place.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class StoreTables:
     done_offset: int
     top1_offset: int
     about: dict[str, Any]
+    mapping: mmap.mmap
 
     @property
     def codec(self) -> Codec:
@@ -102,7 +106,12 @@ class StoreTables:
         that are not done mean nothing."""
         output = output or self.outputs[0]
         shape = (self.num_seeds, self.num_rows, output.codec.row_bytes)
-        return np.memmap(self.path, np.uint8, "r", offset=output.offset, shape=shape)
+        return np.frombuffer(self.mapping, np.uint8, math.prod(shape), output.offset).reshape(shape)
+
+    def require_length(self) -> None:
+        """Raises FormatError where the file became shorter since it was read: to read behind its end ends the process."""
+        if self.mapping.size() < len(self.mapping):
+            raise cut_meanwhile(self.path, self.mapping.size(), len(self.mapping))
 
 
 def store_fingerprint(
@@ -215,6 +224,7 @@ def _tables(path: Path) -> StoreTables:
         probes = read_dataset(file, "probes", dtype="<i8", ndim=2, path=path)
         probe_crc32c = read_dataset(file, "probe_crc32c", dtype="<u4", ndim=1, path=path)
         about = _read_about(file, header, path)
+        mapping = mmap.mmap(file.id.get_vfd_handle(), 0, access=mmap.ACCESS_READ)
     num_rows = len(sample_ids)
     blocks = (num_seeds, -(-num_rows // block_rows)) if block_rows > 0 else ()
     for name, shape in shapes.items():
@@ -246,4 +256,5 @@ def _tables(path: Path) -> StoreTables:
         done_offset=offsets["done"],
         top1_offset=offsets["top1"],
         about=about,
+        mapping=mapping,
     )

@@ -27,7 +27,7 @@ def verify_store(path: str | Path, progress: Callable[[int, int], None] = lambda
     problems = []
     if len(np.unique(tables.sample_ids)) != len(tables.sample_ids):
         problems.append("sample_ids are not distinct")
-    size = Path(path).stat().st_size
+    size = tables.mapping.size()
     if size != tables.size_bytes:
         problems.append(f"{size:,} bytes, expected {tables.size_bytes:,}")
     missing = int(np.count_nonzero(tables.done == 0))
@@ -68,6 +68,7 @@ def _row_problems(tables: StoreTables, output: Output) -> Iterator[tuple[list[st
         num_bad = num_padded = 0
         for start in range(0, tables.num_rows, _STEP_ROWS):
             rows = start + np.flatnonzero(is_done[start : start + _STEP_ROWS])
+            tables.require_length()
             values, good = decode_rows(codec, records, seed * tables.num_rows + rows, output.salt)
             num_bad += int(np.count_nonzero(~(good & np.isfinite(values).all(axis=1))))
             num_padded += int(np.count_nonzero(records[seed, rows, codec.payload_bytes + 4 :].any(axis=1)))

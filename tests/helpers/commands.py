@@ -146,3 +146,36 @@ def assert_one_clear_line(outcome: Outcome, culprit: str) -> None:
     assert "internal error" not in printed
     assert len([line for line in outcome.err.splitlines() if line.strip()]) <= 3, outcome.err
     assert culprit in printed
+
+
+def fastkd_forked(*arguments: object, first: Callable[[], object] = lambda: None) -> Callable[[], Outcome]:
+    """Starts `fastkd ARGUMENTS` in a forked process, which may end in any way; returns a function that waits for it.
+
+    first: called there before the command begins.
+    """
+    files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
+
+    def run() -> None:
+        for file, fd in zip(files, (1, 2), strict=True):
+            os.dup2(file.fileno(), fd)
+        sys.stdout, sys.stderr = (os.fdopen(fd, "w") for fd in (1, 2))
+        sys.argv = ["fastkd", *map(str, arguments)]
+        first()
+        try:
+            main()
+        except SystemExit as end:
+            sys.stdout.flush()
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+    pid = forked(run)
+
+    def wait() -> Outcome:
+        (code,) = wait_for([pid])
+        texts = []
+        for file in files:
+            with file:
+                file.seek(0)
+                texts.append(file.read())
+        return Outcome(code, *texts)
+
+    return wait

@@ -53,6 +53,14 @@ def test_killed_training_runs_end_with_the_same_bytes(run, raw_beton):
     assert found["steps_of_a_run"] == 8
 
 
+def test_training_runs_that_ctrl_c_stopped_end_with_the_same_bytes(run, raw_beton):
+    options = ["--signals", "SIGINT", "--kills", 2, "--longest", 0.6, "--images", 64, "--epochs", 5]
+    found = run("train.train_kills", raw_beton, *options, "--record")
+    assert found["kills"] == {"SIGINT": 2}
+    assert found["runs_finished_all_byte_equal"] >= 1
+    assert found["compared"] == ["weights", "scores", "metrics of steps and epochs"]
+
+
 def test_photos_over_and_over_for_a_large_network(run, jpg_folder, tmp_path):
     small = ["--model", "resnet8", "--size", 32, "--batch-size", 4, "--num-workers", 1]
     short = ["--num-samples", 30, "--steps", 3, "--warmup-steps", 1, "--rounds", 1, "--loader-batches", 2]

@@ -1,6 +1,5 @@
 """A beton opened by what it holds: its fingerprint and classes, under the sample_ids of the full beton. No torch, no ffcv."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,7 @@ class Dataset:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the same file again."""
         labels = self.beton.labels if self.is_relabelled else None
-        place = os.path.abspath(self.beton.path)
-        return _reopened, (place, self.beton.used_fields, self.fingerprint, labels, self.class_names)
+        return _reopened, (self.beton.place, self.beton.used_fields, self.fingerprint, labels, self.class_names)
 
     @property
     def num_classes(self) -> int:

@@ -1,6 +1,7 @@
 """Parts: betons of some samples of another one, read under the numbers that the samples have there."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -77,7 +78,9 @@ def where_from(beton: Beton, sample_id: int) -> str:
     """
     ids = beton.sample_ids
     try:
-        names = (read_manifest(replace(beton, num_samples=len(ids)), columns=True) or {}).get("names", [])
+        names = (read_manifest(replace(beton, path=Path(beton.place), num_samples=len(ids)), columns=True) or {}).get(
+            "names", []
+        )
     except FastKDError:
         return ""
     # Rows lie in the file in their order, which in a part is not that of the sample_ids.

@@ -5,8 +5,10 @@ tables are mapped and checked here before FFCV's pipeline sees them. This module
 """
 
 import hashlib
+import io
 import mmap
 import os
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,17 +26,12 @@ from fastkd.data.beton.manifest import (
     recorded_fields,
     require_manifest,
 )
-from fastkd.data.beton.tables import check_rows, find_allocations
-from fastkd.errors import FormatError, MismatchError, NotFoundError
+from fastkd.data.beton.tables import ALLOCATION, POINTER_FIELDS, check_rows, find_allocations, find_fields
+from fastkd.errors import FormatError, MismatchError, NotFoundError, cut_meanwhile
 from fastkd.fingerprint import fingerprint
 from fastkd.writing import atomic_path
 
 HEADER_BYTES, FIELD_BYTES = 24, 1041
-IMAGE_TYPE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
-_POINTER_AND_SIZE = np.dtype([("ptr", "<u8"), ("size", "<u8")])
-_FIELD_TYPES = {0: "<f8", 1: "<i8", 2: IMAGE_TYPE, 3: _POINTER_AND_SIZE, 4: "<u8", 5: _POINTER_AND_SIZE, 6: "<u8"}
-_POINTER_FIELDS = (2, 3, 4, 5, 6)
-_ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 MAX_CLASSES = 2**20  # more are labels of another meaning, or damaged
 
 
@@ -43,6 +40,7 @@ class Beton:
     """An opened beton whose tables are consistent; arrays are mapped or made once, all in sample order.
 
     metadata: the structured table as FFCV defines it, fields `f0`, `f1`, …
+    place: the absolute path at which it was opened, for other processes. file: stays open as long as `mapping` is there.
     data: uint8, the whole file, mapped read-only. mapping: the same as the operating system's object.
     labels: int64 (N,). heights, widths: int64 (N,), pixels. modes: uint8 (N,), 0 JPEG, 1 raw.
     ptrs, sizes: int64 (N,), where the encoded image lies in `data`.
@@ -50,6 +48,8 @@ class Beton:
     """
 
     path: Path
+    place: str
+    file: io.BufferedReader
     num_samples: int
     page_size: int
     field_types: tuple[int, ...]
@@ -84,6 +84,11 @@ class Beton:
         start = int(self.ptrs[sample_id])
         return self.data[start : start + int(self.sizes[sample_id])]
 
+    def require_length(self) -> None:
+        """Raises FormatError where the file became shorter since it was opened: to read behind its end ends the process."""
+        if self.mapping.size() < self.size_bytes:
+            raise cut_meanwhile(self.path, self.mapping.size(), self.size_bytes)
+
 
 def open_beton(path: str | Path, fields: Fields = AS_FOUND, *, overrule: bool = False) -> Beton:
     """Opens a beton written by fastkd or by FFCV and checks its tables.
@@ -99,15 +104,16 @@ def open_beton(path: str | Path, fields: Fields = AS_FOUND, *, overrule: bool = 
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file")
-    size_bytes = path.stat().st_size
+    file = path.open("rb")
+    size_bytes = os.fstat(file.fileno()).st_size
 
     def need(condition: bool, what: str) -> None:
         if not condition:
             raise FormatError(f"{path}: not a whole beton: {what}")
 
     need(size_bytes >= HEADER_BYTES, f"{size_bytes} bytes, a header alone has {HEADER_BYTES}")
-    with path.open("rb") as file:
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    weakref.finalize(mapping, file.close)
     data = np.frombuffer(mapping, np.uint8)
     version, num_fields = (int(x) for x in data[:4].view("<u2"))
     page_size = int(data[4:8].view("<u4")[0])
@@ -119,14 +125,7 @@ def open_beton(path: str | Path, fields: Fields = AS_FOUND, *, overrule: bool = 
     fields_end = HEADER_BYTES + FIELD_BYTES * num_fields
     need(fields_end <= size_bytes, f"{size_bytes} bytes end inside the field table")
 
-    rows = data[HEADER_BYTES:fields_end].reshape(num_fields, FIELD_BYTES)
-    types = tuple(int(x) for x in rows[:, 0])
-    names = tuple(bytes(row[1:17]).split(b"\0")[0].decode("ascii", "replace") for row in rows)
-    unknown = [name for name, kind in zip(names, types, strict=True) if kind not in _FIELD_TYPES]
-    need(not unknown, f"field {unknown[0] if unknown else ''!r} is of a type that FFCV does not define")
-    need(len(set(names)) == len(names), f"two fields of one name among {', '.join(names)}")
-
-    row_type = np.dtype([("", _FIELD_TYPES[kind]) for kind in types], align=True)
+    types, names, row_type = find_fields(data[HEADER_BYTES:fields_end].reshape(num_fields, FIELD_BYTES), need)
     metadata_end = fields_end + num_samples * row_type.itemsize
     need(num_samples >= 1, "no samples")
     need(
@@ -138,12 +137,12 @@ def open_beton(path: str | Path, fields: Fields = AS_FOUND, *, overrule: bool = 
     if overrule:
         recorded = {role: name for role, name in recorded.items() if getattr(fields, role) is None}
     image_field, label_field = choose_fields(path, names, types, fields, recorded)
-    num_pointers = num_samples * sum(kind in _POINTER_FIELDS for kind in types)
-    found, rest = divmod(size_bytes - table_ptr, _ALLOCATION.itemsize)
+    num_pointers = num_samples * sum(kind in POINTER_FIELDS for kind in types)
+    found, rest = divmod(size_bytes - table_ptr, ALLOCATION.itemsize)
     need((found, rest) == (num_pointers, 0), f"allocation table of {found:,} rows, {num_pointers:,} expected (cut?)")
 
     metadata = np.array(data[fields_end:metadata_end]).view(row_type)  # the file's rows are not aligned
-    table = data[table_ptr:].view(_ALLOCATION)
+    table = data[table_ptr:].view(ALLOCATION)
     image = metadata[f"f{image_field}"]
     ptrs, sizes = find_allocations(image["data_ptr"], table, num_samples, need)
     heights, widths, modes = image["height"].astype(np.int64), image["width"].astype(np.int64), image["mode"].copy()
@@ -151,6 +150,8 @@ def open_beton(path: str | Path, fields: Fields = AS_FOUND, *, overrule: bool = 
     mapping.madvise(mmap.MADV_DONTNEED)  # the tables have been read and need not stay in this process
     return Beton(
         path=path,
+        place=os.path.abspath(path),
+        file=file,
         num_samples=num_samples,
         page_size=page_size,
         field_types=types,

@@ -24,14 +24,11 @@ def is_cold(beton: Beton, ids: np.ndarray) -> bool:
     if not len(ids):
         return False
     some = ids[np.linspace(0, len(ids) - 1, _LOOKS).astype(np.int64)]
-    byte = [bytearray(1)]
-    file = os.open(beton.path, os.O_RDONLY)
+    byte, file = [bytearray(1)], beton.file.fileno()
     try:
         return sum(_is_cached(file, byte, int(start)) for start in beton.ptrs[some]) < _WARM * _LOOKS
     except OSError:  # the file system cannot tell
         return True
-    finally:
-        os.close(file)
 
 
 def _is_cached(file: int, byte: list[bytearray], start: int) -> bool:

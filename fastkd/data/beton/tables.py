@@ -1,10 +1,29 @@
-"""The tables of a beton against each other: every image in an allocation of its own, inside a page, of its own size."""
+"""The tables of a beton: its fields, and every image in an allocation of its own, inside a page, of its own size."""
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from fastkd.data.modes import MODE_RAW
+
+ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+POINTER_FIELDS = (2, 3, 4, 5, 6)
+"""Types of fields whose values lie in allocations."""
+_IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+_POINTER_AND_SIZE = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+_FIELD_TYPES = {0: "<f8", 1: "<i8", 2: _IMAGE, 3: _POINTER_AND_SIZE, 4: "<u8", 5: _POINTER_AND_SIZE, 6: "<u8"}
+
+
+def find_fields(
+    rows: np.ndarray, need: Callable[[bool, str], None]
+) -> tuple[tuple[int, ...], tuple[str, ...], np.dtype]:
+    """Types and names of the fields that a table, uint8 (num_fields, FIELD_BYTES), describes; and the type of a sample's row."""
+    types = tuple(int(x) for x in rows[:, 0])
+    names = tuple(bytes(row[1:17]).split(b"\0")[0].decode("ascii", "replace") for row in rows)
+    unknown = [name for name, kind in zip(names, types, strict=True) if kind not in _FIELD_TYPES]
+    need(not unknown, f"field {unknown[0] if unknown else ''!r} is of a type that FFCV does not define")
+    need(len(set(names)) == len(names), f"two fields of one name among {', '.join(names)}")
+    return types, names, np.dtype([("", _FIELD_TYPES[kind]) for kind in types], align=True)
 
 
 def find_allocations(

@@ -20,7 +20,7 @@ def verify_beton(beton: Beton, progress: Callable[[int, int], None] = lambda don
         One line for each problem; of damaged samples the first twenty, then their number.
 
     Raises:
-        FormatError, MismatchError: a manifest that is damaged or another beton's.
+        FormatError, MismatchError: a manifest that is damaged or another beton's; a file that becomes shorter meanwhile.
     """
     manifest = read_manifest(beton, columns=True)
     problems = []
@@ -55,6 +55,7 @@ def _decode_all(beton: Beton, progress: Callable[[int, int], None]) -> np.ndarra
     images, data = beton.metadata[f"f{beton.image_field}"], beton.data.view(np.ndarray)
     for first in range(0, beton.num_samples, _STEP):
         end = min(first + _STEP, beton.num_samples)
+        beton.require_length()
         check_images(first, end, images, data, beton.sizes, status)
         progress(end, beton.num_samples)
     return status

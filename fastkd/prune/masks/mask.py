@@ -32,13 +32,14 @@ class Mask:
     sample_ids: int64 (num_kept,), distinct, highest priority first. num_samples: N of the full beton.
     header: kind, fingerprint, inputs (`beton`, and `scores` or `features` where it was chosen by some) and params
     (method, seed, …) of the file it was read from. weights: float32 (num_kept,), positive and finite, of each sample in
-    the loss; None where all weigh the same.
+    the loss; None where all weigh the same. path: of the file; place: the absolute one, for other processes.
     """
 
     sample_ids: np.ndarray
     num_samples: int
     header: Header
     path: Path | None = None
+    place: str | None = None
     weights: np.ndarray | None = None
 
     @property
@@ -52,9 +53,9 @@ class Mask:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process reads the same file again, where there is one."""
-        if self.path is None:
+        if self.place is None:
             return _rebuilt, (self.sample_ids, self.num_samples, self.header, self.weights)
-        return _reread, (os.path.abspath(self.path), self.header.fingerprint)
+        return _reread, (self.place, self.header.fingerprint)
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
@@ -81,7 +82,8 @@ class Mask:
         weights = arrays.get("weights")
         if weights is not None:
             require_weights(weights, ids, path)
-        return cls(sample_ids=ids, num_samples=num_samples, header=header, path=path, weights=weights)
+        place = os.path.abspath(path)
+        return cls(sample_ids=ids, num_samples=num_samples, header=header, path=path, place=place, weights=weights)
 
     def require_beton(self, fingerprint: str, beton_path: str | Path) -> None:
         """Refuses a beton that the mask was not made for.
@@ -146,7 +148,14 @@ def save_mask(
         arrays=arrays,
         force=force,
     )
-    return Mask(sample_ids=ids, num_samples=num_samples, header=header, path=Path(path), weights=arrays.get("weights"))
+    return Mask(
+        sample_ids=ids,
+        num_samples=num_samples,
+        header=header,
+        path=Path(path),
+        place=os.path.abspath(path),
+        weights=arrays.get("weights"),
+    )
 
 
 def parse_keep(text: str, num_samples: int) -> int:

@@ -1,0 +1,30 @@
+"""Something happens at a certain moment of a command, whatever thread has come so far."""
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import fastkd
+
+PACKAGE = str(Path(fastkd.__file__).parent)
+
+
+def at_call(functions: str, happen: Callable[[], object]) -> Callable[[], None]:
+    """For a process of its own, a function that makes something happen there when functions of these names in the package
+    have been called, one after the other."""
+    awaited = functions.split()
+
+    def watch(frame: FrameType, event: str, _argument: object) -> None:
+        code = frame.f_code
+        if event == "call" and awaited[:1] == [code.co_name] and code.co_filename.startswith(PACKAGE):
+            awaited.pop(0)
+            if not awaited:
+                happen()
+
+    def begin() -> None:
+        threading.setprofile(watch)
+        sys.setprofile(watch)
+
+    return begin
