@@ -38,6 +38,7 @@ def by_networks(
 ) -> Job:
     """Scores by networks, centre crops."""
     from fastkd.data.views.draw import Views
+    from fastkd.dist import World
     from fastkd.feed.loader import Loader, choose_views
     from fastkd.scoring.networks import DIRECTIONS, ScoringOptions, score_networks
     from fastkd.teacher.network import Teacher, load_teacher
@@ -57,7 +58,9 @@ def by_networks(
         )
 
     views = Views("center", choose_views(dataset, size=size).size)
-    loader = Loader(dataset, views, batch_size=batch_size or 250, **common)
+    loader = Loader(
+        dataset, views, batch_size=batch_size or 250, **common | {"world": World()}
+    )  # a batch is one rank's
     fingerprints = [load(spec, say).fingerprint for spec in model]  # one network at a time is in memory, here and below
 
     def compute() -> "tuple[dict[str, np.ndarray], np.ndarray | None]":
