@@ -172,7 +172,10 @@ class StoreFiller:
         self.tables, self.sync_s = tables, sync_s
         self._fd = os.open(tables.path, os.O_RDWR)
         self._written: list[int] = []  # numbers of the blocks that have no flag yet
-        self._since = 0.0
+        self._since, self._has_flags = (
+            0.0,
+            False,
+        )  # when the first of them was written; whether flags are not synced yet
 
     def close(self) -> None:
         """Closes the file; every block written before is on disk and marked done.
@@ -239,15 +242,17 @@ class StoreFiller:
             self._mark()
 
     def flush(self) -> None:
-        """Puts on disk what was written, and marks it done there.
+        """Puts on disk what was written, and that it is done.
 
         Raises:
             SpaceError, DiskError: as `write_records`.
         """
         if self._written:
             self._mark()
+        if self._has_flags:
             with self._naming_failures():
                 os.fdatasync(self._fd)
+            self._has_flags = False
 
     def _mark(self) -> None:
         """Waits until the blocks written are on disk, and then sets their flags."""
@@ -255,7 +260,7 @@ class StoreFiller:
             os.fdatasync(self._fd)
             for number in self._written:
                 write_all(self._fd, b"\1", self.tables.done_offset + number)
-        self._written = []
+        self._written, self._has_flags = [], True
 
     @contextmanager
     def _naming_failures(self) -> Iterator[None]:

@@ -69,8 +69,8 @@ def fill_blocks(
     recipe: StoreRecipe,
     blocks: np.ndarray,
     olds: list[OldRows],
+    loader: Loader,
     *,
-    num_workers: int,
     world: World,
     progress: Callable[[int, int], None],
 ) -> int:
@@ -78,14 +78,12 @@ def fill_blocks(
 
     Args:
         blocks: int64 (n, 2), aug_seed and number of each, the same on all ranks.
+        loader: of the store's samples; makes the views of blocks of this rank.
         progress: called with rows done and in all, of all ranks: the blocks up to the last one that was done here.
     """
     ends = np.minimum(tables.block_rows, tables.num_rows - blocks[:, 1] * tables.block_rows).cumsum()
     turns = take_turns(world, len(blocks))
     taken: deque[int] = deque()  # turns whose views are being made
-    loader = Loader(
-        recipe.dataset, recipe.views, mask=tables.sample_ids, num_workers=num_workers, device=recipe.teacher.device
-    )
     written = 0
     with closing(StoreFiller(tables)) as filler, _one_thread() as writer:
 

@@ -90,8 +90,16 @@ def fill_store(
         seconds, written = 0.0, 0
         if len(pending):
             begin_s = time.perf_counter()
-            common: dict[str, Any] = {"num_workers": num_workers, "world": world, "progress": progress}
-            total = np.array([fill_blocks(tables, recipe, pending, olds, **common)])
+            loader = Loader(
+                recipe.dataset,
+                recipe.views,
+                mask=tables.sample_ids,
+                batch_size=tables.block_rows,
+                num_workers=num_workers,
+                device=recipe.teacher.device,
+                world=World(),  # a block is one rank's
+            )
+            total = np.array([fill_blocks(tables, recipe, pending, olds, loader, world=world, progress=progress)])
             sum_over_ranks(total, world)
             written, seconds = int(total[0]), time.perf_counter() - begin_s
             progress(count_rows(tables, pending), count_rows(tables, pending))
