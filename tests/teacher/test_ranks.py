@@ -1,8 +1,5 @@
 """Ranks of unequal speed that fill a store, or score: who is slow does less, and nobody waits long at the end."""
 
-import os
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +13,6 @@ from fastkd.data.views.draw import Views
 from fastkd.dist import World
 from fastkd.feed.loader import Loader
 from fastkd.scoring.networks import score_networks
-from fastkd.store.tables import read_tables
 
 SLOW = 2
 """The rank that takes ten times as long as the others."""
@@ -56,21 +52,6 @@ def test_a_rank_slowed_tenfold_does_fewer_blocks_and_all_end_in_good_time(recipe
     assert sum(num_blocks) == 104
     assert num_blocks[SLOW] < 104 / 6
     assert (tmp_path / "l.h5").read_bytes() == alone.read_bytes()
-
-
-def test_three_such_ranks_killed_and_two_that_go_on_fill_the_same_bytes(recipe, alone, tmp_path):
-    path = tmp_path / "l.h5"
-    pids = start_ranks(3, tmp_path / "meet", lambda world: cache(path, **skewed(recipe, world), world=world))
-    while not path.exists() or read_tables(path).done.sum() < 10:
-        time.sleep(0.005)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    assert wait_for(pids) == [-signal.SIGKILL] * 3
-    num_done = int(read_tables(path).done.sum())
-    assert 10 <= num_done < 104
-    pids = start_ranks(2, tmp_path / "again", lambda world: cache(path, **recipe, world=world))
-    assert wait_for(pids) == [0, 0]
-    assert path.read_bytes() == alone.read_bytes()
 
 
 def test_ranks_of_a_group_that_somebody_else_made_fill_the_same_bytes(recipe, alone, tmp_path):
