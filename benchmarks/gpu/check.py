@@ -58,16 +58,22 @@ def is_below(name: str, part: str) -> bool:
     return f"{name}/".startswith(f"{part}/")
 
 
-def run(command: list[str], limit_s: float) -> str | None:
-    """Runs a check in its own process; None where it ended well, else the last lines that it said."""
+def run(command: list[str], limit_s: float, look: Callable[[], bool] = lambda: False) -> str | None:
+    """Runs a check in its own process; None where it ended well, else the last lines that it said.
+
+    look: called now and then; True where the process has done one thing and begins the next, with the whole time for it.
+    """
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, cwd=measure.ROOT, stdout=said, stderr=said, start_new_session=True)
+        begin = time.monotonic()
         try:
-            code: int | str = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            code = f"longer than {limit_s:.0f} s"
+            while process.poll() is None and time.monotonic() - begin < limit_s:
+                time.sleep(0.1)
+                begin = time.monotonic() if look() else begin
+            code = f"longer than {limit_s:.0f} s" if process.poll() is None else process.returncode
         finally:
             end(process)
+        look()
         said.seek(0)
         last = [line for line in said.read().splitlines() if line.strip()][-12:]
     return None if code == 0 else "\n".join([f"ended with {code}:", *last])
@@ -84,21 +90,29 @@ def run_steps(flags: list[str], size: int, folder: Path, device: str, keep: Call
     """Runs flags on so many ranks; after one that fails, the rest in new processes."""
     out = folder / f"steps-{size}.jsonl"
     left = list(flags)
+    begin = time.perf_counter()
+
+    def took() -> dict[str, float]:
+        nonlocal begin
+        before, begin = begin, time.perf_counter()
+        return {"seconds": round(begin - before, 1)}
+
+    def look() -> bool:
+        lines = out.read_text().splitlines(keepends=True) if out.exists() else []
+        new = [json.loads(line) for line in lines if line.endswith("\n")]
+        new = [(flag, found) for flag, found in new if flag in left]
+        for flag, found in new:
+            left.remove(flag)
+            keep(f"steps/{flag}/{size}", {"ok": True, **found, **took()})
+        return bool(new)
+
     while left:
         out.unlink(missing_ok=True)
-        start = (
-            ["-m"] if size == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", "-m"]
-        )
-        begin = time.perf_counter()
-        words = [sys.executable, *start, "benchmarks.gpu.steps", str(folder), device, str(out), ",".join(left)]
-        error = run(words, LIMIT_S)
-        lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-        for flag, found in lines:
-            left.remove(flag)
-            keep(f"steps/{flag}/{size}", {"ok": True, **found})
+        start = ["torch.distributed.run", "--standalone", f"--nproc-per-node={size}", "-m"] if size > 1 else []
+        words = [sys.executable, "-m", *start, "benchmarks.gpu.steps", str(folder), device, str(out), ",".join(left)]
+        error = run(words, LIMIT_S, look)
         if left:
-            told = error or "ended without a result"
-            keep(f"steps/{left.pop(0)}/{size}", {"ok": False, "error": told, "seconds": time.perf_counter() - begin})
+            keep(f"steps/{left.pop(0)}/{size}", {"ok": False, "error": error or "ended without a result", **took()})
 
 
 def run_figure(name: str, form: str, folder: Path) -> dict[str, Any]:
