@@ -107,24 +107,22 @@ def loader(form: Form, folder: Path) -> dict[str, Any]:
 
 
 def data_wait(form: Form, folder: Path, amp: str, compiled: bool) -> dict[str, Any]:
-    """How much of a training's time the GPU has nothing to do: labels alone, after a short warm-up in the same process."""
+    """How much of an epoch's time the GPU has nothing to do, on labels alone: of a second epoch, the first being a warm-up."""
     dataset, views = photos(form, folder), Views("rrc", form.photo_size, 2)
-    order = np.random.default_rng(0).permutation(dataset.beton.num_samples)
-    recipe = Recipe(model=form.photo_student, epochs=1, batch_size=form.batch_size, lr=0.01, alpha=0, amp=amp)
-    result: dict[str, Any] = {}
-    for name, steps in (("warm-up", 2), ("measured", form.steps)):
-        some = Loader(
-            dataset,
-            views,
-            mask=order[: steps * form.batch_size],
-            batch_size=form.batch_size,
-            shuffle=True,
-            drop_last=True,
-            device=form.device,
-        )
-        with tempfile.TemporaryDirectory() as out:
-            result = train(recipe, some, Path(out, name), norm=NORM, compiled=compiled, inputs={}, params={})
-    return {name: result[name] for name in ("data_wait_percent", "images_per_s", "step_percent")}
+    ids = np.random.default_rng(0).permutation(dataset.beton.num_samples)[: form.steps * form.batch_size]
+    common = {"batch_size": form.batch_size, "shuffle": True, "drop_last": True, "device": form.device}
+    recipe = Recipe(model=form.photo_student, epochs=2, batch_size=form.batch_size, lr=0.01, alpha=0, amp=amp)
+    with tempfile.TemporaryDirectory() as made:
+        out = Path(made, "run")
+        some = Loader(dataset, views, mask=ids, **common)
+        train(recipe, some, out, norm=NORM, compiled=compiled, inputs={}, params={})
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    both = [line for line in lines if line["kind"] == "epoch"]  # with the rates of all epochs so far
+    count = len(some) * form.batch_size
+    ends = [(epoch + 1) * count / line["images_per_s"] for epoch, line in enumerate(both)]
+    waits = [end * line["data_wait_percent"] for end, line in zip(ends, both, strict=True)]
+    seconds = ends[1] - ends[0]
+    return {"data_wait_percent": (waits[1] - waits[0]) / seconds, "images_per_s": count / seconds, "images": count}
 
 
 def filling(form: Form, folder: Path) -> dict[str, Any]:
@@ -186,7 +184,7 @@ def ways(form: Form, folder: Path) -> dict[str, Any]:
     found = {}
     for name, dataset, views, network in kinds(form, folder):
         student = form.small_student if name == "small" else form.photo_student
-        count = min(form.steps * form.batch_size, dataset.beton.num_samples)
+        count = min(20 * form.batch_size, dataset.beton.num_samples)
         pair = Pair(student, network, views.size, dataset.beton.path, count, min(form.batch_size, count))
         args = argparse.Namespace(device=form.device, num_workers=0, rounds=form.rounds)
         with tempfile.TemporaryDirectory() as made:
