@@ -9,15 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastkd import errors
-from fastkd.dist import World, barrier
-from fastkd.errors import FastKDError, MismatchError
+from fastkd.dist import PATIENCE_S, World, barrier, this_node
+from fastkd.errors import FastKDError, MismatchError, OptionError
 
 T = TypeVar("T")
-PATIENCE_S = 3600.0
-"""How long a rank waits for another; a beton without a manifest is read whole before its rank can say what it is."""
 _GOODBYE_S, _ROLL_CALL_S, _LISTENS_S = 10.0, 5.0, 0.5
 _GOES_ON = "killed, or its machine is gone; the same command goes on where it can"
 _RANK_0_GONE = f"rank 0 has ended without a word, and with it the ranks' meeting place: {_GOES_ON}"
@@ -62,6 +61,26 @@ def require_seen(world: World, what: str, seen: str | None) -> None:
             raise MismatchError(
                 f"rank {rank} does not see {what} that rank 0 goes on from ({_shown(first)}), but {_shown(other)}; give all "
                 f"ranks a folder that they share, or each a copy of rank 0's"
+            )
+
+
+def require_one_node(world: World, path: str | Path) -> None:
+    """Refuses ranks of several nodes where they write one file; all of them raise the same.
+
+    Nodes cache pages of a file each for itself: on a network file system, bytes that one writes into a page can undo
+    those of another.
+
+    Raises:
+        OptionError: names the first rank on another node than rank 0, and the way out.
+    """
+    if world.size == 1:
+        return
+    nodes = _exchange(world, this_node())
+    for rank, node in enumerate(nodes):
+        if node != nodes[0]:
+            raise OptionError(
+                f"{path}: rank {rank} is on another node than rank 0, and nodes can undo one another's writes to one file: start each "
+                f"node by itself with --shard I/{len(set(nodes))} and an --out of its own, then `fastkd merge` the shards"
             )
 
 

@@ -1,11 +1,14 @@
-"""torchrun's environment, read in one place, with defaults that make one process the ordinary case."""
+"""torchrun's environment, read in one place, with defaults that make one process the ordinary case; and what ranks share."""
 
 import gc
 import itertools
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastkd.errors import OptionError
@@ -13,6 +16,10 @@ from fastkd.errors import OptionError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+PATIENCE_S = 3600.0
+"""How long a rank waits for another, wherever it does; a beton without a manifest is read whole before its rank can say
+what it is, and rank 0 measures a codec while the others wait. A rank that fails or ends is known much sooner."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,25 +81,48 @@ def find_device(name: "str | torch.device") -> "torch.device":
     return device
 
 
+def this_node() -> str:
+    """What tells the machine apart from all others: its kernel's id, which containers on it share as they share its caches."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
 @contextmanager
-def process_group(world: World, device_type: str = "cpu") -> Iterator[World]:
-    """Joins the process group (NCCL on GPUs, gloo else) for the length of the block; nothing to do in a single process.
+def process_group(world: World, device: str = "cpu", *, patience_s: float = PATIENCE_S) -> Iterator[World]:
+    """Joins the process group for the length of the block: gloo for tensors on the CPU, and NCCL for those on GPUs where
+    the ranks are there; nothing to do in a single process.
+
+    Args:
+        device: of this rank, `cpu` or `cuda:N`.
+        patience_s: how long a rank waits for the others, in any operation.
 
     Yields:
         The World, with the store of the group.
+
+    Raises:
+        OptionError: two ranks on one GPU.
     """
     if world.size == 1:
         yield world
         return
+    import torch
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    store, _, _ = next(rendezvous("env://", world.rank, world.size))
-    backend = "nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size)
+    patience = timedelta(seconds=patience_s)
+    store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=patience))
+    world = replace(world, store=store)
+    options: dict[str, Any] = {"backend": "gloo"}
+    if device.startswith("cuda"):
+        _require_own_gpu(world, device)
+        options = {"backend": "cpu:gloo,cuda:nccl", "device_id": torch.device(device)}
+    shared = dist.PrefixStore("group", store)
+    dist.init_process_group(store=shared, rank=world.rank, world_size=world.size, timeout=patience, **options)
     try:
-        yield replace(world, store=store)
-        dist.barrier()
+        yield world
+        barrier(world)
     finally:
         # A DDP network that is still in a reference cycle keeps gloo's threads beyond the group, and a process that ends
         # then now and then aborts ("terminate called without an active exception").
@@ -100,31 +130,61 @@ def process_group(world: World, device_type: str = "cpu") -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def _require_own_gpu(world: World, device: str) -> None:
+    """Refuses ranks that share a GPU, which NCCL cannot do; all of them raise the same.
+
+    Raises:
+        OptionError: names the first two such ranks.
+    """
+    import torch
+
+    keys = [f"fastkd/gpu/{rank}" for rank in range(world.size)]
+    gpu = str(getattr(torch.cuda.get_device_properties(device), "uuid", device))
+    world.store.set(keys[world.rank], f"{this_node()} {gpu}")
+    found: dict[bytes, int] = {}
+    for rank, key in enumerate(keys):
+        first = found.setdefault(world.store.get(key), rank)
+        if first != rank:
+            raise OptionError(
+                f"ranks {first} and {rank} are on one GPU, each needs its own: start as many processes on a node as it has GPUs "
+                f"(torchrun --nproc-per-node), leave --device at auto, or take --device cpu"
+            )
+
+
 def barrier(world: World) -> None:
     """Waits until all ranks are here."""
     if world.size > 1:
+        import torch
         import torch.distributed as dist
 
-        dist.barrier()
+        dist.all_reduce(torch.zeros(1))  # of the CPU: no GPU's watchdog ends the waiting
 
 
-def sum_over_ranks(array: "np.ndarray", world: World, device: str = "cpu") -> None:
+def sum_over_ranks(array: "np.ndarray", world: World) -> None:
     """Adds up an array over all ranks, in place; one that is zero on all ranks but one stays as it is on that one.
+
+    It goes from CPU to CPU. A group that somebody else made needs a backend for that (torch's default one has it).
 
     Args:
         array: contiguous; integers or floats of a type that torch has.
-        device: where the process group's backend wants its tensors.
     """
-    if world.size == 1:
-        return
-    import torch
-    import torch.distributed as dist
+    if world.size > 1:
+        import torch
+        import torch.distributed as dist
 
-    shared = torch.from_numpy(array)
-    there = shared.to(device)
-    dist.all_reduce(there)
-    if there is not shared:
-        shared.copy_(there)
+        dist.all_reduce(torch.from_numpy(array))
+
+
+def take_turns(world: World, total: int) -> Iterator[int]:
+    """Numbers 0 … total-1, rising, each given to one rank: to whichever asks next, so that a slow one gets fewer and all
+    end together. In a group that somebody else made, every size-th number.
+
+    Every rank has to call this the same number of times.
+    """
+    if world.store is None:
+        return iter(range(world.rank, total, world.size))
+    key = f"fastkd/{next(world.turns)}/given"
+    return itertools.takewhile(lambda number: number < total, (world.store.add(key, 1) - 1 for _ in itertools.count()))
 
 
 def even_split(num_items: int, rank: int, size: int) -> tuple[int, int]:

@@ -5,33 +5,12 @@ import signal
 import time
 
 import pytest
-from helpers.commands import own_port
-from helpers.ranks import forked, start_ranks, wait_for
+from helpers.commands import as_ranks
+from helpers.ranks import start_ranks, wait_for
 
-from fastkd.agree import agree, share, telling_failures
-from fastkd.dist import World, process_group
-from fastkd.errors import FastKDError, MismatchError, UnfinishedError
-
-
-def as_ranks(size, folder, function) -> tuple[list[str], float]:
-    """What `function(world)` returned or raised on each of `size` ranks that meet as commands do; and seconds."""
-
-    def run(rank: int, port: int) -> None:
-        os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-        try:
-            with process_group(World(rank=rank, local_rank=rank, size=size)) as world, telling_failures(world):
-                found = str(function(world))
-        except FastKDError as error:
-            found = f"{type(error).__name__}: {error}"
-        (folder / str(rank)).write_text(found)
-
-    for rank in range(size):
-        (folder / str(rank)).write_text("ended without a word")
-
-    begin = time.monotonic()
-    with own_port() as port:
-        wait_for([forked(lambda rank=rank: run(rank, port)) for rank in range(size)])
-    return [(folder / str(rank)).read_text() for rank in range(size)], time.monotonic() - begin
+from fastkd.agree import agree, require_one_node, share
+from fastkd.dist import World
+from fastkd.errors import MismatchError, UnfinishedError
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -55,6 +34,22 @@ def test_a_rank_that_means_something_else_ends_all_by_one_line(of_the_last, word
     found, seconds = as_ranks(3, tmp_path, function)
     assert found == [f"MismatchError: rank 2 differs from rank 0 {words}; start all ranks with the same"] * 3
     assert seconds < 30
+
+
+def test_ranks_of_several_nodes_are_told_the_way_to_write_one_file(monkeypatch, tmp_path):
+    def function(world: World) -> None:
+        monkeypatch.setattr("fastkd.agree.this_node", lambda: f"node {world.rank // 2}")
+        require_one_node(world, "l.h5")
+
+    found, _ = as_ranks(3, tmp_path, function)
+    assert len(set(found)) == 1
+    assert found[0].startswith("OptionError: l.h5: rank 2 is on another node than rank 0")
+    assert "--shard I/2" in found[0]
+    assert "fastkd merge" in found[0]
+
+
+def test_ranks_of_one_node_write_one_file(tmp_path):
+    assert as_ranks(2, tmp_path, lambda world: require_one_node(world, "l.h5"))[0] == ["None"] * 2
 
 
 def test_what_rank_0_finds_is_told_to_all_and_only_rank_0_looks(tmp_path):
@@ -94,7 +89,7 @@ def test_ranks_of_a_group_that_somebody_else_made_agree_through_it(tmp_path):
         with pytest.raises(MismatchError, match="rank 1 differs from rank 0 in seed: 1"):
             agree(world, {"seed": world.rank})
 
-    assert wait_for(start_ranks(2, tmp_path / "meeting", function)) == [0, 0]
+    assert wait_for(start_ranks(2, tmp_path / "meeting", function, with_store=False)) == [0, 0]
 
 
 def test_one_process_agrees_with_itself():

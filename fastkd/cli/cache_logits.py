@@ -94,8 +94,8 @@ def cache_logits(
 ) -> tuple[dict[str, Any], str]:
     """Compute the teacher's logits for K views of each kept sample of BETON, once, into a store.
 
-    Stopped at any moment, the same command goes on where it was. Runs under torchrun on any number of processes; where
-    nodes share no disk, each fills a --shard of its own, and fastkd merge makes one store of them. --reuse OLD.h5 computes
+    Stopped at any moment, the same command goes on where it was. Runs under torchrun on any number of processes of one node;
+    of several nodes, each fills a --shard of its own, and fastkd merge makes one store of them. --reuse OLD.h5 computes
     only what the older store lacks: more seeds, more samples, a smaller codec than its fp16. With --outputs
     logits,embedding a student learns by rkd, pkt, cc and crd from the store, too.
 

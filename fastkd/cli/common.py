@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import click
 
 from fastkd.dist import World, find_device, read_world
-from fastkd.errors import FastKDError, printable
+from fastkd.errors import FastKDError, OptionError, printable
 from fastkd.stopping import INTERRUPTED, exit_on_sigterm
 
 _LINE_INTERVAL_S, _STAYS_INTERVAL_S = 10.0, 1.0
@@ -117,8 +117,11 @@ def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Calla
 def choose_device(name: str, world: World) -> str:
     """`auto`: this process's GPU where there is one, else the CPU.
 
+    A GPU without a number is the one of the process's number on its node, or the only one that it sees, as Slurm's
+    --gpus-per-task=1 has it.
+
     Raises:
-        OptionError: an unknown device, or a GPU that is not there.
+        OptionError: an unknown device, a GPU that is not there, or more processes on the node than GPUs.
     """
     import torch
 
@@ -126,6 +129,13 @@ def choose_device(name: str, world: World) -> str:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = find_device(name)
     if device.type == "cuda":
-        device = torch.device("cuda", world.local_rank if device.index is None else device.index)
+        num_gpus = torch.cuda.device_count()
+        index = device.index if device.index is not None else world.local_rank if num_gpus > 1 else 0
+        if index >= num_gpus:
+            raise OptionError(
+                f"device {name}: this is process {index + 1} on its node, and torch sees {num_gpus} GPUs here: start as many processes "
+                f"on a node as it has GPUs (torchrun --nproc-per-node {num_gpus}), or take --device cpu"
+            )
+        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return str(device)

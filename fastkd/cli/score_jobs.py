@@ -38,6 +38,7 @@ def by_networks(
 ) -> Job:
     """Scores by networks, centre crops."""
     from fastkd.data.views.draw import Views
+    from fastkd.dist import World
     from fastkd.errors import MismatchError
     from fastkd.feed.loader import Loader, choose_views
     from fastkd.scoring.networks import DIRECTIONS, ScoringOptions, score_networks
@@ -58,7 +59,8 @@ def by_networks(
         )
 
     views = Views("center", choose_views(dataset, size=size).size)
-    loader = Loader(dataset, views, batch_size=batch_size or 250, **common)
+    alone = common | {"world": World()}  # a batch is one rank's
+    loader = Loader(dataset, views, batch_size=batch_size or 250, **alone)
     first = load(model[0], say)
     fingerprints = [first.fingerprint, *(load(spec, say).fingerprint for spec in model[1:])]
 

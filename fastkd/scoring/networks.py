@@ -1,5 +1,6 @@
 """Scores of samples by trained networks, and by the logits of a store."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fastkd.data.batch import Batch
-from fastkd.dist import World, sum_over_ranks
+from fastkd.dist import World, sum_over_ranks, take_turns
 from fastkd.errors import FormatError, ModelError, OptionError
 from fastkd.feed.loader import Loader
 from fastkd.prune.scores.formulas import STATISTICS, deepcore_grand, last_layer_grand, row_statistics
 from fastkd.prune.select.centres import class_centre_distances
 from fastkd.store.logit_store import LogitStore
-from fastkd.teacher.network import Teacher
+from fastkd.teacher.network import Teacher, full_fp32
 
 DIRECTIONS = {
     "el2n": "high = hard: mean norm of the error in the probabilities, 0 … √2",
@@ -63,10 +64,11 @@ def score_networks(
 
     Args:
         networks: made one after the other, so that one at a time is in memory.
-        loader: all samples of the beton, in order.
+        loader: all samples of the beton, in order. Its batches, each of one network's forward, are handed out to the ranks
+            as they ask for them, whatever ranks the loader knows of.
         methods: some of BY_NETWORK.
         outputs_of: which output of a network each label is, int64 (C,); None for that of its own number.
-        progress: called with samples done and in all of one network, this rank's.
+        progress: called with samples done and in all of one network, by all ranks (as far as those done here tell).
 
     Returns:
         Method → float64 (N,), higher = harder; and the features of the last network, float32 (N, D), where `moderate` is
@@ -97,34 +99,38 @@ def _score_network(
     world: World,
     progress: Callable[[int, int], None],
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    labels = loader.dataset.beton.labels
+    labels, size = loader.dataset.beton.labels, loader.global_batch
+    starts = range(0, len(loader.ids), size)
+    turns, taken = take_turns(world, len(starts)), deque[int]()
+
+    def jobs() -> Iterator[tuple[np.ndarray, int]]:
+        for turn in turns:
+            taken.append(starts[turn] + size)
+            yield loader.ids[starts[turn] : starts[turn] + size], 0
+
     statistics = np.zeros((len(labels), len(STATISTICS)))
     norms, exact = np.zeros(len(labels)), np.zeros(len(labels))
     features: np.ndarray | None = None
     targets = labels if outputs is None else outputs[labels]
     with_head = "moderate" in methods or ("grand" in methods and options.grand_params == "last")
-    done = 0
-    with _last_inputs(network, loader.dataset.num_classes if with_head else None) as last_inputs:
-        for batch in loader.epoch(0):
-            if not len(batch):
-                continue
+    if "moderate" in methods:
+        features = np.zeros((len(labels), _head(network, loader.dataset.num_classes).in_features), np.float32)
+    with _last_inputs(network, loader.dataset.num_classes if with_head else None) as last_inputs, full_fp32():
+        for batch in loader.run(jobs()):
             ids = batch.sample_ids.cpu().numpy()
             statistics[ids] = _batch_statistics(network, batch, loader, targets[ids])
             if with_head:
                 own = last_inputs().float().cpu().numpy()
                 norms[ids] = np.sqrt(np.square(own.astype(np.float64)).sum(axis=1))
-                if "moderate" in methods:
-                    features = np.zeros((len(labels), own.shape[1]), np.float32) if features is None else features
+                if features is not None:
                     features[ids] = own
             if "grand" in methods and options.grand_params == "all":
                 own_labels = torch.from_numpy(targets[ids].astype(np.int64)).to(batch.images.device)
                 exact[ids] = gradient_norms(network.model, network.norm(batch.images), own_labels).cpu().numpy()
-            done += len(batch)
-            progress(done, len(labels) // world.size)
-    device = str(loader.device)
+            progress(min(taken.popleft(), len(loader.ids)), len(loader.ids))
     for array in (statistics, norms, exact, features):
         if array is not None:
-            sum_over_ranks(array, world, device)
+            sum_over_ranks(array, world)
     el2n, margin, entropy, probability = statistics[:, :4].T
     found = {"el2n": el2n, "margin": -margin, "entropy": entropy, "confidence": 1 - probability}
     if "grand" in methods:

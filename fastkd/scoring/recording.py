@@ -72,8 +72,7 @@ class TrainingRecord:
             self.recorder.observe(logits_BC.numpy(), batch.labels.numpy(), batch.sample_ids.numpy())
             return
         copies = [tensor.to("cpu", non_blocking=True) for tensor in (logits_BC, batch.labels, batch.sample_ids)]
-        arrived = torch.cuda.Event()
-        arrived.record()
+        arrived = torch.cuda.current_stream(self.device).record_event()
         self._coming.append((arrived, copies[0], copies[1], copies[2]))
         self._take(_IN_FLIGHT)
 
@@ -87,7 +86,7 @@ class TrainingRecord:
         """Merges the epoch over ranks and folds it in; every rank then has the same state."""
         self._take(0)
         for array in (self.recorder.seen, self.recorder.observed):
-            sum_over_ranks(array, self.world, str(self.device))
+            sum_over_ranks(array, self.world)
         self.recorder.end_epoch()
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -1,12 +1,14 @@
 """Making a logit store and filling it, crash-proof.
 
 HDF5 is used to create the file. While a store is filled no HDF5 handle is open: rows are written at their byte offsets
-and synced before the flag of their block is, so a kill at any moment loses at most the blocks in flight.
+and synced before the flag of their block is, so a kill at any moment loses at most the blocks in flight: those of about a
+second, which are synced together.
 """
 
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,8 @@ from fastkd.store.tables import (
 from fastkd.writing import NO_ROOM, atomic_path, write_all
 
 _ALIGN = 4096
+SYNC_S = 1.0
+"""How long blocks wait for each other until they are synced, about. A disk takes as long for one as for many of them."""
 
 
 def create_store(
@@ -157,15 +161,32 @@ def require_space(path: Path, need: int) -> None:
 
 
 class StoreFiller:
-    """Writes blocks of a store by their byte ranges; several ranks may each have one open on the same file."""
+    """Writes blocks of a store by their byte ranges; several ranks may each have one open on the same file.
 
-    def __init__(self, tables: StoreTables) -> None:
-        self.tables = tables
+    Args:
+        sync_s: a block is synced, with all since the last sync, when the first of them was written so long ago; `inf` where
+            the file gets its name only when all of it is on disk.
+    """
+
+    def __init__(self, tables: StoreTables, *, sync_s: float = SYNC_S) -> None:
+        self.tables, self.sync_s = tables, sync_s
         self._fd = os.open(tables.path, os.O_RDWR)
+        self._written: list[int] = []  # numbers of the blocks that have no flag yet
+        self._since, self._has_flags = (
+            0.0,
+            False,
+        )  # when the first of them was written; whether flags are not synced yet
 
     def close(self) -> None:
-        """Closes the file; every block written before is on disk."""
-        os.close(self._fd)
+        """Closes the file; every block written before is on disk and marked done.
+
+        Raises:
+            SpaceError, DiskError: as `write_records`.
+        """
+        try:
+            self.flush()
+        finally:
+            os.close(self._fd)
 
     def block_ids(self, block: int) -> np.ndarray:
         """The sample_ids of a block: int64, at most `block_rows` of them."""
@@ -196,15 +217,12 @@ class StoreFiller:
         records = [encode_rows(one.codec, rows, numbers, one.salt) for one, rows in zip(t.outputs, values, strict=True)]
         self.write_records(aug_seed, block, records, num_correct)
 
-    def write_records(
-        self, aug_seed: int, block: int, records: Sequence[np.ndarray], num_correct: int, *, sync: bool = True
-    ) -> None:
-        """Writes one block, and marks it done once it is on disk.
+    def write_records(self, aug_seed: int, block: int, records: Sequence[np.ndarray], num_correct: int) -> None:
+        """Writes one block, which is marked done once it is on disk.
 
         Args:
             records: of each of the store's outputs, uint8 (rows of the block, row_bytes).
             num_correct: how many of the rows have their largest logit at their label.
-            sync: False where the file gets its name only when all of it is on disk.
 
         Raises:
             SpaceError, DiskError: the disk is full, or fails; the blocks written before stay valid.
@@ -212,23 +230,47 @@ class StoreFiller:
         t = self.tables
         number = aug_seed * t.num_blocks + block
         top1 = np.array([num_correct, top1_checksum(num_correct, number, t.salt)], "<u4")
-        try:
+        if not self._written:
+            self._since = time.monotonic()
+        with self._naming_failures():
             row = aug_seed * t.num_rows + block * t.block_rows
             for output, rows in zip(t.outputs, records, strict=True):
                 write_all(self._fd, rows.tobytes(), output.offset + row * output.codec.row_bytes)
             write_all(self._fd, top1.tobytes(), t.top1_offset + number * top1.nbytes)
-            if sync:
+        self._written.append(number)
+        if time.monotonic() - self._since >= self.sync_s:
+            self._mark()
+
+    def flush(self) -> None:
+        """Puts on disk what was written, and that it is done.
+
+        Raises:
+            SpaceError, DiskError: as `write_records`.
+        """
+        if self._written:
+            self._mark()
+        if self._has_flags:
+            with self._naming_failures():
                 os.fdatasync(self._fd)
-            write_all(self._fd, b"\1", t.done_offset + number)
+            self._has_flags = False
+
+    def _mark(self) -> None:
+        """Waits until the blocks written are on disk, and then sets their flags."""
+        with self._naming_failures():
+            os.fdatasync(self._fd)
+            for number in self._written:
+                write_all(self._fd, b"\1", self.tables.done_offset + number)
+        self._written, self._has_flags = [], True
+
+    @contextmanager
+    def _naming_failures(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             kind, way_out = (SpaceError, "make room") if error.errno in NO_ROOM else (DiskError, "mend that")
             raise kind(
-                f"{t.path}: {error.strerror} while rows were written; those before are safe: {way_out} and run the same command again"
+                f"{self.tables.path}: {error.strerror} while rows were written; those before are safe: {way_out} and run the same command again"
             ) from None
-
-    def flush(self) -> None:
-        """Puts the flags on disk as well."""
-        os.fdatasync(self._fd)
 
 
 @contextmanager

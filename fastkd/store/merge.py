@@ -1,5 +1,6 @@
 """One store from the shards that several nodes filled, each with blocks of its own."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def _write_merged(
     first = tables[0]
     with atomic_path(out) as partial:
         _copy_tables(first, partial)
-        filler = StoreFiller(read_tables(partial))
+        filler = StoreFiller(read_tables(partial), sync_s=math.inf)
         try:
             for count, (seed, block) in enumerate(np.argwhere(done.any(axis=0)).tolist(), 1):
                 rows = first.block_rows_of(block)
@@ -94,7 +95,7 @@ def _write_merged(
                             f"{tables[owners[0]].path}: aug_seed {seed}, rows {rows.start} … {rows.stop - 1}: "
                             f"{'a row' if output.name == 'logits' else 'an embedding'} does not match its checksum"
                         )
-                filler.write_records(seed, block, records, int(tables[owners[0]].top1[seed, block, 0]), sync=False)
+                filler.write_records(seed, block, records, int(tables[owners[0]].top1[seed, block, 0]))
                 progress(count, first.done.size)
         finally:
             filler.close()

@@ -8,22 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from fastkd.agree import agree, share
+from fastkd.agree import agree, require_one_node, share
 from fastkd.artefact import found_artefact
 from fastkd.data.identity import choose_probes, probe_checksums
 from fastkd.dist import World, even_split, sum_over_ranks
-from fastkd.errors import CorruptError, MismatchError, OptionError
+from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader, check_probes
 from fastkd.models.classes import DIGEST_KEY
-from fastkd.store.codec import CODECS, check_encodable, encode_rows, make_codec
+from fastkd.store.codec import CODECS, make_codec
 from fastkd.store.fidelity import codec_kl
-from fastkd.store.filling import StoreFiller, create_store, fill_lock
-from fastkd.store.reuse import OldRows, open_old, take_over
-from fastkd.store.tables import KIND, StoreTables, count_rows, read_tables
-from fastkd.teacher.network import LiveTeacher
+from fastkd.store.filling import create_store, fill_lock
+from fastkd.store.reuse import OldRows, open_old
+from fastkd.store.tables import KIND, count_rows, read_tables
+from fastkd.teacher.blocks import fill_blocks, require_storable, start_teacher
 from fastkd.teacher.recipe import StoreRecipe
 from fastkd.writing import claim, require_replaceable
 
@@ -43,12 +41,13 @@ def fill_store(
     """Fills a logit store, or goes on filling the one that is there; a finished one stays as it is.
 
     A block of the store is a batch of the teacher, whatever the number of ranks and wherever a run resumes, each row at
-    its own place in a batch of always the same size, so that the same floats come out.
+    its own place in a batch of always the same size, so that the same floats come out. Blocks are handed out to the ranks
+    one by one as they ask for them, so that a slow one does fewer and all end together.
 
     Args:
         reuse: older stores, whose rows are taken over where they have them.
         shard: (i, n): of n parts of the blocks, the i-th alone (1 … n), for `merge_stores`.
-        progress: called with rows done and in all, of all ranks (as far as this one's tell).
+        progress: called with rows done and in all, of all ranks (as far as those done here tell).
         log: called with lines for people. force: replace what else is there.
 
     Returns:
@@ -58,10 +57,11 @@ def fill_store(
         MismatchError: something else is there, says in what it differs; an older store does not fit; ranks differ.
         BusyError: another run fills it.
         CorruptError: the teacher gives NaN, infinity or a value beyond ±65000, names the sample; an older store is damaged.
-        OptionError: options out of range; a codec that loses more than `max_kl`; no room on the disk.
+        OptionError: options out of range; a codec that loses more than `max_kl`; no room on the disk; ranks of several nodes.
         SpaceError: the disk was full after all; what is written stays valid.
     """
     path = Path(path)
+    require_one_node(world, path)
     index, num_shards = shard
     if not 1 <= index <= num_shards:
         raise OptionError(f"--shard {index}/{num_shards}, expected I/N with I from 1 to N")
@@ -90,13 +90,19 @@ def fill_store(
         seconds, written = 0.0, 0
         if len(pending):
             begin_s = time.perf_counter()
-            blocks = pending[slice(*even_split(len(pending), world.rank, world.size))]
-            tell = _for_all_ranks(progress, count_rows(tables, pending), count_rows(tables, blocks))
-            written = _fill_blocks(tables, recipe, blocks, olds, num_workers, tell)
-            seconds = time.perf_counter() - begin_s
-            total = np.array([written])
-            sum_over_ranks(total, world, str(recipe.teacher.device))
-            written = int(total[0])
+            loader = Loader(
+                recipe.dataset,
+                recipe.views,
+                mask=tables.sample_ids,
+                batch_size=tables.block_rows,
+                num_workers=num_workers,
+                device=recipe.teacher.device,
+                world=World(),  # a block is one rank's
+            )
+            total = np.array([fill_blocks(tables, recipe, pending, olds, loader, world=world, progress=progress)])
+            sum_over_ranks(total, world)
+            written, seconds = int(total[0]), time.perf_counter() - begin_s
+            progress(count_rows(tables, pending), count_rows(tables, pending))
         else:
             log(f"{path}: this store is finished, nothing is left to compute; its result follows")
     first, end = even_split(tables.done.size, index - 1, num_shards)
@@ -109,11 +115,6 @@ def _inputs_of(recipe: StoreRecipe, olds: Sequence[OldRows]) -> dict[str, Any]:
     """What the ranks have to agree in before they fill a store: the inputs, as each of them sees them."""
     reused = {f"--reuse {i}": old.tables.header.fingerprint for i, old in enumerate(olds, start=1)}
     return {**recipe.inputs, **recipe.params["teacher"], **reused}
-
-
-def _for_all_ranks(progress: Callable[[int, int], None], all_rows: int, rows: int) -> Callable[[int], None]:
-    """Progress of one rank told as that of all: their parts are equal and of the same work."""
-    return lambda done: progress(round(done * all_rows / rows), all_rows)
 
 
 @contextmanager
@@ -175,9 +176,12 @@ def check_codec(recipe: StoreRecipe, probes: np.ndarray, num_workers: int = 0) -
         recipe.dataset, recipe.views, mask=recipe.ids, num_workers=num_workers, device=recipe.teacher.device
     )
     jobs = [(probes[probes[:, 1] == seed, 0], int(seed)) for seed in np.unique(probes[:, 1])]
-    logits = np.concatenate(
-        [_compute(recipe, batch.images, batch.sample_ids, batch.aug_seed)[0] for batch in loader.run(jobs)]
-    )
+    found = []
+    for batch in loader.run(jobs):
+        values = start_teacher(recipe, batch.images)()
+        require_storable(recipe, values, batch.sample_ids, batch.aug_seed)
+        found.append(values[0])
+    logits = np.concatenate(found)
     losses = {name: codec_kl(make_codec(name, recipe.dataset.num_classes), logits, recipe.tau) for name in CODECS}
     name, limit = recipe.row_codec.name, recipe.max_kl or 0.0
     if not losses[name] <= limit:
@@ -186,76 +190,3 @@ def check_codec(recipe: StoreRecipe, probes: np.ndarray, num_workers: int = 0) -
             f"codec {name}: KL {losses[name]:.1e} nats at temperature {recipe.tau:g} on {len(logits)} real rows, --max-kl {limit:g}; "
             f"the codecs have {told}"
         )
-
-
-def _fill_blocks(
-    tables: StoreTables,
-    recipe: StoreRecipe,
-    blocks: np.ndarray,
-    olds: list[OldRows],
-    num_workers: int,
-    tell: Callable[[int], None],
-) -> int:
-    """Takes over or computes some blocks, see `count_rows`, and writes them; returns how many rows were computed."""
-    filler = StoreFiller(tables)
-    try:
-        jobs = [(filler.block_ids(block), seed) for seed, block in blocks.tolist()]
-        missing = [ids[~_have(olds, ids, seed)] for ids, seed in jobs]
-        loader = Loader(
-            recipe.dataset, recipe.views, mask=tables.sample_ids, num_workers=num_workers, device=recipe.teacher.device
-        )
-        batches = loader.run((ids, seed) for ids, (_, seed) in zip(missing, jobs, strict=True) if len(ids))
-        done = written = 0
-        for (seed, block), (ids, _), absent in zip(blocks.tolist(), jobs, missing, strict=True):
-            numbers = filler.numbers(seed, block)
-            records, logits, have = take_over(olds, tables, ids, seed, numbers)
-            if len(absent):
-                batch = next(batches)
-                at = np.flatnonzero(~have)
-                values = _compute(recipe, _in_place(batch.images, at, tables.block_rows), ids, seed, at)
-                for output, made, rows in zip(tables.outputs, records, values, strict=True):
-                    made[at] = encode_rows(output.codec, rows, numbers[at], output.salt)
-                logits[at] = values[0]
-            labels = recipe.dataset.beton.labels[ids]
-            filler.write_records(seed, block, records, int(np.count_nonzero(logits.argmax(axis=1) == labels)))
-            done, written = done + len(ids), written + len(absent)
-            tell(done)
-        filler.flush()
-        return written
-    finally:
-        filler.close()
-
-
-def _have(olds: list[OldRows], ids: np.ndarray, aug_seed: int) -> np.ndarray:
-    return np.any([old.find(ids, aug_seed) >= 0 for old in olds], axis=0) if olds else np.zeros(len(ids), bool)
-
-
-def _in_place(images: Tensor, at: np.ndarray, block_rows: int) -> Tensor:
-    """A batch of block_rows images with the given ones at their places; the first of them stands at all others."""
-    if len(at) == block_rows:
-        return images
-    source = np.zeros(block_rows, np.int64)
-    source[at] = np.arange(len(at))
-    return images[torch.from_numpy(source).to(images.device)].contiguous(memory_format=torch.channels_last)
-
-
-def _compute(
-    recipe: StoreRecipe, images: Tensor, ids: Any, aug_seed: int, at: np.ndarray | slice = slice(None)
-) -> list[np.ndarray]:
-    """The teacher's outputs at some places of a batch: its logits, float32 (n, C), and its embeddings, float32 (n, D),
-    where they are stored too; all of which a codec can hold."""
-    live = LiveTeacher(recipe.teacher, None) if recipe.embedding is None else recipe.embedding.live
-    first, others = live(images)
-    values = [tensor.cpu().numpy()[at] for tensor in (first, *others)]
-    logits = values[0]
-    num_classes = recipe.dataset.num_classes
-    if logits.shape[1] != num_classes:
-        raise MismatchError(f"the teacher has {logits.shape[1]} outputs, the data {num_classes} classes")
-    for name, rows in zip(("logits", "embedding"), values, strict=False):
-        bad = np.flatnonzero(check_encodable(rows))
-        if len(bad):
-            raise CorruptError(
-                f"the teacher's {name} of sample {int(ids[at][bad[0]])}, aug_seed {aug_seed}: not all finite numbers within "
-                f"±65000; check its weights, normalisation and precision"
-            )
-    return values

@@ -40,11 +40,13 @@ class Teacher:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of views: uint8 (B, 3, H, W) → float32 (B, C), rounded to float16, without gradients.
 
-        The rounding (KL 5e-7 at τ = 1) makes a live teacher and an fp16 store the same teacher to the bit, not nearly the
-        same: a young network's training multiplies a difference of 1e-5 a thousandfold within fifty steps.
+        The rounding (KL 5e-7 at τ = 1) makes a live teacher and an fp16 store the same teacher wherever they sum in the same
+        order: a young network's training multiplies a difference of 1e-5 a thousandfold within fifty steps. A batch of other
+        rows, or of another size, may be summed in another order, and differ by the last digit of float16: on a CPU up to
+        2 % of the logits do; what a GPU's choice of kernels comes to is measured by `tools/gpu-check --checks stored-live`.
         """
         dtype = PRECISIONS[self.precision]
-        with torch.no_grad(), torch.autocast(self.device.type, dtype) if dtype else nullcontext(), _full_fp32():
+        with torch.no_grad(), torch.autocast(self.device.type, dtype) if dtype else nullcontext(), full_fp32():
             return self.model(self.norm(images.to(self.device, non_blocking=True))).half().float()
 
     def identity(self) -> dict[str, Any]:
@@ -97,14 +99,29 @@ def embedding_of(teacher: Teacher, size: int) -> Embedding:
 
 
 @contextmanager
-def _full_fp32() -> Iterator[None]:
-    """Convolutions in fp32 rather than TF32, so that logits do not depend on the kind of GPU more than they must."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+def full_fp32() -> Iterator[None]:
+    """For the length of the block, products and convolutions of float32 are of float32, not of TF32 or bfloat16, so that
+    logits do not depend on the kind of processor more than they must."""
+    changed = [(owner, name, getattr(owner, name), full) for owner, name, full in _float32_settings()]
+    changed = [setting for setting in changed if setting[2] not in ("none", setting[3])]
+    for owner, name, _, full in changed:
+        setattr(owner, name, full)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for owner, name, before, _ in changed:
+            setattr(owner, name, before)
+
+
+def _float32_settings() -> list[tuple[Any, str, Any]]:
+    """Where the installed torch keeps the precision of float32: owner, attribute, and its value in full precision.
+
+    Since 2.9 each kind of operation has a setting of its own, and to read the two of before fails where they contradict it.
+    """
+    matmul, cudnn, mkldnn = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn  # type: Any, Any, Any
+    if not hasattr(matmul, "fp32_precision"):
+        return [(owner, "allow_tf32", False) for owner in (matmul, cudnn)]
+    return [(owner, "fp32_precision", "ieee") for owner in (matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv)]
 
 
 def load_teacher(

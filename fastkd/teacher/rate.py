@@ -1,9 +1,11 @@
 """How fast a teacher fills a store on this machine."""
 
 import time
+from collections import deque
 from itertools import count
 
 from fastkd.feed.loader import Loader, kept_ids
+from fastkd.teacher.blocks import Outputs, start_teacher
 from fastkd.teacher.recipe import StoreRecipe
 
 SECONDS = 10.0
@@ -23,13 +25,20 @@ def measure_fill_rate(recipe: StoreRecipe, *, num_workers: int = 0) -> float:
         (ids[start : start + size], seed) for _ in count() for seed in range(recipe.views.num_seeds) for start in starts
     )
     begin, num_images = 0.0, -1
+    started: deque[tuple[int, Outputs]] = (
+        deque()
+    )  # the next batch is at the teacher while one is waited for, as in a fill
     for batch in loader.run(jobs):
-        recipe.teacher(batch.images).cpu()
+        started.append((len(batch), start_teacher(recipe, batch.images)))
+        if len(started) == 1:
+            continue
+        num_done, outputs = started.popleft()
+        outputs()
         now = time.perf_counter()
         if num_images < 0:
             begin, num_images = now, 0
             continue
-        num_images += len(batch)
+        num_images += num_done
         if now - begin >= SECONDS:
             break
     return num_images / (now - begin)

@@ -133,7 +133,7 @@ def _one_network(
                 logits = model(norm(batch.images))
                 require_numbers(logits, batch.sample_ids)
                 correct[batch.sample_ids.cpu().numpy()] = (logits.argmax(dim=1) == batch.labels).cpu().numpy()
-    sum_over_ranks(correct, world, device)
+    sum_over_ranks(correct, world)
     return correct.astype(bool)
 
 

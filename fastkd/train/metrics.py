@@ -54,7 +54,7 @@ def evaluate(model: nn.Module, norm: Norm, batches: Iterable[Batch], world: Worl
                 )
             totals[:2] += top_hits(logits, batch.labels).cpu().numpy()
             totals[2] += len(batch)
-    sum_over_ranks(totals, world, str(next(model.parameters()).device))
+    sum_over_ranks(totals, world)
     top1, top5, count = totals.tolist()
     return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "num_samples": count}
 

@@ -14,7 +14,10 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from unittest import mock
 
+from fastkd.agree import telling_failures
 from fastkd.cli import main
+from fastkd.dist import PATIENCE_S, World, process_group
+from fastkd.errors import FastKDError
 from helpers.ranks import forked, wait_for
 
 
@@ -64,6 +67,31 @@ def own_port() -> Iterator[int]:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
+
+
+def as_ranks(
+    size: int, folder: Path, function: Callable[[World], object], *, device: str = "cpu", patience_s: float = PATIENCE_S
+) -> tuple[list[str], float]:
+    """What `function(world)` returned or raised on each of `size` ranks that meet as commands do; and seconds."""
+
+    def run(rank: int, port: int) -> None:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in names.items()})
+        world = World(rank=rank, local_rank=rank, size=size)
+        try:
+            with process_group(world, device, patience_s=patience_s) as world, telling_failures(world):
+                found = str(function(world))
+        except FastKDError as error:
+            found = f"{type(error).__name__}: {error}"
+        (folder / str(rank)).write_text(found)
+
+    for rank in range(size):
+        (folder / str(rank)).write_text("ended without a word")
+
+    begin = time.monotonic()
+    with own_port() as port:
+        wait_for([forked(lambda rank=rank: run(rank, port)) for rank in range(size)])
+    return [(folder / str(rank)).read_text() for rank in range(size)], time.monotonic() - begin
 
 
 def fastkd_in_ranks(size: int, *arguments: object, until: Callable[[], bool] = lambda: False) -> list[Outcome]:

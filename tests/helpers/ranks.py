@@ -23,16 +23,20 @@ def forked(function: Callable[[], object]) -> int:
         os._exit(code)
 
 
-def start_ranks(size: int, rendezvous: Path, function: Callable[[World], object]) -> list[int]:
+def start_ranks(
+    size: int, rendezvous: Path, function: Callable[[World], object], *, with_store: bool = True
+) -> list[int]:
     """Starts `function(world)` in each of `size` processes and returns their ids.
 
-    rendezvous: a file that does not exist yet, by which they find one another.
+    rendezvous: a file that does not exist yet, by which they find one another. with_store: whether their World has the
+    store of the group, as that of commands has, or is one of a group that somebody else made.
     """
     import torch.distributed as dist
 
     def as_rank(rank: int) -> None:
-        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size)
-        function(World(rank=rank, local_rank=rank, size=size))
+        store = dist.FileStore(str(rendezvous), size)
+        dist.init_process_group("gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=size)
+        function(World(rank=rank, local_rank=rank, size=size, store=store if with_store else None))
         dist.destroy_process_group()
 
     return [forked(lambda rank=rank: as_rank(rank)) for rank in range(size)]

@@ -1,5 +1,6 @@
 """Stores made for the tests, of random logits or over the views of a beton, and teachers to fill them."""
 
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,19 @@ def crc32c_by_the_polynomial(data: bytes) -> int:
         for _ in range(8):
             crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
     return crc ^ 0xFFFFFFFF
+
+
+class Slowed(torch.nn.Module):
+    """A network that takes some seconds longer for each batch, and counts them."""
+
+    def __init__(self, network: torch.nn.Module, seconds: float) -> None:
+        super().__init__()
+        self.network, self.seconds, self.num_batches = network, seconds, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds)
+        self.num_batches += 1
+        return self.network(images)
 
 
 def save_teacher(path: Path, *, num_classes: int = 10, seed: int = 0, name: str = "resnet8", **meta: object) -> Path:

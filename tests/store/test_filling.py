@@ -138,7 +138,7 @@ def test_a_fill_that_an_exception_ends_goes_on_where_it_was(filled, dataset, mas
     options = {"mask": mask, "block_rows": BLOCK_ROWS}
     with pytest.raises(KeyboardInterrupt):
         cache(tmp_path / "l.h5", dataset, teacher, VIEWS, **options, progress=interrupt)
-    assert 0.5 < read_tables(tmp_path / "l.h5").done.mean() < 0.7
+    assert 0.5 < read_tables(tmp_path / "l.h5").done.mean() < 0.8  # and the blocks that were at the writer
     assert cache(tmp_path / "l.h5", dataset, teacher, VIEWS, **options)["rows_reused"] > 300
     assert (tmp_path / "l.h5").read_bytes() == filled.read_bytes()
 

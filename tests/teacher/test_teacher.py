@@ -1,3 +1,7 @@
+import functools
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from helpers.stores import cache, save_teacher
@@ -9,8 +13,10 @@ from fastkd.errors import (
     NotFoundError,
     OptionError,
 )
+from fastkd.feed.loader import Loader
 from fastkd.models.checkpoint import save_weights
 from fastkd.models.registry import create_model
+from fastkd.scoring.networks import ScoringOptions, score_networks
 from fastkd.teacher.network import Teacher, load_teacher
 
 VIEWS = Views("crop-flip", 32, 3)
@@ -76,3 +82,61 @@ def test_weights_and_name_that_contradict_each_other_are_refused(tmp_path):
     save_weights(tmp_path / "t", create_model("resnet8", 10), {"model": "resnet20", "norm": None})
     with pytest.raises(ModelError, match=r"t: resnet20: the weights do not fit.*look like resnet8"):
         load_teacher(str(tmp_path / "t"), norm="cifar")
+
+
+REDUCED = {"cuda.matmul": "tf32", "cudnn.conv": "tf32", "mkldnn.matmul": "bf16", "mkldnn.conv": "bf16"}
+"""Where torch keeps how precise its float32 is, below `torch.backends`, and what a user may have put there."""
+
+
+@pytest.fixture
+def reduced():
+    """A float32 that is none; gives what is set at the moment."""
+    owners = {name: functools.reduce(getattr, name.split("."), torch.backends) for name in REDUCED}
+    if not all(hasattr(owner, "fp32_precision") for owner in owners.values()):
+        pytest.skip("this torch has allow_tf32 alone")
+
+    def seen() -> dict[str, str]:
+        return {name: owner.fp32_precision for name, owner in owners.items()}
+
+    def put(settings: dict[str, str]) -> None:
+        for name, owner in owners.items():
+            owner.fp32_precision = settings[name]
+
+    before = seen()
+    put(REDUCED)
+    yield seen
+    put(before)
+
+
+def spy(teacher: Teacher, look) -> tuple[Teacher, list]:
+    """The teacher, and what `look` gives at each of its forward passes."""
+    seen = []
+    teacher.model.register_forward_pre_hook(lambda *_: seen.append(look()))
+    return teacher, seen
+
+
+def test_float32_is_float32_in_a_teacher_whatever_is_set_around_it(teacher_file, reduced):
+    teacher, seen = spy(load_teacher(str(teacher_file)), reduced)
+    teacher(torch.zeros((2, 3, 32, 32), dtype=torch.uint8))
+    assert seen == [dict.fromkeys(REDUCED, "ieee")]
+    assert reduced() == REDUCED
+
+
+@pytest.mark.parametrize("grand_params", ["last", "all"])
+def test_float32_is_float32_in_networks_that_score(dataset, teacher_file, reduced, grand_params):
+    network, seen = spy(load_teacher(str(teacher_file)), reduced)
+    loader = Loader(dataset, Views("center", 32), mask=np.arange(8), num_workers=1)
+    score_networks([network], loader, ["grand"], options=ScoringOptions(grand_params=grand_params))
+    assert seen
+    assert all(found == dict.fromkeys(REDUCED, "ieee") for found in seen)
+    assert reduced() == REDUCED
+
+
+def test_with_the_settings_of_before_float32_is_float32_too(teacher_file, monkeypatch):
+    owners = [SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=True, enabled=True)]
+    monkeypatch.setattr(torch.backends.cuda, "matmul", owners[0])
+    monkeypatch.setattr(torch.backends, "cudnn", owners[1])
+    teacher, seen = spy(load_teacher(str(teacher_file)), lambda: [owner.allow_tf32 for owner in owners])
+    teacher(torch.zeros((2, 3, 32, 32), dtype=torch.uint8))
+    assert seen == [[False, False]]
+    assert [owner.allow_tf32 for owner in owners] == [True, True]
