@@ -64,6 +64,14 @@ class BatchMemory:
         block = np.asarray(_Lease(self._pool, num_bytes))
         return {name: np.ndarray(shape, dtype, block, start) for name, shape, dtype, start in places}
 
+    def block_bytes(self, num_samples: int) -> int:
+        """Bytes of memory that the arrays for a batch of `num_samples` take; torch rounds pinned ones up to powers of two."""
+        places, num_bytes = self._place(num_samples)
+        if not self.is_pinned:
+            return num_bytes
+        sizes = (math.prod(shape) * dtype.itemsize for _, shape, dtype, _ in places)
+        return sum(1 << max(0, size - 1).bit_length() for size in sizes)
+
     def _place(self, num_samples: int) -> tuple[list[tuple[str, tuple[int, ...], np.dtype, int]], int]:
         """Name, shape, dtype and first byte of each array in the block of a batch, and the bytes of that block."""
         places, end = [], 0
