@@ -20,6 +20,7 @@ from fastkd.data.views.draw import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.data.views.mix import Mix
 from fastkd.dist import World, read_world
 from fastkd.errors import FormatError, MismatchError, OptionError
+from fastkd.feed.ahead import asking_ahead
 from fastkd.models.classes import SAME_ORDER, require_same_names
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.logit_store import LogitStore
@@ -267,12 +268,12 @@ class Loader(ViewLoader):
         )
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, see `ViewLoader`; the rows of it and of the next are asked of the disk beforehand."""
-        if self.store is not None:
-            for one in (epoch, epoch + 1):
-                embeddings = self.embeddings is not None
-                self.store.prefetch(one % self.views.num_seeds, self._num_rows, embeddings=embeddings)
-        return super().epoch(epoch, start_batch=start_batch)
+        """The batches of one epoch, see `ViewLoader`; the rows of it and of the next are meanwhile asked of the disk."""
+        batches = super().epoch(epoch, start_batch=start_batch)
+        if self.store is None:
+            return batches
+        planes = dict.fromkeys(one % self.views.num_seeds for one in (epoch, epoch + 1))
+        return asking_ahead(batches, self.store, planes, self._num_rows, embeddings=self.embeddings is not None)
 
     def run(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[Batch]:
         """Batches named one by one, see `ViewLoader`; with the mask's weights."""

@@ -73,7 +73,7 @@ class TrainingRecord:
             return
         copies = [tensor.to("cpu", non_blocking=True) for tensor in (logits_BC, batch.labels, batch.sample_ids)]
         arrived = torch.cuda.Event()
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(logits_BC.device))
         self._coming.append((arrived, copies[0], copies[1], copies[2]))
         self._take(_IN_FLIGHT)
 

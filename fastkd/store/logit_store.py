@@ -3,8 +3,8 @@
 `tables.py` has the layout, `filling.py` makes stores, `verify.py` checks them.
 """
 
-import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from fastkd.errors import CorruptError, MismatchError, UnfinishedError
 from fastkd.store.codec import decode_rows
 from fastkd.store.gather import gather_rows
 from fastkd.store.tables import Output, read_tables
+
+_PIECE_BYTES = 2**24  # asked of the disk at a time
 
 
 class LogitStore:
@@ -34,9 +36,7 @@ class LogitStore:
             raise UnfinishedError(
                 f"{path}: {missing} of {t.done.size} blocks are not filled yet; the `fastkd cache-logits` command that made it goes on with them"
             )
-        mapped = [t.map_records(output) for output in t.outputs]
-        self._maps: list[mmap.mmap] = [one._mmap for one in mapped]  # type: ignore[attr-defined]
-        self.records, *others = (one.view(np.ndarray) for one in mapped)
+        self.records, *others = (t.map_records(output).view(np.ndarray) for output in t.outputs)
         self.embedding_records: np.ndarray | None = others[0] if others else None
         self._order = np.argsort(t.sample_ids, kind="stable")
         self._ordered_ids = t.sample_ids[self._order]
@@ -139,19 +139,35 @@ class LogitStore:
         aug_seed = as_whole(aug_seed, f"{self.tables.path}: aug_seed", 0, self.num_seeds - 1)
         return aug_seed * self.tables.num_rows + self.rows_of(ids)
 
-    def prefetch(self, aug_seed: int, num_rows: int | None = None, *, embeddings: bool = False) -> None:
-        """Tells the system that the plane of an aug_seed, or its first rows, will be read soon; returns at once.
+    def prefetch(
+        self,
+        aug_seed: int,
+        num_rows: int | None = None,
+        *,
+        embeddings: bool = False,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Has the system read the plane of an aug_seed, or its first rows, into memory.
+
+        It goes piece by piece and takes as long as the system needs to begin with each, meanwhile other threads go on.
 
         Args:
-            embeddings: those too, where the store has them.
+            embeddings: those too, where the store has them. is_over: asked between pieces whether to leave the rest.
         """
         t = self.tables
-        for output, mapped in list(zip(t.outputs, self._maps, strict=True))[: 1 + embeddings]:
-            row_bytes = output.codec.row_bytes
-            start = output.offset % mmap.ALLOCATIONGRANULARITY + aug_seed * t.num_rows * row_bytes
-            end = start + (t.num_rows if num_rows is None else num_rows) * row_bytes
-            start -= start % mmap.PAGESIZE
-            mapped.madvise(mmap.MADV_WILLNEED, start, end - start)
+        file = os.open(self._place, os.O_RDONLY)
+        try:
+            for output in t.outputs[: 1 + embeddings]:
+                row_bytes = output.codec.row_bytes
+                start = output.offset + aug_seed * t.num_rows * row_bytes
+                end = start + (t.num_rows if num_rows is None else num_rows) * row_bytes
+                for piece in range(start, end, _PIECE_BYTES):
+                    if is_over():
+                        return
+                    # Not by madvise, during which Python holds its lock.
+                    os.posix_fadvise(file, piece, min(_PIECE_BYTES, end - piece), os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(file)
 
 
 def _reopened(path: str, fingerprint: str) -> LogitStore:
