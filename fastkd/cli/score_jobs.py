@@ -58,6 +58,7 @@ def by_networks(
 
     views = Views("center", choose_views(dataset, size=size).size)
     loader = Loader(dataset, views, batch_size=batch_size or 250, **common)
+    say(f"score: {loader.describe()}")
     fingerprints = [load(spec, say).fingerprint for spec in model]  # one network at a time is in memory, here and below
 
     def compute() -> "tuple[dict[str, np.ndarray], np.ndarray | None]":

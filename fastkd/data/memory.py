@@ -24,8 +24,9 @@ class _Lease:
         try:
             block = pool.popleft()
         except IndexError:
-            block = np.empty(num_bytes, np.uint8)
-        if len(block) < num_bytes:
+            block = None
+        if block is None or len(block) < num_bytes:
+            del block  # before there is another one
             block = np.empty(num_bytes, np.uint8)
         self._pool, self._block = pool, block
         self.__array_interface__ = block.__array_interface__

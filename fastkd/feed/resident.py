@@ -66,7 +66,7 @@ class Resident:
         """Where the data lie, and the memory that takes, in words."""
         tables = (self._pixels, self._boxes, self._logits, self._embeddings, *(self._mixes or ()))
         size = sum(table.nbytes for table in tables if table is not None)
-        return f"{len(self.ids):,} samples in memory of {self.device}, {size / 1e6:,.0f} MB"
+        return f"{len(self.ids):,} samples in memory of {self.device}, {size / 1e6:,.1f} MB"
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches that the loader would give, cut on the device."""

@@ -35,6 +35,7 @@ def fill_store(
     reuse: Sequence[str | Path] = (),
     shard: tuple[int, int] = (1, 1),
     num_workers: int = 0,
+    prefetch: int = 3,
     world: World = World(),  # noqa: B008  (frozen)
     progress: Callable[[int, int], None] = lambda done, total: None,
     log: Callable[[str], None] = lambda line: None,
@@ -92,7 +93,7 @@ def fill_store(
             begin_s = time.perf_counter()
             blocks = pending[slice(*even_split(len(pending), world.rank, world.size))]
             tell = _for_all_ranks(progress, count_rows(tables, pending), count_rows(tables, blocks))
-            written = _fill_blocks(tables, recipe, blocks, olds, num_workers, tell)
+            written = _fill_blocks(tables, recipe, blocks, olds, num_workers, prefetch, tell, log)
             seconds = time.perf_counter() - begin_s
             total = np.array([written])
             sum_over_ranks(total, world, str(recipe.teacher.device))
@@ -194,7 +195,9 @@ def _fill_blocks(
     blocks: np.ndarray,
     olds: list[OldRows],
     num_workers: int,
+    prefetch: int,
     tell: Callable[[int], None],
+    log: Callable[[str], None],
 ) -> int:
     """Takes over or computes some blocks, see `count_rows`, and writes them; returns how many rows were computed."""
     filler = StoreFiller(tables)
@@ -202,8 +205,15 @@ def _fill_blocks(
         jobs = [(filler.block_ids(block), seed) for seed, block in blocks.tolist()]
         missing = [ids[~_have(olds, ids, seed)] for ids, seed in jobs]
         loader = Loader(
-            recipe.dataset, recipe.views, mask=tables.sample_ids, num_workers=num_workers, device=recipe.teacher.device
+            recipe.dataset,
+            recipe.views,
+            mask=tables.sample_ids,
+            batch_size=tables.block_rows,
+            num_workers=num_workers,
+            prefetch=prefetch,
+            device=recipe.teacher.device,
         )
+        log(f"cache-logits: {loader.describe()}")
         batches = loader.run((ids, seed) for ids, (_, seed) in zip(missing, jobs, strict=True) if len(ids))
         done = written = 0
         for (seed, block), (ids, _), absent in zip(blocks.tolist(), jobs, missing, strict=True):
