@@ -36,6 +36,7 @@ def slowed(loader: ViewLoader, seconds: float) -> ViewLoader:
 
 def rate(loader: ViewLoader, num_views: int) -> dict[str, float]:
     """Views a second over as many epochs as have that many views, seconds to the first batch, and the most memory taken."""
+    next(loader.run([next(loader.jobs(0))]))  # compiles
     num_epochs = -(-num_views // len(loader.ids))
     jobs = [job for epoch in range(num_epochs) for job in loader.jobs(epoch)]
     tracemalloc.start()
