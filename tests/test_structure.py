@@ -38,6 +38,7 @@ FLOORS = {
         "beton",
         "order",
         "batch",
+        "epochs",
         "memory",
         "flow",
         "upload",

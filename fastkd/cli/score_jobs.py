@@ -92,7 +92,7 @@ def by_networks(
 def by_store(dataset: "Dataset", logits: Path, methods: tuple[str, ...], mapping: "ClassMap | None") -> Job:
     """Scores by the rows of a store."""
     from fastkd.errors import OptionError
-    from fastkd.feed.loader import check_store, views_of
+    from fastkd.feed.checks import check_store, views_of
     from fastkd.models.classes import SAME_ORDER
     from fastkd.scoring.networks import DIRECTIONS, score_store
     from fastkd.store.logit_store import LogitStore

@@ -19,9 +19,10 @@ from fastkd.data.batch import Batch
 from fastkd.data.beton.part import where_from
 from fastkd.data.beton.read import Beton
 from fastkd.data.beton.read_ahead import is_cold, reading_ahead
+from fastkd.data.epochs import Epochs
 from fastkd.data.flow import Block, Piece, default_num_workers, grouped, plan_flow
 from fastkd.data.memory import BatchMemory
-from fastkd.data.order import PAGES_BATCHES, batch_ids, check_ids, check_order, epoch_order, num_batches
+from fastkd.data.order import check_ids, check_order
 from fastkd.data.upload import uploaded
 from fastkd.data.views.decode import (
     OF_PARTNER,
@@ -40,7 +41,7 @@ from fastkd.errors import CorruptError, OptionError
 _READ_AHEAD = 4  # batches whose bytes are asked for before they are made, where the file is cold
 
 
-class ViewLoader:
+class ViewLoader(Epochs):
     """Seeded views of some samples of a beton, in batches.
 
     Args:
@@ -104,10 +105,10 @@ class ViewLoader:
             raise OptionError(
                 f"{len(self.ids)} samples are fewer than one batch of {self.global_batch} on {world.size} ranks; lower the batch size"
             )
-        self._pages = None
+        self.pages = None
         if shuffle and order == "pages":
             self.ids = np.sort(self.ids)  # so that each epoch finds a page's samples side by side
-            self._pages = (beton.ptrs[self.ids] // beton.page_size).astype(np.int32)
+            self.pages = (beton.ptrs[self.ids] // beton.page_size).astype(np.int32)
         self._mine = np.zeros(beton.num_samples, bool)
         self._mine[self.ids] = True
         check_sizes(views, self.ids, beton.heights, beton.widths, beton.path)
@@ -138,10 +139,6 @@ class ViewLoader:
         unpacks = (one.unpack for one in columns)
         self._stage, self._node = compiled_stage(beton.image_field, views.mix is not None, *unpacks)
 
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        return num_batches(len(self.ids), global_batch=self.global_batch, drop_last=self.drop_last)
-
     def describe(self) -> str:
         """Who makes the batches, and the memory that takes, in words."""
         return f"{self.num_workers} loader threads, at most {self.most_bytes / 1e6:,.1f} MB of batches"
@@ -149,17 +146,6 @@ class ViewLoader:
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, with aug_seed = epoch mod num_seeds; from any batch on, for a run that resumes."""
         return self.run(self.jobs(epoch, start_batch=start_batch))
-
-    def jobs(self, epoch: int, *, start_batch: int = 0) -> Iterator[tuple[np.ndarray, int]]:
-        """What `run` is given for an epoch: sample_ids and aug_seed of each batch of this rank."""
-        epoch, start_batch = as_whole(epoch, "epoch", 0), as_whole(start_batch, "start_batch", 0)
-        group = PAGES_BATCHES * self.global_batch
-        order = epoch_order(self.ids, epoch=epoch, shuffle=self.shuffle, seed=self.seed, pages=self._pages, group=group)
-        parts = (
-            batch_ids(order, b, global_batch=self.global_batch, rank=self.world.rank, size=self.world.size)
-            for b in range(start_batch, len(self))
-        )
-        return ((part, epoch % self.views.num_seeds) for part in parts)
 
     def run(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[Batch]:
         """Batches named one by one as (int64 sample_ids, aug_seed); they come in the order of the jobs.

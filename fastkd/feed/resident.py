@@ -14,7 +14,7 @@ from fastkd.data.batch import Batch
 from fastkd.data.loader import ViewLoader
 from fastkd.data.views.draw import PAD, Views, boxes
 from fastkd.data.views.mix import MIXUP
-from fastkd.dist import even_split, sum_over_ranks
+from fastkd.dist import even_split
 from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.store.logit_store import LogitStore
@@ -81,7 +81,7 @@ class Resident:
                 partners, regions, lam = (table[aug_seed, part] for table in self._mixes)
                 partner_labels = self._labels[partners]
                 images = self._blend(images, self._cut(partners, aug_seed), regions)
-            yield Batch(
+            batch = Batch(
                 images=images,
                 partner_labels=partner_labels,
                 lam=lam,
@@ -90,8 +90,8 @@ class Resident:
                 logits=None if self._logits is None else self._logits[aug_seed, part],
                 aug_seed=aug_seed,
                 embeddings=None if self._embeddings is None else self._embeddings[aug_seed, part].float(),
-                weights=None if self.weights is None else self.weights[self._sample_ids[part]],
             )
+            yield self.loader.finished(batch)
 
     def _cut(self, rows: torch.Tensor, aug_seed: int) -> torch.Tensor:
         """uint8 (B, 3, H, W), channels_last."""
@@ -151,10 +151,10 @@ def make_resident(loader: Loader, store: LogitStore | None, choice: str) -> "Loa
     row_bytes += 2 * (loader.embeddings.width if loader.embeddings is not None else 0)
     needed = len(loader.ids) * (3 * side * side + loader.views.num_seeds * row_bytes)
     free, _ = torch.cuda.mem_get_info(loader.device)
-    fits = np.array([needed < _SHARE * free], np.int64)
-    if _num_sharing(loader) > 1:  # ranks that decode together do it all, or none
-        sum_over_ranks(fits, loader.world, str(loader.device))
-    return Resident(loader, store) if fits[0] == _num_sharing(loader) else loader
+    fits = torch.tensor(int(needed < _SHARE * free), device=loader.device)
+    if _num_sharing(loader) > 1:  # ranks that decode together all do it, or none
+        dist.all_reduce(fits, dist.ReduceOp.MIN)
+    return Resident(loader, store) if fits.item() else loader
 
 
 def _num_sharing(loader: Loader) -> int:

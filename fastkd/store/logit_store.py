@@ -45,6 +45,13 @@ class LogitStore:
         """Another process opens the same file again."""
         return _reopened, (self._place, self.tables.header.fingerprint)
 
+    def __repr__(self) -> str:
+        """The store in a line."""
+        t = self.tables
+        more = "" if t.embeddings is None else f", embeddings of {t.embeddings.codec.num_classes:,}"
+        views = f"{t.num_seeds} views of {t.num_rows:,} samples, {t.codec.num_classes:,} classes"
+        return f"LogitStore({t.path}: {views}, {t.codec.name}{more})"
+
     @property
     def num_seeds(self) -> int:
         """K, the views stored of each sample."""

@@ -16,7 +16,8 @@ from fastkd.artefact import found_artefact
 from fastkd.data.identity import choose_probes, probe_checksums
 from fastkd.dist import World, even_split, sum_over_ranks
 from fastkd.errors import CorruptError, MismatchError, OptionError
-from fastkd.feed.loader import Loader, check_probes
+from fastkd.feed.checks import check_probes
+from fastkd.feed.loader import Loader
 from fastkd.models.classes import DIGEST_KEY
 from fastkd.store.codec import CODECS, check_encodable, encode_rows, make_codec
 from fastkd.store.fidelity import codec_kl

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,21 @@ class Mask:
     header: Header
     path: Path | None = None
     weights: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """The number of kept samples."""
+        return len(self.sample_ids)
+
+    def __contains__(self, sample_id: object) -> bool:
+        """Whether a sample is kept; takes a look at all, for many at once use `bitmap`."""
+        return isinstance(sample_id, Integral) and bool((self.sample_ids == int(sample_id)).any())
+
+    def __repr__(self) -> str:
+        """The mask in a line."""
+        source = "" if self.path is None else f"{self.path}: "
+        method = self.header.params.get("method")
+        how = ([str(method)] if method else []) + ([] if self.weights is None else ["weighted"])
+        return f"Mask({source}{', '.join([f'{len(self):,} of {self.num_samples:,} samples', *how])})"
 
     @property
     def fraction(self) -> float:
