@@ -49,8 +49,10 @@ class Flow:
 
     @property
     def goes_ahead(self) -> int:
-        """Goes beyond those of the batch that is waited for: one under way for each worker, and one for it to go on with."""
-        return 2 * self.num_workers
+        """Goes beyond those of the batch that is waited for: one for each worker, and for every second one another to go on with
+        while a slow one holds the batch up. (Simulated with goes whose times have a deviation of 30 %: 0.98 of the workers' time
+        is used, up to 32 of them. With two for each, workers and caller wait more for Python's lock where CPUs are short.)"""
+        return self.num_workers + (self.num_workers - 1) // 2
 
     def num_goes(self, num_samples: int, *, is_first: bool = False) -> int:
         """Parts in which a block of so many samples is made; the first one, which a step waits for, by all workers together."""

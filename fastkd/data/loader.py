@@ -57,7 +57,7 @@ class ViewLoader(Epochs):
         drop_last: leave the last batch out where it is not full.
         num_workers: threads that make the batches; 0 for one a CPU of this process, see `default_num_workers`.
         prefetch: batches made ahead of the one that is asked for; where the workers need more to be busy, as many more as
-            they make in two goes each, of about 4 MiB of pixels. `most_bytes` says what that takes.
+            they make in one and a half goes each, of about 4 MiB of pixels. `most_bytes` says what that takes.
         device: where the batches end up; copies to a GPU have a stream of their own there.
         world: this process among torchrun's; every rank sees its own part of each global batch.
 

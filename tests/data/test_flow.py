@@ -144,7 +144,7 @@ def test_no_more_memory_is_held_than_the_loader_says(raw_beton, size, batch_size
     assert f"at most {loader.most_bytes / 1e6:,.1f} MB" in loader.describe()
 
 
-def test_memory_is_bounded_by_prefetched_batches_and_two_goes_a_worker(raw_beton):
+def test_memory_is_bounded_by_prefetched_batches_and_goes_of_the_workers(raw_beton):
     for num_workers in (1, 4, 16, 64):
         for batch_size in (1, 16, 64, 256, 600):
             loader = loader_of(raw_beton, 224, batch_size, num_workers, prefetch=2)
