@@ -113,8 +113,7 @@ class Loader(ViewLoader):
         by_number: take the store's classes by their numbers, whatever their names.
         batch_size: samples a batch on each rank. global_batch: on all ranks together, shared out evenly; None for
             batch_size × ranks. The batches are the same samples for any number of ranks that share one global batch.
-        shuffle, seed: the order of an epoch is a pure function of (seed, epoch), or that of the mask, without its last turn
-            being kept anywhere.
+        shuffle, seed: the order of an epoch is a pure function of (seed, epoch); without shuffle it is that of the mask.
         order: how to shuffle: `shuffle`, uniformly, or `pages`, whole pages of the file in random order with the samples
             of some of them mixed, for betons that are larger than memory.
         drop_last: leave the last batch out where it is not full.

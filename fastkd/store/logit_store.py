@@ -20,10 +20,18 @@ _PIECE_BYTES = 2**24  # asked of the disk at a time
 
 
 class LogitStore:
-    """A finished store, mapped for reading; the checksum of every row that is read is checked.
+    """A teacher's logits of K seeded views of each sample, as `fastkd cache-logits` stored them, mapped for reading.
+
+        store = fastkd.LogitStore("l.h5")
+        store.read([7, 42], aug_seed=3)  # float32 (2, C)
+
+    A `fastkd.Loader` takes it, or its path, as `logits`. The checksum of every row that is read is checked.
+
+    Args:
+        path: of the file.
 
     Raises (on opening):
-        NotFoundError, FormatError, CorruptError: as `read_tables`.
+        NotFoundError, FormatError, CorruptError: no file; not a store, or of a newer version; damaged.
         UnfinishedError: blocks are missing; the same `cache-logits` command goes on with them.
     """
 
@@ -98,7 +106,8 @@ class LogitStore:
         """The stored logits of some samples in one view.
 
         Args:
-            ids: int64 (n,), sample_ids in any order, repeats allowed; or what `as_ids` takes. aug_seed: 0 … K-1.
+            ids: (n,) sample_ids in any order, repeats allowed: an array or tensor of integers, or a sequence. aug_seed:
+                0 … K-1.
 
         Returns:
             float32 (n, C).
@@ -111,10 +120,19 @@ class LogitStore:
         return self._read(self.tables.outputs[0], self.records, ids, aug_seed)
 
     def read_embeddings(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
-        """The teacher's embeddings of some samples in one view: float32 (n, D); else as `read`.
+        """The teacher's embeddings of some samples in one view, of a store that has them.
+
+        Args:
+            ids: (n,) sample_ids in any order, repeats allowed: an array or tensor of integers, or a sequence. aug_seed:
+                0 … K-1.
+
+        Returns:
+            float32 (n, D).
 
         Raises:
-            MismatchError: also where the store has no embeddings.
+            OptionError: an aug_seed outside the store, or ids that are none.
+            MismatchError: samples that the store does not hold; a store without embeddings.
+            CorruptError: a row that does not match its checksum.
         """
         return self._read(*self.require_embeddings(), ids, aug_seed)
 
@@ -136,7 +154,7 @@ class LogitStore:
         return read_rows(self.tables.path, output, records, self._numbers(ids, aug_seed), ids, aug_seed)
 
     def gather(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
-        """The records of some samples in one view as they are, unchecked: uint8 (n, row_bytes); else as `read`."""
+        """The records of some samples in one view as they are stored, unchecked: uint8 (n, row_bytes)."""
         numbers = self._numbers(as_ids(ids), aug_seed)
         out = np.empty((len(numbers), self.tables.codec.row_bytes), np.uint8)
         gather_rows(self.records.reshape(-1).view(np.uint64), numbers, out.view(np.uint64))

@@ -28,7 +28,12 @@ MOST_SAMPLES = 2**33
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Mask:
-    """The kept samples of one beton.
+    """The kept samples of one beton, as `fastkd prune` chose them.
+
+        mask = fastkd.Mask.load("m.h5")
+        len(mask), mask.fraction, 7 in mask, mask.sample_ids[:100]
+
+    A `fastkd.Loader` takes it, or its path, as `mask`. The first n of a random or score mask are the mask of n samples.
 
     sample_ids: int64 (num_kept,), distinct, highest priority first. num_samples: N of the full beton.
     header: kind, fingerprint, inputs (`beton`, and `scores` or `features` where it was chosen by some) and params
