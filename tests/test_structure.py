@@ -31,7 +31,20 @@ FLOORS = {
         *("dist", "agree"),
         *("models", "data", "prune", "store", "distil", "feed", "teacher", "scoring", "train", "report", "cli"),
     ],
-    "fastkd.data": ["modes", "sources", "views", "beton", "order", "batch", "memory", "loader", "identity"],
+    "fastkd.data": [
+        "modes",
+        "sources",
+        "views",
+        "beton",
+        "order",
+        "batch",
+        "epochs",
+        "memory",
+        "flow",
+        "upload",
+        "loader",
+        "identity",
+    ],
     "fastkd.prune": ["scale", "select", "scores", "masks"],
 }
 """What lies in a folder, ground floor first: a file or folder imports from those before its own."""

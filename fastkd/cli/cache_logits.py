@@ -11,8 +11,8 @@ from fastkd.cli.numbers import MOST_BATCH, Real
 from fastkd.cli.options import (
     class_map_option,
     codec_option,
-    device_options,
     field_options,
+    loader_options,
     match_teacher,
     outputs_option,
     parse_outputs,
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     help="Rows of a block, the teacher's batch.",
 )
 @click.option("--out", type=Output(), required=True, help="The store to fill; resumes one that is there.")
-@device_options
+@loader_options
 def cache_logits(
     beton: Path,
     fields: Fields,
@@ -90,6 +90,7 @@ def cache_logits(
     world: "World",
     device: str,
     num_workers: int,
+    prefetch: int,
     **teacher_flags: Any,
 ) -> tuple[dict[str, Any], str]:
     """Compute the teacher's logits for K views of each kept sample of BETON, once, into a store.
@@ -142,6 +143,7 @@ def cache_logits(
             reuse=reuse,
             shard=part,
             num_workers=num_workers,
+            prefetch=prefetch,
             world=world,
             progress=progress,
             log=say,

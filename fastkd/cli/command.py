@@ -159,7 +159,7 @@ def claimed_for_all(params: Sequence[click.Parameter], options: Mapping[str, Any
         yield
 
 
-LOCAL = {"num_workers", "device"}
+LOCAL = {"num_workers", "prefetch", "device"}
 """Options that may differ from rank to rank: no result depends on them."""
 
 

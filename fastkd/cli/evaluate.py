@@ -9,7 +9,13 @@ from fastkd.agree import agree
 from fastkd.cli.command import command
 from fastkd.cli.common import say
 from fastkd.cli.numbers import MOST_BATCH, Real
-from fastkd.cli.options import class_map_option, device_options, ema_option, field_options, match_outputs
+from fastkd.cli.options import (
+    class_map_option,
+    ema_option,
+    field_options,
+    loader_options,
+    match_outputs,
+)
 from fastkd.data.beton.fields import Fields
 
 if TYPE_CHECKING:
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
     "--batch-size", type=click.IntRange(1, MOST_BATCH), default=250, show_default=True, help="Samples a step."
 )
 @class_map_option
-@device_options
+@loader_options
 def evaluate(
     beton: Path,
     fields: Fields,
@@ -54,6 +60,7 @@ def evaluate(
     world: "World",
     device: str,
     num_workers: int,
+    prefetch: int,
 ) -> tuple[dict[str, Any], str]:
     """Measure top-1 and top-5 accuracy of a checkpoint on all samples of BETON, centre crops.
 
@@ -90,7 +97,10 @@ def evaluate(
     dataset = relabelled(dataset, outputs, network.classes)
     views = Views("center", choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
     require_size(network.model, network.name, network.norm.size or views.size, "give another --size")
-    loader = Loader(dataset, views, batch_size=batch_size, num_workers=num_workers, device=device, world=world)
+    loader = Loader(
+        dataset, views, batch_size=batch_size, num_workers=num_workers, prefetch=prefetch, device=device, world=world
+    )
+    say(f"evaluate: {loader.describe()}")
     found = measure(network.model, network.norm, loader.epoch(0), world)
     result = {"path": str(beton), "model": model, **found}
     return (

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-MOST_EPOCHS, MOST_BATCH, MOST_WORKERS, MOST_SIZE = 10**6, 2**20, 1024, 4096
-"""The largest number of epochs, of samples in a batch, of loader threads, and of pixels of a side."""
+MOST_EPOCHS, MOST_BATCH, MOST_WORKERS, MOST_PREFETCH, MOST_SIZE = 10**6, 2**20, 1024, 1024, 4096
+"""The largest number of epochs, of samples in a batch, of loader threads, of batches made ahead, and of pixels of a side."""
 
 
 class Real(click.FloatRange):

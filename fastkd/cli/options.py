@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastkd.cli.common import say
-from fastkd.cli.numbers import MOST_SIZE, MOST_WORKERS, Real
+from fastkd.cli.numbers import MOST_PREFETCH, MOST_SIZE, MOST_WORKERS, Real
 from fastkd.data.beton.fields import Fields
 from fastkd.errors import OptionError
 
@@ -32,6 +32,17 @@ device_options = option_list(
         help="Loader threads; 0 for one a CPU.  [default: 0]",
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+)
+
+loader_options = option_list(
+    device_options,
+    click.option(
+        "--prefetch",
+        type=click.IntRange(1, MOST_PREFETCH),
+        default=3,
+        show_default=True,
+        help="Batches made ahead, at least; the memory that takes is said at the start.",
+    ),
 )
 
 _field_options = option_list(

@@ -9,7 +9,7 @@ from fastkd.agree import agree, share
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import say
 from fastkd.cli.numbers import MOST_BATCH, MOST_EPOCHS, Real
-from fastkd.cli.options import class_map_option, device_options, ema_option, field_options
+from fastkd.cli.options import class_map_option, ema_option, field_options, loader_options
 from fastkd.cli.score_jobs import by_memorization, by_networks, by_store
 from fastkd.cli.score_source import choose_source
 from fastkd.data.beton.fields import Fields
@@ -75,7 +75,7 @@ _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "var
 )
 @class_map_option
 @click.option("--out", type=Output(), required=True, help="The score file to write.")
-@device_options
+@loader_options
 def score(
     beton: Path,
     fields: Fields,
@@ -89,6 +89,7 @@ def score(
     world: "World",
     device: str,
     num_workers: int,
+    prefetch: int,
     **given: Any,
 ) -> tuple[dict[str, Any], str]:
     """Score every sample of BETON, high = hard, by networks (centre crops, evaluation mode) or by a logit store.
@@ -110,7 +111,7 @@ def score(
     mapping = read_class_map(given["class_map"])
     dataset = open_dataset(beton, fields)
     require_whole(dataset)
-    common = {"num_workers": num_workers, "device": device, "world": world}
+    common = {"num_workers": num_workers, "prefetch": prefetch, "device": device, "world": world}
     if source == "memorization":
         job = by_memorization(dataset, out, size, batch_size, given, common)
     elif source == "store":

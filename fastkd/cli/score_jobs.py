@@ -61,6 +61,7 @@ def by_networks(
     views = Views("center", choose_views(dataset, size=size).size)
     alone = common | {"world": World()}  # a batch is one rank's
     loader = Loader(dataset, views, batch_size=batch_size or 250, **alone)
+    say(f"score: {loader.describe()}")
     first = load(model[0], say)
     fingerprints = [first.fingerprint, *(load(spec, say).fingerprint for spec in model[1:])]
 
@@ -104,7 +105,7 @@ def by_networks(
 def by_store(dataset: "Dataset", logits: Path, methods: tuple[str, ...], mapping: "ClassMap | None") -> Job:
     """Scores by the rows of a store."""
     from fastkd.errors import OptionError
-    from fastkd.feed.loader import check_store, views_of
+    from fastkd.feed.checks import check_store, views_of
     from fastkd.models.classes import SAME_ORDER
     from fastkd.scoring.networks import DIRECTIONS, score_store
     from fastkd.store.logit_store import LogitStore

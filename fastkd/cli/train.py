@@ -13,8 +13,8 @@ from fastkd.cli.common import progress_bar, say
 from fastkd.cli.numbers import MOST_EPOCHS
 from fastkd.cli.options import (
     class_map_option,
-    device_options,
     field_options,
+    loader_options,
     match_teacher,
     refuse_idle,
     teacher_options,
@@ -41,7 +41,7 @@ _SECTIONS = {
     "Student": "model init reset-head norm ema sync-bn resize-from seed",
     "Loss": "kd alpha alpha-rule beta layers teacher-layers label-smoothing tau tau-squared",
     "Schedule": "epochs batch-size lr momentum weight-decay schedule",
-    "Speed": "amp compiled resident num-workers device",
+    "Speed": "amp compiled resident num-workers prefetch device",
     "Scores on the way": "record never-learned dual-window el2n-epochs",
     "Output": "out checkpoint-every val val-every tracked",
 }
@@ -141,7 +141,7 @@ _SECTIONS = {
     help="Decode once and cut the views on the device; auto: on a GPU whose memory holds the data.",
 )
 @view_options
-@device_options
+@loader_options
 def train(
     beton: Path,
     fields: Fields,
@@ -176,6 +176,7 @@ def train(
     world: "World",
     device: str,
     num_workers: int,
+    prefetch: int,
     resident: str,
     **options: Any,
 ) -> tuple[dict[str, Any], str]:
@@ -243,6 +244,7 @@ def train(
         val=val,
         val_fields=replace(fields, strict=False),
         num_workers=num_workers,
+        prefetch=prefetch,
         device=device,
         world=world,
         global_batch=share(world, lambda: started_global_batch(out)),

@@ -1,6 +1,6 @@
 """A batch: what a loader hands out, whichever it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,12 +8,14 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """What the training loop gets; its memory is its own.
+    """What a loader hands out; its memory is its own, and never changes later.
 
-    images: uint8 (B, 3, H, W), channels_last. labels, sample_ids: int64 (B,). logits: float32 (B, C), or None.
-    embeddings: float32 (B, D), the teacher's, or None. aug_seed: the seed of the views. weights: float32 (B,), of the samples
-    in the loss, or None where all weigh the same. Of mixed views, else None: partner_labels: int64 (B,); lam: float32 (B,),
-    the share of the own label and image.
+    `images, labels = batch`, with a store `images, labels, logits = batch`; by its name `batch["images"]`.
+
+    images: uint8 (B, 3, H, W), channels_last; float32 where the loader normalises. labels, sample_ids: int64 (B,). logits:
+    float32 (B, C), the teacher's of these views, or None. embeddings: float32 (B, D), the teacher's, or None. aug_seed: the
+    seed of the views. weights: float32 (B,), of the samples in the loss, or None where all weigh the same. Of mixed views,
+    else None: partner_labels: int64 (B,); lam: float32 (B,), the share of the own label and image.
     """
 
     images: torch.Tensor
@@ -27,7 +29,39 @@ class Batch:
     lam: torch.Tensor | None = None
 
     def __len__(self) -> int:
+        """B, the samples."""
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        """The batch in a line."""
+        shapes = (f"{name} {'×'.join(map(str, tensor.shape[1:]))}".rstrip() for name, tensor in self._tensors().items())
+        return f"Batch({len(self)} samples, aug_seed {self.aug_seed}: {', '.join(shapes)}; {self.images.device})"
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """images, labels and, with a store, logits: `images, labels, logits = batch`."""
+        return iter((self.images, self.labels) if self.logits is None else (self.images, self.labels, self.logits))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """A tensor by its name: `batch["images"]`.
+
+        Raises:
+            KeyError: the batch has none of that name; says which it has.
+        """
+        tensors = self._tensors()
+        if name not in tensors:
+            raise KeyError(f"{name!r} is not in this batch, which has {', '.join(tensors)}")
+        return tensors[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the batch has a tensor of that name."""
+        return name in self._tensors()
+
+    def keys(self) -> list[str]:
+        """The names of the tensors that the batch has, so that `dict(batch)` is one of them by their names."""
+        return list(self._tensors())
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: value for name in Batch.__slots__ if isinstance(value := getattr(self, name), torch.Tensor)}
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         def optional(tensor: torch.Tensor | None) -> torch.Tensor | None:

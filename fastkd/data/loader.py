@@ -1,14 +1,14 @@
 """Batches of seeded views out of a beton, through an FFCV pipeline.
 
-FFCV compiles the pipeline; running it is done here, by threads that each make a whole batch. An exception in a thread is
-raised where the batch would have come; leaving a loop early stops the threads and frees their memory; a batch has memory
-of its own, and as long as any of it is held it is not written to again.
+FFCV compiles the pipeline; running it is done here, by threads that each make some views in one go (`flow.py`). An exception
+in a thread is raised where the batch would have come; leaving a loop early stops the threads and frees their memory; a batch
+has memory of its own, and as long as any of it is held it is not written to again.
 """
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import numpy as np
@@ -19,8 +19,11 @@ from fastkd.data.batch import Batch
 from fastkd.data.beton.part import where_from
 from fastkd.data.beton.read import Beton
 from fastkd.data.beton.read_ahead import is_cold, reading_ahead
+from fastkd.data.epochs import Epochs
+from fastkd.data.flow import Block, Piece, default_num_workers, grouped, plan_flow
 from fastkd.data.memory import BatchMemory
-from fastkd.data.order import PAGES_BATCHES, batch_ids, check_ids, check_order, epoch_order, num_batches
+from fastkd.data.order import check_ids, check_order
+from fastkd.data.upload import uploaded
 from fastkd.data.views.decode import (
     OF_PARTNER,
     REASONS,
@@ -32,24 +35,13 @@ from fastkd.data.views.decode import (
 )
 from fastkd.data.views.draw import Views, check_sizes
 from fastkd.data.views.mix import KeptSet, Mixes
-from fastkd.dist import World, find_device
+from fastkd.dist import World, even_split, find_device
 from fastkd.errors import CorruptError, OptionError
 
-_GROUP_BYTES = 2**22  # most pixels that a worker makes in one go, if they are more than one batch
-_GROUPS = 8  # at least that many goes an epoch for each worker, so that all of them end at about the same time
 _READ_AHEAD = 4  # batches whose bytes are asked for before they are made, where the file is cold
 
 
-_Made = tuple[dict[str, np.ndarray], np.ndarray | None]  # arrays of some batches by name; status where one failed
-
-
-def default_num_workers() -> int:
-    """The CPUs that this process may use, divided by the processes that torchrun started on this node."""
-    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, len(os.sched_getaffinity(0)) // max(1, int(local) if local.isdigit() else 1))
-
-
-class ViewLoader:
+class ViewLoader(Epochs):
     """Seeded views of some samples of a beton, in batches.
 
     Args:
@@ -63,10 +55,10 @@ class ViewLoader:
         order: how to shuffle: `shuffle`, uniformly, or `pages`, whole pages of the file in random order with the samples
             of some of them mixed (at least 16 global batches), for betons that are larger than memory.
         drop_last: leave the last batch out where it is not full.
-        num_workers: threads, each of which makes whole batches; 0 for one a CPU of this process.
-        prefetch: batches made ahead of the one that is asked for; where they are small, as many more as all workers
-            make in one go, of 4 MiB of pixels at most each.
-        device: where the batches end up.
+        num_workers: threads that make the batches; 0 for one a CPU of this process, see `default_num_workers`.
+        prefetch: batches made ahead of the one that is asked for; where the workers need more to be busy, as many more as
+            they make in one and a half goes each, of about 4 MiB of pixels. `most_bytes` says what that takes.
+        device: where the batches end up; copies to a GPU have a stream of their own there.
         world: this process among torchrun's; every rank sees its own part of each global batch.
 
     Raises:
@@ -113,10 +105,10 @@ class ViewLoader:
             raise OptionError(
                 f"{len(self.ids)} samples are fewer than one batch of {self.global_batch} on {world.size} ranks; lower the batch size"
             )
-        self._pages = None
+        self.pages = None
         if shuffle and order == "pages":
             self.ids = np.sort(self.ids)  # so that each epoch finds a page's samples side by side
-            self._pages = (beton.ptrs[self.ids] // beton.page_size).astype(np.int32)
+            self.pages = (beton.ptrs[self.ids] // beton.page_size).astype(np.int32)
         self._mine = np.zeros(beton.num_samples, bool)
         self._mine[self.ids] = True
         check_sizes(views, self.ids, beton.heights, beton.widths, beton.path)
@@ -137,32 +129,23 @@ class ViewLoader:
             layout |= {"partner_labels": ((), np.dtype("i8")), "lam": ((), np.dtype("f4"))}
         # torch knows pinned memory by where a block begins, and waits for copies to the GPU only there: a batch, a block.
         is_pinned = self.device.type == "cuda"
-        one = 3 * views.size**2
-        self._most = 1 if is_pinned else min(_GROUP_BYTES // one, len(self.ids) // (_GROUPS * self.num_workers))
-        # What is made in one go takes long to hand over: no worker shall wait for that.
-        self._num_ahead = self.num_workers if self._most * world.size > self.global_batch else 0
-        self._memory = BatchMemory(layout, num_kept=max(prefetch, self._num_ahead) + 2, is_pinned=is_pinned)
+        self._flow = plan_flow(len(self.ids), 3 * views.size**2, self.num_workers, prefetch, is_alone=is_pinned)
+        of_rank = min(-(-self.global_batch // world.size), len(self.ids))
+        num_blocks, in_block = self._flow.num_blocks(of_rank)
+        self._memory = BatchMemory(layout, num_kept=num_blocks, is_pinned=is_pinned)
+        self.most_bytes = num_blocks * self._memory.block_bytes(in_block * of_rank)
+        """Memory of the batches of an epoch: those under way, and the one in the caller's hands. More that the caller keeps come
+        on top; on a GPU this is the host's."""
         unpacks = (one.unpack for one in columns)
         self._stage, self._node = compiled_stage(beton.image_field, views.mix is not None, *unpacks)
 
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        return num_batches(len(self.ids), global_batch=self.global_batch, drop_last=self.drop_last)
+    def describe(self) -> str:
+        """Who makes the batches, and the memory that takes, in words."""
+        return f"{self.num_workers} loader threads, at most {self.most_bytes / 1e6:,.1f} MB of batches"
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, with aug_seed = epoch mod num_seeds; from any batch on, for a run that resumes."""
         return self.run(self.jobs(epoch, start_batch=start_batch))
-
-    def jobs(self, epoch: int, *, start_batch: int = 0) -> Iterator[tuple[np.ndarray, int]]:
-        """What `run` is given for an epoch: sample_ids and aug_seed of each batch of this rank."""
-        epoch, start_batch = as_whole(epoch, "epoch", 0), as_whole(start_batch, "start_batch", 0)
-        group = PAGES_BATCHES * self.global_batch
-        order = epoch_order(self.ids, epoch=epoch, shuffle=self.shuffle, seed=self.seed, pages=self._pages, group=group)
-        parts = (
-            batch_ids(order, b, global_batch=self.global_batch, rank=self.world.rank, size=self.world.size)
-            for b in range(start_batch, len(self))
-        )
-        return ((part, epoch % self.views.num_seeds) for part in parts)
 
     def run(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[Batch]:
         """Batches named one by one as (int64 sample_ids, aug_seed); they come in the order of the jobs.
@@ -173,22 +156,32 @@ class ViewLoader:
             OptionError: a sample_id that is not among the loader's ids, or an aug_seed that the views do not have; or
                 a process that was forked since, where nobody makes the batches.
         """
-        process = os.getpid()
-        waiting: deque[tuple[Future[_Made], list[int], int]] = deque()
-        num_waiting = 0
+        batches = self._batches(jobs)
+        return batches if self.device.type == "cpu" else uploaded(batches, self.device)
+
+    def _batches(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Generator[Batch]:
+        """The batches in the host's memory. As many blocks are under way as `Flow` says, beyond the one that is waited for."""
+        process, flow = os.getpid(), self._flow
+        waiting: deque[Block] = deque()
+        num_batches = num_goes = 0
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="fastkd-loader")
         jobs = self._checked(jobs)
         if is_cold(self.beton, self.ids):
             jobs = reading_ahead(self.beton, jobs, _READ_AHEAD, self._decoded)
         try:
-            for parts, aug_seed in self._grouped(jobs):
-                waiting.append((pool.submit(self._make, parts, aug_seed), [len(part) for part in parts], aug_seed))
-                num_waiting += len(parts)
-                while num_waiting - len(waiting[0][1]) >= self.prefetch and len(waiting) > self._num_ahead:
-                    num_waiting -= len(waiting[0][1])
-                    yield from self._hand_over(*waiting.popleft(), process)
+            for number, (parts, aug_seed) in enumerate(grouped(jobs, flow.group)):
+                block = self._begin(pool, parts, aug_seed, is_first=number == 0)
+                waiting.append(block)
+                num_batches, num_goes = num_batches + len(block.sizes), num_goes + len(block.goes)
+                while (
+                    num_batches - len(waiting[0].sizes) >= flow.prefetch
+                    and num_goes - len(waiting[0].goes) >= flow.goes_ahead
+                ):
+                    block = waiting.popleft()
+                    num_batches, num_goes = num_batches - len(block.sizes), num_goes - len(block.goes)
+                    yield from self._hand_over(block, process)
             while waiting:
-                yield from self._hand_over(*waiting.popleft(), process)
+                yield from self._hand_over(waiting.popleft(), process)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -213,39 +206,32 @@ class ViewLoader:
             self.beton.require_length()
             yield ids, aug_seed
 
-    def _grouped(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[tuple[list[np.ndarray], int]]:
-        """Consecutive jobs of one aug_seed that a worker makes in one go: several where the batches are small, since
-        each go costs the worker and the caller a turn at Python's lock, as long as the making of 30 raw images."""
-        parts: list[np.ndarray] = []
-        seed, num_samples = 0, 0
-        for ids, aug_seed in jobs:
-            if parts and aug_seed != seed:
-                yield parts, seed
-                parts, num_samples = [], 0
-            seed = aug_seed
-            parts.append(ids)
-            num_samples += len(ids)
-            if num_samples + len(ids) > self._most:
-                yield parts, seed
-                parts, num_samples = [], 0
-        if parts:
-            yield parts, seed
+    def _begin(self, pool: ThreadPoolExecutor, parts: list[np.ndarray], aug_seed: int, *, is_first: bool) -> Block:
+        """Has some batches made, one after the other in memory of their own."""
+        ids = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), np.int64)
+        whole = Piece(ids, self._memory.arrays(len(ids)), np.zeros(len(ids), np.int32))
+        num_goes = self._flow.num_goes(len(ids), is_first=is_first)
+        pieces = (whole.cut(*even_split(len(ids), go, num_goes)) for go in range(num_goes))
+        goes = [pool.submit(self._make, piece, aug_seed) for piece in pieces]
+        return Block(whole, goes, [len(part) for part in parts], aug_seed)
 
-    def _hand_over(self, future: Future[_Made], sizes: list[int], aug_seed: int, process: int) -> Iterator[Batch]:
+    def _hand_over(self, block: Block, process: int) -> Iterator[Batch]:
         """The batches as tensors. Made here and not by the workers, which would hold Python's lock for it while the
         caller waits: 4 % of the rate with raw 32-pixel images."""
         if os.getpid() != process:  # a fork takes no threads along: the batch would never come
             raise OptionError("a loop goes on in the process that began it; begin the epoch anew in the forked one")
-        arrays, status = future.result()
-        start = 0
-        for size in sizes:
-            made = {name: array[start : start + size] for name, array in arrays.items()}
-            if status is not None and status[start : start + size].any():
+        for go in block.goes:
+            go.result()
+        aug_seed, status, start = block.aug_seed, block.whole.status, 0
+        is_good = not status.any()
+        for size in block.sizes:
+            made = {name: array[start : start + size] for name, array in block.whole.arrays.items()}
+            if not is_good and status[start : start + size].any():
                 bad = int(np.flatnonzero(status[start : start + size])[0])
                 self._fail(int(made["sample_ids"][bad]), int(status[start + bad]), aug_seed)
             start += size
             tensors = {name: torch.from_numpy(array) for name, array in made.items()}
-            batch = Batch(
+            yield Batch(
                 images=tensors["images"].permute(0, 3, 1, 2),
                 labels=tensors["labels"],
                 sample_ids=tensors["sample_ids"],
@@ -255,7 +241,6 @@ class ViewLoader:
                 partner_labels=tensors.get("partner_labels"),
                 lam=tensors.get("lam"),
             )
-            yield batch if self.device.type == "cpu" else batch.to(self.device)
 
     def _fail(self, sample_id: int, status: int, aug_seed: int) -> NoReturn:
         mixes = self.mixes(np.array([sample_id]), aug_seed)
@@ -266,12 +251,9 @@ class ViewLoader:
             f"lists all that is damaged"
         )
 
-    def _make(self, parts: list[np.ndarray], aug_seed: int) -> _Made:
-        """Runs the compiled pipeline for some batches, in memory of their own; their arrays by name, one batch after the
-        other, and what failed of them."""
-        ids = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), np.int64)
-        status = np.zeros(len(ids), np.int32)
-        arrays = self._memory.arrays(len(ids))
+    def _make(self, piece: Piece, aug_seed: int) -> None:
+        """Runs the compiled pipeline for some views, into the arrays of the piece."""
+        ids, arrays, status = piece
         np.take(self.beton.labels, ids, out=arrays["labels"])
         arrays["sample_ids"][:] = ids
         outputs = [arrays[name] for name in ("images", "logits", "embeddings") if name in arrays]
@@ -293,4 +275,3 @@ class ViewLoader:
             ),
             **{f"memory_{self._node}": tuple(outputs), f"shared_memory_{self._node}": None},
         )
-        return arrays, status if status.any() else None

@@ -24,8 +24,9 @@ class _Lease:
         try:
             block = pool.popleft()
         except IndexError:
-            block = np.empty(num_bytes, np.uint8)
-        if len(block) < num_bytes:
+            block = None
+        if block is None or len(block) < num_bytes:
+            del block  # before there is another one
             block = np.empty(num_bytes, np.uint8)
         self._pool, self._block = pool, block
         self.__array_interface__ = block.__array_interface__
@@ -63,6 +64,14 @@ class BatchMemory:
         places, num_bytes = self._places[num_samples]
         block = np.asarray(_Lease(self._pool, num_bytes))
         return {name: np.ndarray(shape, dtype, block, start) for name, shape, dtype, start in places}
+
+    def block_bytes(self, num_samples: int) -> int:
+        """Bytes of memory that the arrays for a batch of `num_samples` take; torch rounds pinned ones up to powers of two."""
+        places, num_bytes = self._place(num_samples)
+        if not self.is_pinned:
+            return num_bytes
+        sizes = (math.prod(shape) * dtype.itemsize for _, shape, dtype, _ in places)
+        return sum(1 << max(0, size - 1).bit_length() for size in sizes)
 
     def _place(self, num_samples: int) -> tuple[list[tuple[str, tuple[int, ...], np.dtype, int]], int]:
         """Name, shape, dtype and first byte of each array in the block of a batch, and the bytes of that block."""

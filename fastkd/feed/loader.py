@@ -9,21 +9,20 @@ import numpy as np
 import torch
 
 from fastkd.arguments import as_ids, as_path
-from fastkd.artefact import require_input
 from fastkd.data.batch import Batch
 from fastkd.data.beton.dataset import Dataset, open_dataset
 from fastkd.data.beton.fields import AS_FOUND, Fields
-from fastkd.data.identity import probe_checksums, view_identity
 from fastkd.data.loader import ViewLoader
-from fastkd.data.views.decode import Column
 from fastkd.data.views.draw import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.data.views.mix import Mix
 from fastkd.dist import World, read_world
-from fastkd.errors import FormatError, MismatchError, OptionError
-from fastkd.models.classes import SAME_ORDER, require_same_names
+from fastkd.errors import MismatchError, OptionError
+from fastkd.feed.ahead import asking_ahead
+from fastkd.feed.checks import check_store, views_of
+from fastkd.feed.columns import store_columns, weights_by_id
+from fastkd.models.norm import Norm, parse_norm
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.logit_store import LogitStore
-from fastkd.store.tables import Output, StoreTables
 
 
 def kept_ids(dataset: Dataset, mask: Mask | None) -> np.ndarray:
@@ -88,117 +87,49 @@ def choose_views(
     return Views(kind, size, num_seeds or seeds.get(kind, 1), mix=mixed)
 
 
-def views_of(tables: StoreTables) -> Views:
-    """The views that a store holds logits of, with its K.
-
-    Raises:
-        FormatError: its params name none.
-    """
-    try:
-        spec = tables.header.params["views"]
-        extra = {"crop_ratio": spec["crop_ratio"]} if "crop_ratio" in spec else {}
-        mix = Mix(spec["mix"]["kind"], spec["mix"]["alpha"]) if "mix" in spec else None
-        return Views(spec["kind"], spec["size"], tables.num_seeds, mix=mix, **extra)
-    except (KeyError, TypeError, OptionError) as error:
-        raise FormatError(
-            f"{tables.path}: does not say which views its logits are of ({error}); fill it anew"
-        ) from None
-
-
-def check_store(store: LogitStore, dataset: Dataset, views: Views, *, by_number: bool = False) -> None:
-    """Refuses a store whose logits were not made from these views of this beton, as this machine decodes them.
-
-    Args:
-        by_number: take classes by their numbers, whatever their names.
-
-    Raises:
-        MismatchError: another beton, other views, fewer seeds, other numbers of classes or names of them, or a machine that
-            decodes some of the store's probe views to other pixels.
-    """
-    path, header = store.tables.path, store.tables.header
-    require_input(header, path, "beton", dataset.fingerprint, dataset.beton.path)
-    for name, wanted in view_identity(views, store.sample_ids).items():
-        if header.params.get(name) != wanted:
-            raise MismatchError(f"{path}: made for {name} {header.params.get(name)}, asked for {wanted}")
-    if views.num_seeds > store.num_seeds:
-        raise MismatchError(f"{path}: holds {store.num_seeds} seeds a sample, {views.num_seeds} are asked for")
-    if store.num_classes != dataset.num_classes:
-        raise MismatchError(
-            f"{path}: rows of {store.num_classes} logits, {dataset.beton.path} has {dataset.num_classes} classes"
-        )
-    if not by_number:
-        way_out = f"take the classes by their numbers with --class-map {SAME_ORDER}"
-        require_same_names(header.params, path, dataset.class_names, dataset.beton.path, way_out)
-    check_probes(store.tables, dataset)
-
-
-def check_probes(tables: StoreTables, dataset: Dataset) -> None:
-    """Refuses a store whose probe views have other pixels on this machine.
-
-    Raises:
-        MismatchError: says how many of them; or a part of a beton has no sample of theirs.
-    """
-    probes, sums = tables.probes, tables.probe_crc32c
-    if dataset.beton.present is not None:
-        here = dataset.beton.present[probes[:, 0]]
-        if len(probes) and not here.any():
-            raise MismatchError(
-                f"{tables.path}: none of its {len(probes)} probe views is of a sample in {dataset.beton.path}; use the full beton"
-            )
-        probes, sums = probes[here], sums[here]
-    found = probe_checksums(dataset.beton, views_of(tables), probes, tables.sample_ids)
-    wrong = int(np.count_nonzero(found != sums))
-    if wrong:
-        raise MismatchError(
-            f"{tables.path}: {wrong} of {len(probes)} probe views decode to other pixels here than where the store was filled; "
-            f"use the same decoder libraries, or fill the store on this machine"
-        )
-
-
-def store_columns(
-    store: LogitStore, ids: np.ndarray, num_samples: int, *, embeddings: bool = False
-) -> tuple[Column, Column | None]:
-    """A store's logits as the loader takes them, and its embeddings where they are asked for.
-
-    Raises:
-        MismatchError: samples among `ids` that the store does not hold, or embeddings that it does not; or that it has others
-            too, which its views are mixed with.
-    """
-    rows = np.full(num_samples, -1, np.int32)
-    rows[ids] = store.rows_of(ids)
-    if views_of(store.tables).mix is not None and len(ids) != store.tables.num_rows:
-        raise MismatchError(
-            f"{store.tables.path}: its views are mixed among all {store.tables.num_rows:,} samples that it holds, {len(ids):,} are "
-            f"kept here; use the mask that it was made for, or make a store for this one"
-        )
-
-    def column(output: Output, records: np.ndarray) -> Column:
-        codec = output.codec
-        return Column(records=records, rows=rows, width=codec.num_classes, unpack=codec.unpack, salt=output.salt)
-
-    logits = column(store.tables.outputs[0], store.records)
-    return logits, column(*store.require_embeddings()) if embeddings else None
-
-
 class Loader(ViewLoader):
-    """Batches of seeded views, with the teacher's logits of the same views where there is a store.
+    """Batches of seeded views of a beton's images, with a teacher's stored logits of the same views where there is a store.
+
+        loader = fastkd.Loader("train.beton", mask="m.h5", logits="l.h5", batch_size=64, shuffle=True)
+        for epoch in range(50):
+            for images, labels, logits in loader:  # uint8 (B, 3, H, W), int64 (B,), float32 (B, C)
+                ...
+
+    Each iteration is the next epoch e, whose views have aug_seed = e mod K (`views.num_seeds`): other crops and flips. Which
+    one is next can be said by `set_epoch`, and kept by `state_dict` and `load_state_dict`, at any batch; `epoch(e)` gives one
+    without counting it. Views, order and batches follow from the arguments and e alone, whatever the number of workers. A batch is
+    a `Batch`: it also has `sample_ids`, `embeddings` and more. It never changes later. Leaving a loop stops the threads.
 
     Beton and store are mapped, and stay those that were opened, whatever is put in their place; paths may be relative. One
     that becomes shorter meanwhile is noticed when the next batch is begun; should it happen while one is made, or the disk
     fail, the system ends the process by SIGBUS, which no exception can stand for (commands say which file it was).
 
     Args:
-        beton: path, or a `Dataset` that is open already. fields: of a path, which hold the image and the label.
-        views: which views, or their kind, with what is left open as `choose_views` has it; None for those of the store.
-        mask: path of a mask, a `Mask`, or sample_ids as `as_ids` takes them; None keeps all. Batches have its weights, where it has some.
-        logits: path of a store or an open `LogitStore`; None for batches without logits. embeddings: whether batches have
-            the store's embeddings, too. by_number: take its classes by their numbers, whatever their names.
-        batch_size, global_batch, shuffle, seed, order, drop_last, num_workers, prefetch, device: as `ViewLoader`.
+        beton: path, or an open dataset.
+        views: which views: `Views`, or a kind, `crop-flip`, `rrc` or `center`. None for the store's; without a store, or what
+            a kind leaves open: crop-flip with K = 162 for images of one size up to 64 pixels, else rrc of 224 pixels, K = 50.
+        normalize: None for bytes; `cifar`, `imagenet`, `none` (0 … 1), `M,M,M/S,S,S` or a `Norm` for float32 images.
+        fields: of a path, which of the beton's fields hold the image and the label, where their names do not tell.
+        mask: the kept samples: path of a mask, a `Mask`, or sample_ids (integers, one-dimensional); None for all. Batches
+            have the `weights` of a mask that has some.
+        logits: path of a store, or an open `LogitStore`, that was filled from these views of this beton; None for none.
+        embeddings: whether batches have the store's embeddings, too.
+        by_number: take the store's classes by their numbers, whatever their names.
+        batch_size: samples a batch on each rank. global_batch: on all ranks together, shared out evenly; None for
+            batch_size × ranks. The batches are the same samples for any number of ranks that share one global batch.
+        shuffle, seed: the order of an epoch is a pure function of (seed, epoch); without shuffle it is that of the mask.
+        order: how to shuffle: `shuffle`, uniformly, or `pages`, whole pages of the file in random order with the samples
+            of some of them mixed, for betons that are larger than memory.
+        drop_last: leave the last batch out where it is not full.
+        num_workers: threads that make the batches; 0 for one a CPU of this process.
+        prefetch: batches made ahead, at least; as many more as keep all workers busy. `most_bytes` says what that takes.
+        device: where the batches end up: `cpu`, `cuda` or `cuda:N`.
         world: this process among those that share an epoch; None for what torchrun says, a single process without it.
 
     Raises:
-        FastKDError: a file that is missing, damaged or unfinished, files that do not belong together, options out of
-            range; see `ViewLoader`, `check_store` and `kept_ids`.
+        FastKDError: a file that is missing, damaged or unfinished, files that do not belong together, samples that the store
+            does not hold, options out of range, a device that is not there; while batches are made, `CorruptError` for a
+            sample that does not decode. The line says what was found, what was expected, and the way out.
     """
 
     def __init__(
@@ -206,6 +137,7 @@ class Loader(ViewLoader):
         beton: str | Path | Dataset,
         views: Views | str | None = None,
         *,
+        normalize: Norm | str | None = None,
         fields: Fields = AS_FOUND,
         mask: str | Path | Mask | np.ndarray | Sequence[int] | torch.Tensor | None = None,
         logits: str | Path | LogitStore | None = None,
@@ -233,15 +165,8 @@ class Loader(ViewLoader):
         store = (
             logits if isinstance(logits, LogitStore | None) else LogitStore(as_path(logits, "logits", "a LogitStore"))
         )
-        if views is None and store is None:
-            raise OptionError("views are needed where there is no store to take them from")
         if isinstance(views, str | None):
             views = choose_views(self.dataset, views, store=store)
-        self.weights: torch.Tensor | None = None  # float32 (N,), by sample_id
-        if isinstance(mask, Mask) and mask.weights is not None:
-            of_all = torch.ones(mask.num_samples)
-            of_all[torch.from_numpy(mask.sample_ids)] = torch.from_numpy(mask.weights)
-            self.weights = of_all.to(device)
         its_logits = its_embeddings = None
         self.store, self._num_rows = store, 0
         if embeddings and store is None:
@@ -249,7 +174,7 @@ class Loader(ViewLoader):
         if store is not None:
             check_store(store, self.dataset, views, by_number=by_number)
             its_logits, its_embeddings = store_columns(
-                store, ids, self.dataset.beton.num_samples, embeddings=embeddings
+                store, ids, self.dataset.beton.num_samples, is_mixed=views.mix is not None, embeddings=embeddings
             )
             self._num_rows = int(its_logits.rows.max()) + 1
         super().__init__(
@@ -269,26 +194,48 @@ class Loader(ViewLoader):
             device=device,
             world=read_world() if world is None else world,
         )
+        self.weights = weights_by_id(mask, self.device)  # float32 (N,)
+        self.norm = parse_norm(normalize, "normalize") if isinstance(normalize, str) else normalize
+        if not isinstance(self.norm, Norm | None):
+            raise OptionError(f"normalize is {normalize!r}, expected a Norm, or text such as cifar or imagenet")
+
+    def __repr__(self) -> str:
+        """The loader in a line."""
+        store = "" if self.store is None else f", logits of {self.store.tables.path}"
+        views = f"{self.views.kind} {self.views.size}, K = {self.views.num_seeds}"
+        kept = f"{len(self.ids):,} of {self.dataset.beton.num_samples:,} samples"
+        sizes = f"{len(self):,} batches of {self.global_batch}"
+        return f"Loader({self.dataset.beton.path}: {kept}, {views}{store}; {sizes}; {self.device})"
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, see `ViewLoader`; the rows of it and of the next are asked of the disk beforehand."""
-        if self.store is not None:
-            for one in (epoch, epoch + 1):
-                embeddings = self.embeddings is not None
-                self.store.prefetch(one % self.views.num_seeds, self._num_rows, embeddings=embeddings)
-        return super().epoch(epoch, start_batch=start_batch)
+        """The batches of one epoch, 0, 1, …, with aug_seed = epoch mod K; from any batch on, for a run that resumes. The place of
+        `for batch in loader` stays. A store's rows for it and the next are meanwhile asked of the disk."""
+        batches = super().epoch(epoch, start_batch=start_batch)
+        if self.store is None:
+            return batches
+        planes = dict.fromkeys(one % self.views.num_seeds for one in (epoch, epoch + 1))
+        return asking_ahead(batches, self.store, planes, self._num_rows, embeddings=self.embeddings is not None)
 
     def run(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[Batch]:
-        """Batches named one by one, see `ViewLoader`; with the mask's weights.
+        """Batches named one by one as (int64 sample_ids, aug_seed), in the order of the jobs.
 
         Raises:
-            FormatError: also where the store became shorter since it was opened.
+            CorruptError: a sample that cannot be decoded, or whose row is damaged.
+            FormatError: a beton or a store that became shorter since it was opened.
+            OptionError: a sample_id that is not among the loader's ids, or an aug_seed that the views do not have.
         """
-        batches, weights = super().run(self._while_whole(jobs)), self.weights
-        return batches if weights is None else (replace(batch, weights=weights[batch.sample_ids]) for batch in batches)
+        batches = super().run(self._while_whole(jobs))
+        if self.weights is None and self.norm is None:
+            return batches
+        return (self.finished(batch) for batch in batches)
 
     def _while_whole(self, jobs: Iterable[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
         for job in jobs:
             if self.store is not None:
                 self.store.tables.require_length()
             yield job
+
+    def finished(self, batch: Batch) -> Batch:
+        """A batch with the mask's weights, and with float images where they are normalised."""
+        images = batch.images if self.norm is None else self.norm(batch.images)
+        return replace(batch, images=images, weights=None if self.weights is None else self.weights[batch.sample_ids])

@@ -4,16 +4,17 @@ The views are those of the loader, to the byte: their geometry comes from the sa
 and cutting at whole pixels moves bytes. Logits lie on the device too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 
 from fastkd.data.batch import Batch
 from fastkd.data.loader import ViewLoader
 from fastkd.data.views.draw import PAD, Views, boxes
 from fastkd.data.views.mix import MIXUP
+from fastkd.dist import even_split
 from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.store.logit_store import LogitStore
@@ -26,7 +27,8 @@ class Resident:
     """A `Loader` whose images, labels, logits and embeddings lie on its device.
 
     Args:
-        loader: says which samples, views, order, ranks and device. store: its logits and embeddings, where it has some.
+        loader: says which samples, views, order, ranks and device; the ranks of a process group decode a part of the samples
+            each, and give it to the others. store: its logits and embeddings, where it has some.
 
     Raises:
         OptionError: views or images that cannot be cut at whole pixels.
@@ -41,19 +43,17 @@ class Resident:
         self.ids, self.views, self.logits, self.device = loader.ids, loader.views, loader.logits, loader.device
         self.weights, self.embeddings = loader.weights, loader.embeddings
         self.global_batch = loader.global_batch
-        pad = PAD if loader.views.kind == "crop-flip" else 0
-        self._pixels = F.pad(_decoded(loader), (0, 0, pad, pad, pad, pad)).to(self.device)
+        self._pixels = _decoded(loader)
         self._labels = torch.from_numpy(loader.beton.labels[self.ids].astype(np.int64)).to(self.device)
         self._sample_ids = torch.from_numpy(self.ids).to(self.device)
         self._boxes = torch.from_numpy(_geometry(loader)).to(self.device)
-        self._logits = None
+        self._logits = self._embeddings = None
+        seeds = range(loader.views.num_seeds)
         if store is not None and loader.logits is not None:
-            planes = (torch.from_numpy(store.read(self.ids, seed)) for seed in range(loader.views.num_seeds))
-            self._logits = torch.stack([plane.to(self.device) for plane in planes])
-        self._embeddings = None
+            self._logits = _stacked((store.read(self.ids, seed) for seed in seeds), len(seeds), self.device)
         if store is not None and loader.embeddings is not None:  # float16 numbers, as the store has them
-            more = (torch.from_numpy(store.read_embeddings(self.ids, seed)) for seed in range(loader.views.num_seeds))
-            self._embeddings = torch.stack([plane.half().to(self.device) for plane in more])
+            planes = (store.read_embeddings(self.ids, seed).astype(np.float16) for seed in seeds)
+            self._embeddings = _stacked(planes, len(seeds), self.device)
         self._rows = np.full(loader.beton.num_samples, -1, np.int64)
         self._rows[self.ids] = np.arange(len(self.ids))
         self._mixes = None if loader.views.mix is None else self._all_mixes()
@@ -61,6 +61,12 @@ class Resident:
     def __len__(self) -> int:
         """Batches an epoch."""
         return len(self.loader)
+
+    def describe(self) -> str:
+        """Where the data lie, and the memory that takes, in words."""
+        tables = (self._pixels, self._boxes, self._logits, self._embeddings, *(self._mixes or ()))
+        size = sum(table.nbytes for table in tables if table is not None)
+        return f"{len(self.ids):,} samples in memory of {self.device}, {size / 1e6:,.1f} MB"
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches that the loader would give, cut on the device."""
@@ -75,7 +81,7 @@ class Resident:
                 partners, regions, lam = (table[aug_seed, part] for table in self._mixes)
                 partner_labels = self._labels[partners]
                 images = self._blend(images, self._cut(partners, aug_seed), regions)
-            yield Batch(
+            batch = Batch(
                 images=images,
                 partner_labels=partner_labels,
                 lam=lam,
@@ -84,8 +90,8 @@ class Resident:
                 logits=None if self._logits is None else self._logits[aug_seed, part],
                 aug_seed=aug_seed,
                 embeddings=None if self._embeddings is None else self._embeddings[aug_seed, part].float(),
-                weights=None if self.weights is None else self.weights[self._sample_ids[part]],
             )
+            yield self.loader.finished(batch)
 
     def _cut(self, rows: torch.Tensor, aug_seed: int) -> torch.Tensor:
         """uint8 (B, 3, H, W), channels_last."""
@@ -145,20 +151,53 @@ def make_resident(loader: Loader, store: LogitStore | None, choice: str) -> "Loa
     row_bytes += 2 * (loader.embeddings.width if loader.embeddings is not None else 0)
     needed = len(loader.ids) * (3 * side * side + loader.views.num_seeds * row_bytes)
     free, _ = torch.cuda.mem_get_info(loader.device)
-    return Resident(loader, store) if needed < _SHARE * free else loader
+    fits = torch.tensor(int(needed < _SHARE * free), device=loader.device)
+    if _num_sharing(loader) > 1:  # ranks that decode together all do it, or none
+        dist.all_reduce(fits, dist.ReduceOp.MIN)
+    return Resident(loader, store) if fits.item() else loader
+
+
+def _num_sharing(loader: Loader) -> int:
+    """Ranks that decode a part of the samples each: those of the process group, where there is one."""
+    return loader.world.size if dist.is_initialized() else 1
 
 
 def _decoded(loader: Loader) -> torch.Tensor:
-    """The whole images: uint8 (n, H, W, 3), in the order of the ids."""
-    whole = ViewLoader(loader.beton, Views("center", loader.views.size), ids=loader.ids, num_workers=loader.num_workers)
-    starts = range(0, len(loader.ids), _DECODE_BATCH)
-    batches = whole.run((loader.ids[start : start + _DECODE_BATCH], 0) for start in starts)
-    return torch.cat([batch.images.permute(0, 2, 3, 1) for batch in batches])
+    """The whole images in a frame of zeros as wide as the views need it: uint8 (n, H, W, 3) on the loader's device, in the
+    order of the ids. Nothing of that size exists besides it."""
+    pad, side, num_ids = PAD if loader.views.kind == "crop-flip" else 0, loader.views.size, len(loader.ids)
+    padded = side + 2 * pad
+    pixels = torch.zeros((num_ids, padded, padded, 3), dtype=torch.uint8, device=loader.device)
+    size = _num_sharing(loader)
+    start, end = even_split(num_ids, loader.world.rank if size > 1 else 0, size)
+    if end > start:
+        own, views = loader.ids[start:end], Views("center", side)
+        whole = ViewLoader(loader.beton, views, ids=own, num_workers=loader.num_workers, device=loader.device)
+        for batch in whole.run((own[at : at + _DECODE_BATCH], 0) for at in range(0, len(own), _DECODE_BATCH)):
+            images = batch.images.permute(0, 2, 3, 1)
+            pixels[start : start + len(batch), pad : pad + side, pad : pad + side] = images
+            start += len(batch)
+    for rank in range(size if size > 1 else 0):
+        first, last = even_split(num_ids, rank, size)
+        if last > first:
+            dist.broadcast(pixels[first:last], rank)
+    return pixels
+
+
+def _stacked(planes: Iterable[np.ndarray], num_planes: int, device: torch.device) -> torch.Tensor:
+    """Arrays of one shape as one tensor on a device; nothing of its size exists besides it."""
+    planes = iter(planes)
+    first = torch.from_numpy(next(planes))
+    out = torch.empty((num_planes, *first.shape), dtype=first.dtype, device=device)
+    out[0] = first
+    for number, plane in enumerate(planes, start=1):
+        out[number] = torch.from_numpy(plane)
+    return out
 
 
 def _geometry(loader: Loader) -> np.ndarray:
     """Top, left and flip of every view: uint8 (K, n, 3)."""
     views, ids = loader.views, loader.ids
     heights, widths = loader.beton.heights[ids], loader.beton.widths[ids]
-    planes = [boxes(views, ids, seed, heights, widths)[:, [0, 1, 4]] for seed in range(views.num_seeds)]
-    return np.stack(planes).astype(np.uint8)
+    tables = (boxes(views, ids, seed, heights, widths)[:, [0, 1, 4]] for seed in range(views.num_seeds))
+    return np.stack([table.astype(np.uint8) for table in tables])

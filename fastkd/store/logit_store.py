@@ -3,8 +3,8 @@
 `tables.py` has the layout, `filling.py` makes stores, `verify.py` checks them.
 """
 
-import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,25 @@ from fastkd.store.codec import decode_rows
 from fastkd.store.gather import gather_rows
 from fastkd.store.tables import Output, read_tables
 
+_PIECE_BYTES = 2**24  # asked of the disk at a time
+
 
 class LogitStore:
-    """A finished store, mapped for reading; the checksum of every row that is read is checked.
+    """A teacher's logits of K seeded views of each sample, as `fastkd cache-logits` stored them, mapped for reading.
+
+        store = fastkd.LogitStore("l.h5")
+        store.read([7, 42], aug_seed=3)  # float32 (2, C)
+
+    A `fastkd.Loader` takes it, or its path, as `logits`. The checksum of every row that is read is checked.
+
+    Args:
+        path: of the file.
 
     It stays the one that was opened, whatever is put in its place. If it becomes shorter, the next read raises; should that
     happen within a read, or the disk fail, the system ends the process by SIGBUS, which no exception can stand for.
 
     Raises (on opening):
-        NotFoundError, FormatError, CorruptError: as `read_tables`.
+        NotFoundError, FormatError, CorruptError: no file; not a store, or of a newer version; damaged.
         UnfinishedError: blocks are missing; the same `cache-logits` command goes on with them.
     """
 
@@ -45,6 +55,13 @@ class LogitStore:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the same file again."""
         return _reopened, (self._place, self.tables.header.fingerprint)
+
+    def __repr__(self) -> str:
+        """The store in a line."""
+        t = self.tables
+        more = "" if t.embeddings is None else f", embeddings of {t.embeddings.codec.num_classes:,}"
+        views = f"{t.num_seeds} views of {t.num_rows:,} samples, {t.codec.num_classes:,} classes"
+        return f"LogitStore({t.path}: {views}, {t.codec.name}{more})"
 
     @property
     def num_seeds(self) -> int:
@@ -92,7 +109,8 @@ class LogitStore:
         """The stored logits of some samples in one view.
 
         Args:
-            ids: int64 (n,), sample_ids in any order, repeats allowed; or what `as_ids` takes. aug_seed: 0 … K-1.
+            ids: (n,) sample_ids in any order, repeats allowed: an array or tensor of integers, or a sequence. aug_seed:
+                0 … K-1.
 
         Returns:
             float32 (n, C).
@@ -106,10 +124,19 @@ class LogitStore:
         return self._read(self.tables.outputs[0], self.records, ids, aug_seed)
 
     def read_embeddings(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
-        """The teacher's embeddings of some samples in one view: float32 (n, D); else as `read`.
+        """The teacher's embeddings of some samples in one view, of a store that has them.
+
+        Args:
+            ids: (n,) sample_ids in any order, repeats allowed: an array or tensor of integers, or a sequence. aug_seed:
+                0 … K-1.
+
+        Returns:
+            float32 (n, D).
 
         Raises:
-            MismatchError: also where the store has no embeddings.
+            OptionError: an aug_seed outside the store, or ids that are none.
+            MismatchError: samples that the store does not hold; a store without embeddings.
+            CorruptError: a row that does not match its checksum.
         """
         return self._read(*self.require_embeddings(), ids, aug_seed)
 
@@ -131,7 +158,7 @@ class LogitStore:
         return read_rows(self.tables.path, output, records, self._numbers(ids, aug_seed), ids, aug_seed)
 
     def gather(self, ids: np.ndarray, aug_seed: int) -> np.ndarray:
-        """The records of some samples in one view as they are, unchecked: uint8 (n, row_bytes); else as `read`."""
+        """The records of some samples in one view as they are stored, unchecked: uint8 (n, row_bytes)."""
         numbers = self._numbers(as_ids(ids), aug_seed)
         out = np.empty((len(numbers), self.tables.codec.row_bytes), np.uint8)
         gather_rows(self.records.reshape(-1).view(np.uint64), numbers, out.view(np.uint64))
@@ -142,19 +169,32 @@ class LogitStore:
         aug_seed = as_whole(aug_seed, f"{self.tables.path}: aug_seed", 0, self.num_seeds - 1)
         return aug_seed * self.tables.num_rows + self.rows_of(ids)
 
-    def prefetch(self, aug_seed: int, num_rows: int | None = None, *, embeddings: bool = False) -> None:
-        """Tells the system that the plane of an aug_seed, or its first rows, will be read soon; returns at once.
+    def prefetch(
+        self,
+        aug_seed: int,
+        num_rows: int | None = None,
+        *,
+        embeddings: bool = False,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Has the system read the plane of an aug_seed, or its first rows, into memory.
+
+        It goes piece by piece and takes as long as the system needs to begin with each, meanwhile other threads go on.
 
         Args:
-            embeddings: those too, where the store has them.
+            embeddings: those too, where the store has them. is_over: asked between pieces whether to leave the rest.
         """
         t = self.tables
+        file = t.file.fileno()
         for output in t.outputs[: 1 + embeddings]:
             row_bytes = output.codec.row_bytes
             start = output.offset + aug_seed * t.num_rows * row_bytes
             end = start + (t.num_rows if num_rows is None else num_rows) * row_bytes
-            start -= start % mmap.PAGESIZE
-            t.mapping.madvise(mmap.MADV_WILLNEED, start, end - start)
+            for piece in range(start, end, _PIECE_BYTES):
+                if is_over():
+                    return
+                # Not by madvise, during which Python holds its lock.
+                os.posix_fadvise(file, piece, min(_PIECE_BYTES, end - piece), os.POSIX_FADV_WILLNEED)
 
 
 def _reopened(path: str, fingerprint: str) -> LogitStore:

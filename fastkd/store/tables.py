@@ -6,9 +6,12 @@ the row order; `done` (K, num_blocks) uint8; `top1` (K, num_blocks, 2) uint32; `
 a mapping of it. `filling.py` makes stores, `verify.py` checks them.
 """
 
+import io
 import json
 import math
 import mmap
+import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,7 @@ class StoreTables:
     block_rows: rows of a block, the teacher's batch. done: 1 for each block that is filled. top1: of each block, how many
     of its rows have their largest logit at their label, and a checksum of that. about: what else is known of where the
     logits come from (`teacher`: num_parameters, val_top1, mask); {} where that is not recorded. mapping: the whole file, which
-    stays the one that was read, whatever is put in its place.
+    stays the one that was read, whatever is put in its place; file: it, open for as long.
     """
 
     path: Path
@@ -65,6 +68,7 @@ class StoreTables:
     done_offset: int
     top1_offset: int
     about: dict[str, Any]
+    file: io.BufferedReader
     mapping: mmap.mmap
 
     @property
@@ -224,7 +228,9 @@ def _tables(path: Path) -> StoreTables:
         probes = read_dataset(file, "probes", dtype="<i8", ndim=2, path=path)
         probe_crc32c = read_dataset(file, "probe_crc32c", dtype="<u4", ndim=1, path=path)
         about = _read_about(file, header, path)
-        mapping = mmap.mmap(file.id.get_vfd_handle(), 0, access=mmap.ACCESS_READ)
+        opened = os.fdopen(os.dup(file.id.get_vfd_handle()), "rb")
+        mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        weakref.finalize(mapping, opened.close)
     num_rows = len(sample_ids)
     blocks = (num_seeds, -(-num_rows // block_rows)) if block_rows > 0 else ()
     for name, shape in shapes.items():
@@ -256,5 +262,6 @@ def _tables(path: Path) -> StoreTables:
         done_offset=offsets["done"],
         top1_offset=offsets["top1"],
         about=about,
+        file=opened,
         mapping=mapping,
     )

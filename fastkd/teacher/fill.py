@@ -14,7 +14,8 @@ from fastkd.artefact import found_artefact
 from fastkd.data.identity import choose_probes, probe_checksums
 from fastkd.dist import World, even_split, sum_over_ranks
 from fastkd.errors import OptionError
-from fastkd.feed.loader import Loader, check_probes
+from fastkd.feed.checks import check_probes
+from fastkd.feed.loader import Loader
 from fastkd.models.classes import DIGEST_KEY
 from fastkd.store.codec import CODECS, make_codec
 from fastkd.store.fidelity import codec_kl
@@ -33,6 +34,7 @@ def fill_store(
     reuse: Sequence[str | Path] = (),
     shard: tuple[int, int] = (1, 1),
     num_workers: int = 0,
+    prefetch: int = 3,
     world: World = World(),  # noqa: B008  (frozen)
     progress: Callable[[int, int], None] = lambda done, total: None,
     log: Callable[[str], None] = lambda line: None,
@@ -96,9 +98,11 @@ def fill_store(
                 mask=tables.sample_ids,
                 batch_size=tables.block_rows,
                 num_workers=num_workers,
+                prefetch=prefetch,
                 device=recipe.teacher.device,
                 world=World(),  # a block is one rank's
             )
+            log(f"cache-logits: {loader.describe()}")
             total = np.array([fill_blocks(tables, recipe, pending, olds, loader, world=world, progress=progress)])
             sum_over_ranks(total, world)
             written, seconds = int(total[0]), time.perf_counter() - begin_s

@@ -9,7 +9,8 @@ from fastkd.artefact import require_input
 from fastkd.data.beton.dataset import Dataset
 from fastkd.data.identity import view_identity
 from fastkd.errors import MismatchError, OptionError
-from fastkd.feed.loader import Loader, check_probes, views_of
+from fastkd.feed.checks import check_probes, views_of
+from fastkd.feed.loader import Loader
 from fastkd.hashing import draw_below
 from fastkd.store.fidelity import kl_rows, through
 from fastkd.store.logit_store import read_rows

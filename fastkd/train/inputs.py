@@ -48,6 +48,7 @@ def open_inputs(
     teacher: Teacher | None,
     val: str | Path | None,
     num_workers: int,
+    prefetch: int = 3,
     device: str,
     world: World,
     global_batch: int | None = None,
@@ -104,6 +105,7 @@ def open_inputs(
         order=recipe.order,
         drop_last=recipe.drop_last,
         num_workers=num_workers,
+        prefetch=prefetch,
         device=device,
         world=world,
     )
@@ -116,7 +118,8 @@ def open_inputs(
         val_data = relabelled(val_data, outputs, dataset.classes)
         fingerprints["val"] = val_data.fingerprint
         center = Views("center", views.size)
-        whole = Loader(val_data, center, batch_size=EVAL_BATCH, num_workers=num_workers, device=device, world=world)
+        common: dict[str, Any] = {"num_workers": num_workers, "prefetch": prefetch, "device": device, "world": world}
+        whole = Loader(val_data, center, batch_size=EVAL_BATCH, **common)
         val_loader = make_resident(whole, None, "off" if why_not(whole) else resident)
     return RunInputs(
         loader=make_resident(loader, loader.store, resident),

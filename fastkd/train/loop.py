@@ -111,6 +111,7 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
             raise run.stop.error(place_in_words(epoch, step + 1))
         if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and step + 1 < steps:
             checkpoint(step + 1)
+        run.watch.did("update")  # what ranks exchange and what is written is no waiting for data
     collect()
     if run.recording is not None:
         run.recording.end_epoch()

@@ -40,6 +40,7 @@ def score_memorization(
     min_count: int,
     norm: Norm,
     num_workers: int = 0,
+    prefetch: int = 3,
     device: str = "cpu",
     world: World = World(),  # noqa: B008  (frozen)
     log: Callable[[str], None] = lambda line: None,
@@ -89,7 +90,7 @@ def score_memorization(
                 ids = random_order(np.zeros(num_samples, np.int64), seed)[:size]
                 run = folder / f"{m:05}"
                 own = replace(recipe, seed=seed)
-                correct = _one_network(dataset, views, own, run, ids, norm, num_workers, device, world)
+                correct = _one_network(dataset, views, own, run, ids, norm, num_workers, prefetch, device, world)
                 if world.is_main:
                     _write_trial(path, dataset, params | {"network": m}, ids, correct)
                     shutil.rmtree(run)
@@ -108,11 +109,12 @@ def _one_network(
     ids: np.ndarray,
     norm: Norm,
     num_workers: int,
+    prefetch: int,
     device: str,
     world: World,
 ) -> np.ndarray:
     """Trains on some samples, or goes on; returns which of all samples the network then has right: bool (N,)."""
-    common: dict[str, Any] = {"num_workers": num_workers, "device": device, "world": world}
+    common: dict[str, Any] = {"num_workers": num_workers, "prefetch": prefetch, "device": device, "world": world}
     loader = Loader(dataset, views, mask=ids, batch_size=recipe.batch_size, shuffle=True, seed=recipe.seed, **common)
     train(
         recipe,

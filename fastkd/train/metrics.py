@@ -85,7 +85,8 @@ class Stopwatch:
         self.seconds = dict.fromkeys(self.PARTS, 0.0)
         self.total_s = 0.0
         self.num_images = 0
-        self._on_gpu = torch.device(device).type == "cuda"
+        self._device = torch.device(device)
+        self._on_gpu = self._device.type == "cuda"
         self._start = self._mark = time.perf_counter()
         self._events: list[tuple[str, torch.cuda.Event]] = []
 
@@ -100,7 +101,7 @@ class Stopwatch:
         """A part of the step ended: what passed since the last mark was it."""
         if self._on_gpu:
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))
             self._events.append((part, event))
             return
         now = time.perf_counter()
@@ -110,7 +111,7 @@ class Stopwatch:
     def stop(self) -> None:
         """Ends an epoch."""
         if self._on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
             for (_, before), (part, after) in zip(self._events, self._events[1:], strict=False):
                 self.seconds[part] += before.elapsed_time(after) / 1000
         self.total_s += time.perf_counter() - self._start

@@ -11,7 +11,7 @@ from fastkd.data.beton.manifest import manifest_text
 from fastkd.data.beton.read import manifest_path
 from fastkd.data.identity import choose_probes, probe_checksums
 from fastkd.data.views.draw import Views
-from fastkd.errors import MismatchError, OptionError, UnfinishedError
+from fastkd.errors import MismatchError, UnfinishedError
 from fastkd.feed.loader import Loader
 from fastkd.prune.masks.mask import Mask, save_mask
 from fastkd.store.logit_store import LogitStore
@@ -77,8 +77,11 @@ def test_fewer_seeds_than_the_store_has_are_its_first(dataset, raw_mask, store):
 
 def test_without_views_those_of_the_store_are_taken(dataset, raw_mask, store):
     assert Loader(dataset, mask=raw_mask, logits=store).views == VIEWS
-    with pytest.raises(OptionError, match="views are needed"):
-        Loader(dataset, mask=raw_mask)
+
+
+def test_without_views_and_a_store_they_are_those_that_suit_the_images(dataset, raw_mask, jpg_beton):
+    assert Loader(dataset, mask=raw_mask).views == Views("crop-flip", 32, 162)
+    assert Loader(jpg_beton).views == Views("rrc", 224, 50)
 
 
 def test_without_a_store_there_are_no_logits(dataset, raw_mask):

@@ -1,10 +1,18 @@
 """Data on the device against the loader: the same bytes, the same losses."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from helpers.ranks import start_ranks, wait_for
 from helpers.runs import records
 from helpers.stores import make_store, random_logits
 
+from fastkd.data.beton.build import WriteOptions, build_beton
+from fastkd.data.loader import ViewLoader
+from fastkd.data.sources.arrays import ArrayImages
+from fastkd.data.sources.open import Source
 from fastkd.data.views.draw import Views
 from fastkd.dist import World
 from fastkd.errors import OptionError
@@ -94,3 +102,59 @@ def test_views_that_resize_are_refused_where_asked_for_and_left_to_the_loader_el
         make_resident(loader, None, "on")
     assert make_resident(loader, None, "auto") is loader
     assert make_resident(loader, None, "off") is loader
+
+
+# How the data come there
+
+
+def test_ranks_decode_a_part_each_and_have_all(dataset, ids, monkeypatch, tmp_path):
+    whole = Resident(Loader(dataset, VIEWS, mask=ids, num_workers=1))._pixels
+    decoded: list[int] = []
+    run = ViewLoader.run
+    monkeypatch.setattr(ViewLoader, "run", lambda self, jobs: (decoded.append(len(self.ids)), run(self, jobs))[1])
+
+    def one_rank(world: World) -> None:
+        resident = Resident(Loader(dataset, VIEWS, mask=ids, num_workers=1, world=world))
+        assert torch.equal(resident._pixels, whole)
+        (tmp_path / f"{world.rank}").write_text(str(sum(decoded)))
+
+    assert wait_for(start_ranks(3, tmp_path / "meet", one_rank)) == [0, 0, 0]
+    assert [int((tmp_path / str(rank)).read_text()) for rank in range(3)] == [67, 67, 66]
+
+
+def test_more_ranks_than_samples_have_all_of_them(dataset, ids, tmp_path):
+    whole = Resident(Loader(dataset, VIEWS, mask=ids[:2], num_workers=1))._pixels
+
+    def one_rank(world: World) -> None:
+        loader = Loader(dataset, VIEWS, mask=ids[:2], num_workers=1, world=world)
+        assert torch.equal(Resident(loader)._pixels, whole)
+
+    assert wait_for(start_ranks(3, tmp_path / "meet", one_rank)) == [0, 0, 0]
+
+
+def peak_bytes(function) -> int:
+    """The most memory that this process had while it called the function, above what it had before."""
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark is from now on
+
+    def status(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+    before = status("VmRSS")
+    function()
+    return status("VmHWM") - before
+
+
+def test_nothing_of_the_size_of_the_data_exists_besides_them(tmp_path):
+    num_images, side = 6000, 64
+    images = np.random.default_rng(0).integers(0, 256, (num_images, side, side, 3), dtype=np.uint8)
+    names, labels = [f"{i}.png" for i in range(num_images)], np.zeros(num_images, np.int64)
+    reader = ArrayImages("digits", "", "train", images)
+    source = Source(spec="noise", class_names=["noise"], labels=labels, names=names, reader=reader)
+    build_beton(source, tmp_path / "noise.beton", WriteOptions(mode="raw"), num_workers=1)
+    loader = Loader(tmp_path / "noise.beton", Views("crop-flip", side, 2), num_workers=1)
+    list(Loader(loader.dataset, loader.views, num_workers=1).epoch(0))  # compiled, and the file is in memory
+    found: list[Resident] = []
+    peak = peak_bytes(lambda: found.append(Resident(loader)))
+    batches = 6 * 512 * 3 * side**2
+    assert peak <= found[0]._pixels.nbytes + batches + 10_000_000

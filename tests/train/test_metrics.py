@@ -1,17 +1,25 @@
 import csv
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.stores import NORM
 from torch import nn
 
 from fastkd.data.batch import Batch
+from fastkd.data.views.draw import Views
 from fastkd.dist import World
 from fastkd.errors import OptionError
+from fastkd.feed.loader import Loader
 from fastkd.models.norm import Norm
+from fastkd.train import loop, metrics
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate, top_hits
+from fastkd.train.recipe import Recipe
+from fastkd.train.student import train
 
 NO_NORM = Norm((0, 0, 0), (1, 1, 1))
 
@@ -107,6 +115,36 @@ def test_waiting_for_data_is_told_apart_from_steps(monkeypatch):
     rates = watch.rates()
     assert (rates["images_per_s"], rates["data_wait_percent"]) == (128 / 8, 100 * 1.5 / 8)
     assert rates["step_percent"] == dict.fromkeys(("teacher", "forward", "backward", "update"), 100 * 6.5 / 8 / 4)
+
+
+def test_what_ranks_exchange_and_what_is_written_is_no_waiting_for_data(dataset, ids, monkeypatch, tmp_path):
+    now = [0.0]
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    over_ranks = loop.over_ranks
+
+    def slow(*arguments: Any) -> torch.Tensor:
+        now[0] += 1.0
+        return over_ranks(*arguments)
+
+    monkeypatch.setattr(loop, "over_ranks", slow)
+    loader = Loader(dataset, Views("crop-flip", 32), mask=ids[:64], batch_size=32, num_workers=1)
+    recipe = Recipe(model="resnet8", epochs=1, batch_size=32, alpha=0)
+    found = train(recipe, loader, tmp_path / "run", norm=NORM, inputs={}, params={})
+    assert found["data_wait_percent"] == 0
+    assert found["step_percent"]["update"] == 100
+
+
+def test_marks_on_a_gpu_are_of_the_loaders_device(monkeypatch):
+    seen: list[object] = []
+    event = SimpleNamespace(record=seen.append, elapsed_time=lambda other: 0.0)
+    monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "synchronize", seen.append)
+    watch = Stopwatch("cuda:3")
+    watch.start()
+    watch.did("data_wait")
+    watch.stop()
+    assert seen == ["stream of cuda:3", "stream of cuda:3", torch.device("cuda:3")]
 
 
 def test_a_run_that_trained_nothing_has_rates_of_zero():

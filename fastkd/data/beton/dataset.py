@@ -31,6 +31,12 @@ class Dataset:
         labels = self.beton.labels if self.is_relabelled else None
         return _reopened, (self.beton.place, self.beton.used_fields, self.fingerprint, labels, self.class_names)
 
+    def __repr__(self) -> str:
+        """The dataset in a line."""
+        num_there = len(self.beton.sample_ids)
+        of_all = "" if num_there == self.beton.num_samples else f" of {self.beton.num_samples:,}"
+        return f"Dataset({self.beton.path}: {num_there:,}{of_all} images of {self.num_classes:,} classes)"
+
     @property
     def num_classes(self) -> int:
         """C, the classes that labels are drawn from."""

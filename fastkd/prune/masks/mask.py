@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,12 @@ MOST_SAMPLES = 2**33
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Mask:
-    """The kept samples of one beton.
+    """The kept samples of one beton, as `fastkd prune` chose them.
+
+        mask = fastkd.Mask.load("m.h5")
+        len(mask), mask.fraction, 7 in mask, mask.sample_ids[:100]
+
+    A `fastkd.Loader` takes it, or its path, as `mask`. The first n of a random or score mask are the mask of n samples.
 
     sample_ids: int64 (num_kept,), distinct, highest priority first. num_samples: N of the full beton.
     header: kind, fingerprint, inputs (`beton`, and `scores` or `features` where it was chosen by some) and params
@@ -41,6 +47,21 @@ class Mask:
     path: Path | None = None
     place: str | None = None
     weights: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """The number of kept samples."""
+        return len(self.sample_ids)
+
+    def __contains__(self, sample_id: object) -> bool:
+        """Whether a sample is kept; takes a look at all, for many at once use `bitmap`."""
+        return isinstance(sample_id, Integral) and bool((self.sample_ids == int(sample_id)).any())
+
+    def __repr__(self) -> str:
+        """The mask in a line."""
+        source = "" if self.path is None else f"{self.path}: "
+        method = self.header.params.get("method")
+        how = ([str(method)] if method else []) + ([] if self.weights is None else ["weighted"])
+        return f"Mask({source}{', '.join([f'{len(self):,} of {self.num_samples:,} samples', *how])})"
 
     @property
     def fraction(self) -> float:

@@ -1,0 +1,41 @@
+"""Batches on their way to a GPU: copied on a stream of their own, so that a copy passes while the step before is computed."""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing
+
+import torch
+
+from fastkd.data.batch import Batch
+
+_STEPS_AHEAD = (
+    4  # of the host before the GPU: the memory of a batch is free again once the GPU is through with its step
+)
+
+
+def uploaded(batches: Generator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches on a GPU, in order. What the caller starts on its current stream waits for the batch's copy alone;
+    the host waits only where it is more than four steps ahead.
+
+    Args:
+        batches: in pinned memory; closed at the end.
+    """
+    copies = torch.cuda.Stream(device)
+    through: deque[torch.cuda.Event] = deque()
+    with closing(batches):
+        for batch in batches:
+            if len(through) == _STEPS_AHEAD:
+                through.popleft().synchronize()
+            with torch.cuda.stream(copies):
+                there = batch.to(device)
+            steps = torch.cuda.current_stream(device)
+            steps.wait_stream(copies)
+            for name in Batch.__slots__:
+                if isinstance(tensor := getattr(there, name), torch.Tensor):
+                    tensor.record_stream(steps)  # its memory is not used again before they are through with it
+            del batch
+            yield there
+            del there
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(device))
+            through.append(event)
