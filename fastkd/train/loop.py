@@ -27,7 +27,7 @@ from fastkd.train.parts.average import Average
 from fastkd.train.parts.states import Checkpoints
 from fastkd.train.recipe import Recipe, learning_rate
 from fastkd.train.run_folder import place_in_words
-from fastkd.train.sharing import Vote, over_ranks, seed_dropout
+from fastkd.train.sharing import Vote, over_ranks, seed_dropout, share_buffers
 
 _NOTE_INTERVAL_S = 5.0  # to read a loss is to wait for the GPU
 
@@ -113,6 +113,7 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
         if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and step + 1 < steps:
             checkpoint(step + 1)
     collect()
+    share_buffers(run.learner.buffers(), run.world)
     if run.recording is not None:
         run.recording.end_epoch()
     run.watch.stop()
@@ -157,14 +158,13 @@ def _in_words(epoch: int, rows: list[list[float]]) -> str:
 
 
 def _require_finite(run: Run, epoch: int) -> None:
-    table = torch.tensor(run.rows)
-    if not torch.isfinite(table).all():
-        step = int((~torch.isfinite(table).all(dim=1)).nonzero()[0])
-        found, way_out = f"is {run.rows[step][0]}", "lower --lr"
-        if run.scaler.is_enabled():
-            found += f" with --amp fp16, its gradient scaler at {run.scaler.get_scale():g}"
-            way_out += ", or use --amp bf16"
-        raise CorruptError(f"the loss of epoch {epoch + 1}, step {step + 1} {found}: training diverged; {way_out}")
+    for step, row in enumerate(run.rows, 1):
+        if not all(map(math.isfinite, row)):
+            found, way_out = f"is {row[0]}", "lower --lr"
+            if run.scaler.is_enabled():
+                found += f" with --amp fp16, its gradient scaler at {run.scaler.get_scale():g}"
+                way_out += ", or use --amp bf16"
+            raise CorruptError(f"the loss of epoch {epoch + 1}, step {step} {found}: training diverged; {way_out}")
 
 
 def _save(run: Run, epoch: int, step: int) -> None:

@@ -34,7 +34,7 @@ from fastkd.train.parts.optimizer import make_optimizer, set_learning_rate
 from fastkd.train.parts.states import Checkpoints
 from fastkd.train.recipe import Recipe, input_size, learning_rate
 from fastkd.train.run_folder import claim_folder, file_checksum, plain_result, read_result, write_result
-from fastkd.train.sharing import share_buffers, wrapped
+from fastkd.train.sharing import wrapped
 from fastkd.writing import claim
 
 
@@ -161,7 +161,6 @@ def train(
             set_learning_rate(run.optimizer, learning_rate(recipe, epoch))
             learner.norm = replace(norm, size=input_size(recipe, epoch, loader.views.size) or norm.size)
             train_epoch(run, epoch, place["step"] if epoch == place["epoch"] else 0)
-            share_buffers(learner.buffers(), world)
             measured = {}
             if val is not None and ((epoch + 1) % val_every == 0 or epoch + 1 == recipe.epochs):
                 run.accuracy = measured = _measure(run, norm, val)
