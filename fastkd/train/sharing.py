@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ def seed_dropout(seed: int, step: int, world: World) -> None:
     """Has each rank drop other values: all but the first draw by (seed, rank, step), so that a run that goes on needs no state
     of theirs. The first goes on with its own generator, as a single process does."""
     if world.rank > 0:
-        torch.manual_seed(int(draw(draw(seed, world.rank, _DROPOUT), step, _DROPOUT) >> np.uint64(1)))
+        torch.manual_seed(int(draw(int(draw(seed, world.rank, _DROPOUT)) >> 1, step, _DROPOUT)) >> 1)
 
 
 def over_ranks(row: Tensor, stop: StopFlag, world: World) -> Tensor:

@@ -29,6 +29,13 @@ def make_optimizer(
         fused=fused,
     )
     optimizer.register_load_state_dict_pre_hook(_with_own_ways)
+    if isinstance(lr, torch.Tensor):  # of which load_state_dict makes a copy
+
+        def keep_rate(own: torch.optim.Optimizer) -> None:
+            for group in own.param_groups:
+                group["lr"] = lr
+
+        optimizer.register_load_state_dict_post_hook(keep_rate)
     if fused and recipe.momentum:
         _begin_momentum(optimizer)
         optimizer.register_load_state_dict_post_hook(_begin_momentum)
