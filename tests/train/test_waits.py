@@ -23,6 +23,9 @@ from fastkd.dist import World, sum_over_ranks
 from fastkd.distil.methods import NAMES
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
+from fastkd.models.registry import create_model
+from fastkd.models.sync_norm import synchronise_norms
+from fastkd.models.taps import Taps
 from fastkd.prune.scores.recorder import RECORDABLE
 from fastkd.scoring.recording import Record, TrainingRecord
 from fastkd.stopping import StopFlag
@@ -76,6 +79,9 @@ def start(dataset: Dataset, teacher_path: Path, world: World, flags: dict[str, A
     )
     torch.manual_seed(0)
     learner, live = make_learner(recipe, loader, load_teacher(str(teacher_path)) if recipe.distils else None, world)
+    if recipe.sync_bn and world.size > 1:
+        learner.model = synchronise_norms(create_model(recipe.model, 10), "cuda")
+        learner.taps = Taps(learner.model, learner.taps.names, "") if learner.taps is not None else None
     learner.norm = replace(NORM, size=recipe.resize_from)
     batches = [batch for batch, _ in zip(loader.epoch(0), range(2), strict=False)]
     if weights:
@@ -127,14 +133,11 @@ def strict_collectives(device_type: str) -> Iterator[Counter[str]]:
 
         return collective
 
-    def all_reduce_in_graph(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
-        of("all_reduce")(tensor)
-        return tensor.clone()
-
     with (
         patch("torch.distributed.all_reduce", of("all_reduce")),
         patch("torch.distributed.broadcast", of("broadcast")),
-        patch("fastkd.models.sync_norm.all_reduce", all_reduce_in_graph),
+        patch("torch.distributed.all_gather", lambda ranks, own: of("all_gather")(own)),
+        patch("torch.distributed.get_world_size", lambda: 2),
     ):
         yield seen
 
