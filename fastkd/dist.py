@@ -75,11 +75,8 @@ def find_device(name: "str | torch.device") -> "torch.device":
 
 
 @contextmanager
-def process_group(world: World, device: str = "cpu") -> Iterator[World]:
+def process_group(world: World, device_type: str = "cpu") -> Iterator[World]:
     """Joins the process group (NCCL on GPUs, gloo else) for the length of the block; nothing to do in a single process.
-
-    Args:
-        device: of this rank, on which the group's tensors lie.
 
     Yields:
         The World, with the store of the group.
@@ -87,19 +84,12 @@ def process_group(world: World, device: str = "cpu") -> Iterator[World]:
     if world.size == 1:
         yield world
         return
-    import torch
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://", world.rank, world.size))
-    place = torch.device(device)
-    dist.init_process_group(
-        "nccl" if place.type == "cuda" else "gloo",
-        store=dist.PrefixStore("group", store),
-        rank=world.rank,
-        world_size=world.size,
-        device_id=place if place.type == "cuda" else None,
-    )
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=world.rank, world_size=world.size)
     try:
         yield replace(world, store=store)
         dist.barrier()

@@ -56,7 +56,7 @@ def command(
                     result, text = function(**options)
             else:
                 options["device"] = choose_device(options["device"], world)
-                with process_group(world, options["device"]) as world, telling_failures(world):
+                with process_group(world, options["device"].split(":")[0]) as world, telling_failures(world):
                     agree(world, bearing(name, made.params, options))
                     with claimed_for_all(made.params, options, world):
                         result, text = function(world=world, **options)

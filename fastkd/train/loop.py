@@ -35,7 +35,8 @@ _NOTE_INTERVAL_S = 5.0  # to read a loss is to wait for the GPU
 @dataclass(kw_only=True, slots=True, eq=False)
 class Run:
     """A run on its way. wrapped: the learner as several ranks train it. rows: loss, CE, KD and R of the epoch's steps so far;
-    metrics.jsonl has lines of the first `num_written` of them. objective: as it is, or compiled."""
+    metrics.jsonl has lines of the first `num_written` of them. objective: as it is, or compiled. captured: `one_step` as one
+    graph, in a single process where every step is the same."""
 
     recipe: Recipe
     learner: Learner
@@ -55,6 +56,7 @@ class Run:
     lines: JsonLines | None
     table: CsvLines | None
     objective: Callable[..., tuple[Tensor, Tensor, Tensor]] = objective
+    captured: Callable[[Batch], Tensor] | None = None
     checkpoint_every: int | None = None
     checkpoint_epochs: int = 1
     stop: StopFlag = field(default_factory=StopFlag)
@@ -91,8 +93,9 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
         num_global = num_in_batch(len(run.loader.ids), step, global_batch=run.loader.global_batch)
         share = len(batch) * run.world.size / num_global  # so that each sample counts the same in the mean of the ranks
         seed_dropout(run.recipe.seed, epoch * steps + step, run.world)
-        row = over_ranks(one_step(run, batch, epoch * steps + step, share) * share, run.stop, run.world)
-        run.watch.did("update")
+        row = run.captured(batch) if run.captured is not None else one_step(run, batch, epoch * steps + step, share)
+        row = over_ranks(row * share, run.stop, run.world)
+        run.watch.did("update")  # what ranks exchange and what is written is no waiting for data
         pending.append(row)
         run.watch.num_images += num_global
         if run.world.is_main and time.monotonic() - run.noted_s >= _NOTE_INTERVAL_S:

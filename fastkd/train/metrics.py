@@ -68,7 +68,7 @@ def evaluate(
         if largest_label >= num_outputs:
             raise OptionError(f"label {largest_label} in the data, the network has {num_outputs} outputs")
     totals = np.array([*rows[:, :2].sum(0), num_samples], np.int64)
-    sum_over_ranks(totals, world, str(next(model.parameters()).device))
+    sum_over_ranks(totals, world)
     top1, top5, count = totals.tolist()
     return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "num_samples": count}
 
@@ -126,6 +126,8 @@ class Stopwatch:
     def did(self, part: str) -> None:
         """A part of the step ended: what passed since the last mark was it."""
         if self._on_gpu:
+            if torch.cuda.is_current_stream_capturing():  # a step that is recorded is timed as a whole
+                return
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self._device))
             self._events.append((part, event))

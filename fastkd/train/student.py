@@ -1,9 +1,10 @@
 """Training a network on the kept samples: with stored logits, with a live teacher, or with labels alone."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from fastkd.train.about import made_with
 from fastkd.train.checks import require_files
 from fastkd.train.learner import Learner, make_learner
 from fastkd.train.logs import require_trackers, tracking
-from fastkd.train.loop import Run, end_epoch, train_epoch
+from fastkd.train.loop import Run, end_epoch, one_step, train_epoch
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate, last_rates
 from fastkd.train.objective import objective
 from fastkd.train.parts.average import Average
-from fastkd.train.parts.compiling import compile_step
+from fastkd.train.parts.captured import can_be_captured, captured, cuda_graph
+from fastkd.train.parts.compiling import compile_step, measured_convolutions
 from fastkd.train.parts.optimizer import make_optimizer, set_learning_rate
 from fastkd.train.parts.states import Checkpoints
 from fastkd.train.recipe import Recipe, input_size, learning_rate
@@ -144,7 +146,7 @@ def train(
         if found["finished"] is not None:
             log(f"{out}: this run is finished; its result follows")
             return plain_result(found["finished"])
-        stack.enter_context(_measured_convolutions(loader.device))
+        stack.enter_context(measured_convolutions(loader.device))
         sizes = {_full_batch(one, world) for one in (loader, val) if one is not None} if compiled else None
         run, place = _start(recipe, learner, loader, live, record, out, found["head"], sizes, world, log)
         stack.callback(run.checkpoints.close)
@@ -183,17 +185,6 @@ def _full_batch(loader: Loader | Resident, world: World) -> int:
     return end - start
 
 
-@contextmanager
-def _measured_convolutions(device: torch.device) -> Iterator[None]:
-    """For the length of the block cuDNN tries its ways once for each size, where there is a GPU."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
 def _measure(run: Run, norm: Norm, val: Loader | Resident) -> dict[str, Any]:
     """Accuracy of what will be saved, in the precision and by the graphs of training."""
     learner, average = run.learner, run.average
@@ -221,7 +212,10 @@ def _start(
         sizes: batches for which the step is compiled; None for none.
     """
     on_gpu = loader.device.type == "cuda"
-    optimizer = make_optimizer(recipe, learner.parameters(), fused=on_gpu)
+    is_plain = sizes is None and record is None and not (live is not None and recipe.distils)
+    as_graph = on_gpu and is_plain and can_be_captured(recipe, world, is_resident=isinstance(loader, Resident))
+    rate = torch.tensor(recipe.lr, device=loader.device) if as_graph else None
+    optimizer = make_optimizer(recipe, learner.parameters(), fused=on_gpu, lr=rate)
     scaler = torch.amp.GradScaler(loader.device.type, enabled=recipe.amp == "fp16")
     parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer, "scaler": scaler}
     average = None
@@ -259,6 +253,9 @@ def _start(
         lines=JsonLines(out / "metrics.jsonl", place["jsonl"], log) if world.is_main else None,
         table=CsvLines(out / "metrics.csv", place["csv"], log) if world.is_main else None,
     )
+    if as_graph:
+        step, size = partial(one_step, run, number=0, share=1.0), _full_batch(loader, world)
+        run.captured = captured(step, size, cuda_graph(loader.device), log)
     return run, place
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,18 @@ from fastkd.data.batch import Batch
 from fastkd.data.views.draw import Views
 from fastkd.dist import World
 from fastkd.errors import CorruptError, DiskError
+from fastkd.feed import resident
 from fastkd.feed.loader import Loader
+from fastkd.feed.resident import Resident
 from fastkd.models.registry import create_model
-from fastkd.train import loop, student
+from fastkd.train import loop
 from fastkd.train.learner import Learner
 from fastkd.train.loop import Run, one_step
 from fastkd.train.metrics import Stopwatch
 from fastkd.train.parts import states
 from fastkd.train.parts.average import Average
+from fastkd.train.parts.captured import can_be_captured, captured
+from fastkd.train.parts.compiling import measured_convolutions
 from fastkd.train.parts.optimizer import make_optimizer, set_learning_rate
 from fastkd.train.parts.states import Checkpoints
 from fastkd.train.recipe import Recipe
@@ -262,10 +267,74 @@ def test_what_ranks_tell_one_another_is_part_of_the_update_and_no_waiting_for_da
 def test_cudnn_measures_its_ways_while_a_gpu_trains():
     found = []
     for device in ("cuda", "cpu"):
-        with student._measured_convolutions(torch.device(device)):
+        with measured_convolutions(torch.device(device)):
             found.append(torch.backends.cudnn.benchmark)
     assert found == [True, False]
     assert torch.backends.cudnn.benchmark is False
+
+
+def resident_epochs(dataset, record=None, log=lambda line: None) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
+    """Three epochs of five batches of 8 and one of 4, at falling rates; as they are, or recorded. Rows and weights."""
+    made, _ = made_run(dataset, size=8, ema=0.9)
+    made.optimizer = make_optimizer(made.recipe, made.learner.parameters(), fused=True, lr=torch.tensor(0.0))
+    views = Views("crop-flip", 32, 3)
+    loader = Resident(Loader(dataset, views, mask=np.arange(44), batch_size=8, shuffle=True, num_workers=1))
+    step = partial(one_step, made, number=0, share=1.0)
+    step = step if record is None else captured(step, 8, record, log)
+    rows = []
+    for epoch in range(3):
+        set_learning_rate(made.optimizer, 0.05 / (epoch + 1))
+        rows += [step(batch) for batch in loader.epoch(epoch)]
+    return torch.stack(rows).tolist(), made.learner.state_dict() | made.average.state_dict()
+
+
+def test_a_recorded_step_trains_on_each_batch_once_as_the_step_itself_does(dataset):
+    """The recording is played by running its function again, as a graph would run its kernels, on the memory that it knows."""
+    plays, recordings = [], []
+
+    def record(work):
+        recordings.append(work)
+        return lambda: plays.append(1) or work()
+
+    plain, recorded = resident_epochs(dataset), resident_epochs(dataset, record)
+    assert recorded[0] == plain[0]
+    assert all(torch.equal(value, plain[1][name]) for name, value in recorded[1].items())
+    assert (len(recordings), len(plays)) == (1, 15 - 3)
+
+
+def test_a_step_that_cannot_be_recorded_goes_on_as_it_is_and_says_so(dataset):
+    def record(work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    told = []
+    assert resident_epochs(dataset, record, told.append)[0] == resident_epochs(dataset)[0]
+    assert len(told) == 1
+    assert "operation not permitted" in told[0]
+
+
+def test_only_steps_that_are_all_the_same_and_on_the_device_are_recorded():
+    def found(*, is_resident: bool = True, size: int = 1, **recipe) -> bool:
+        return can_be_captured(Recipe(model="resnet8", **recipe), World(size=size), is_resident=is_resident)
+
+    assert found()
+    assert found(amp="bf16", ema=0.9, kd="dkd")
+    assert not found(is_resident=False)
+    assert not found(size=2)
+    assert not any(found(**one) for one in ({"amp": "fp16"}, {"resize_from": 16}, {"kd": "vid"}, {"kd": "crd"}))
+
+
+def test_an_epoch_of_small_images_is_cut_at_once_to_the_loaders_bytes(dataset, monkeypatch):
+    loader = Loader(dataset, Views("crop-flip", 32, 3), mask=np.arange(44), batch_size=8, shuffle=True, num_workers=1)
+    made, cuts = Resident(loader), []
+    cut = made._cut
+    monkeypatch.setattr(made, "_cut", lambda rows, seed: cuts.append(len(rows)) or cut(rows, seed))
+    for most, expected in ((2**26, [44]), (20 * 3 * 32 * 32, [16, 16, 12])):
+        monkeypatch.setattr(resident, "_CUT_BYTES", most)
+        cuts.clear()
+        for own, its in zip(made.epoch(1), loader.epoch(1), strict=True):
+            assert torch.equal(own.images, its.images)
+            assert own.images.is_contiguous(memory_format=torch.channels_last)
+        assert cuts == expected
 
 
 def train_ranks(world: World, dataset, out: Path, *, compiled: bool, num_ids: int, **recipe) -> None:

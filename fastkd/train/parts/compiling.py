@@ -1,6 +1,7 @@
-"""What `--compile` compiles of a step, and for which batches."""
+"""What is made fast for the sizes that a run has: what `--compile` compiles of a step, and cuDNN's choices."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -43,3 +44,14 @@ def compiled(
         return fast(first, of_batch, *args, **named)
 
     return call
+
+
+@contextmanager
+def measured_convolutions(device: torch.device) -> Iterator[None]:
+    """For the length of the block cuDNN tries its ways once for each size, where there is a GPU."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
