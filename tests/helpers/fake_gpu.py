@@ -104,6 +104,7 @@ def fake_gpu() -> Iterator[NoWaits]:
                 (torch.cuda, "Event", Event),
                 (torch.cuda, "current_stream", lambda device=None: None),
                 (torch.cuda, "synchronize", refuse),
+                (torch.cuda, "is_current_stream_capturing", lambda: False),
                 (torch.Tensor, "pin_memory", lambda tensor: tensor),
             ):
                 stack.enter_context(patch.object(where, name, stub))
