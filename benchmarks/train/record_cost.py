@@ -32,33 +32,33 @@ from fastkd.scoring.recording import Record, TrainingRecord
 from fastkd.train.learner import make_learner
 from fastkd.train.loop import Run, one_step
 from fastkd.train.metrics import Stopwatch
+from fastkd.train.parts.states import Checkpoints
 from fastkd.train.recipe import Recipe
-from fastkd.train.run_folder import Checkpoints
 
 
 def start(recipe: Recipe, loader: Loader, record: Record | None) -> Run:
     """A run as `train` starts it."""
     torch.manual_seed(recipe.seed)
     learner, _ = make_learner(recipe, loader, None)
+    learner.norm = parse_norm("cifar")
     optimizer = torch.optim.SGD(learner.parameters(), lr=recipe.lr, momentum=recipe.momentum)
     num_samples = loader.dataset.beton.num_samples
     return Run(
         recipe=recipe,
-        learner=learner.train(),
-        network=learner.model,
+        learner=learner,
+        wrapped=learner.train(),
         optimizer=optimizer,
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         average=None,
         loader=loader,
-        norm=parse_norm("cifar"),
         live=None,
         world=World(),
         watch=Stopwatch(loader.device),
         progress=lambda done, total: None,
-        checkpoints=Checkpoints(Path(), {}),
-        checkpoint_every=None,
+        checkpoints=Checkpoints(Path(), {}, {}),
         recording=TrainingRecord(record, num_samples, World(), loader.device) if record else None,
         rows=[],
+        num_written=0,
         accuracy={},
         lines=None,
         table=None,
@@ -118,7 +118,7 @@ def main() -> None:
         one_round(runs, 0, args.turn_steps)  # compiles, and lets memory grow
         gc.disable()  # or its pauses fall on whoever allocates the last straw
         rounds = [one_round(runs, 1 + number, args.turn_steps) for number in range(args.rounds)]
-        for a, b in zip(*(run.network.state_dict().values() for run in runs.values()), strict=True):
+        for a, b in zip(*(run.learner.model.state_dict().values() for run in runs.values()), strict=True):
             assert torch.equal(a, b)
         recording = runs["with"].recording
         assert recording is not None

@@ -10,6 +10,7 @@ import click
 from fastkd.agree import share
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
+from fastkd.cli.config import NumberText
 from fastkd.cli.numbers import MOST_EPOCHS
 from fastkd.cli.options import (
     class_map_option,
@@ -26,8 +27,10 @@ from fastkd.cli.train_options import (
     open_init,
     parse_names,
     parse_recorded,
+    parse_states,
     record_options,
     schedule_options,
+    states_every,
 )
 from fastkd.data.beton.fields import Fields
 
@@ -85,9 +88,10 @@ _SECTIONS = {
 @click.option("--out", type=Output(is_folder=True), required=True, help="Folder of the run; resumes one that is there.")
 @click.option(
     "--checkpoint-every",
-    type=click.IntRange(1, 10**9),
-    metavar="STEPS",
-    help="Also within epochs.  [default: after each epoch]",
+    type=NumberText(),
+    callback=states_every,
+    metavar="STEPS|Nepochs",
+    help="States also after so many steps within an epoch, or only after every Nth epoch, e.g. 10epochs.  [default: after each epoch]",
 )
 @schedule_options
 @loss_options
@@ -156,7 +160,7 @@ def train(
     val_every: int,
     out: Path,
     force: bool,
-    checkpoint_every: int | None,
+    checkpoint_every: str | None,
     compiled: bool,
     tracked: str | None,
     alpha: str | None,
@@ -274,7 +278,7 @@ def train(
             val=inputs.val,
             val_every=val_every,
             record=recorded,
-            checkpoint_every=checkpoint_every,
+            **parse_states(checkpoint_every),
             compiled=compiled,
             trackers=parse_trackers(tracked) if tracked else (),
             inputs=inputs.fingerprints,

@@ -1,5 +1,6 @@
 """Options of `fastkd train` alone, what their texts mean, and what they come to, in a line."""
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,26 @@ def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | Non
         return value
 
     return check
+
+
+_STATES = re.compile(r"([1-9][0-9]{0,8})( ?epochs?)?")
+
+
+def states_every(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A callback for --checkpoint-every; what `parse_states` cannot read is a usage error."""
+    if value is not None and not _STATES.fullmatch(value):
+        raise click.BadParameter(
+            f"{value!r} is neither a number of steps nor one of epochs, e.g. 10epochs.", context, option
+        )
+    return value
+
+
+def parse_states(text: str | None) -> dict[str, int]:
+    """When states are written, as `train` takes it: steps between those within an epoch, or epochs between those after epochs."""
+    found = _STATES.fullmatch(text or "")
+    if found is None:
+        return {}
+    return {"checkpoint_epochs" if found[2] else "checkpoint_every": int(found[1])}
 
 
 schedule_options = option_list(

@@ -74,7 +74,7 @@ class Contrast(nn.Module):
         generator = torch.Generator().manual_seed(draw_below(self.seed, step, _NEGATIVES, 2**32))
         uniform = torch.rand((len(labels), self.num_negatives), generator=generator, dtype=torch.float64)
         counts, starts = self.counts[labels, None], self.starts[labels, None]
-        place = (uniform.to(labels.device) * (self.num_samples - counts)).long()
+        place = (_sent(uniform, labels.device) * (self.num_samples - counts)).long()
         return self.by_class[torch.where(place < starts, place, place + counts)]
 
     def forward(
@@ -87,9 +87,9 @@ class Contrast(nn.Module):
         for i, (anchor, memory) in enumerate(((own, self.teacher_memory), (its, self.student_memory))):
             scores = (anchor @ memory.T / TEMPERATURE).exp()
             positive, drawn = scores.gather(1, rows[:, None])[:, 0], scores.gather(1, negatives)
-            if float(self.normalisers[i]) == 0:
-                self.normalisers[i] = torch.cat([positive[:, None], drawn], 1).detach().mean() * self.num_samples
-            scale = self.normalisers[i].clone()
+            first = torch.cat([positive[:, None], drawn], 1).detach().mean() * self.num_samples
+            scale = torch.where(self.normalisers[i] == 0, first, self.normalisers[i])  # no question to a GPU
+            self.normalisers[i] = scale
             total = total + contrast_loss(positive / scale, drawn / scale, self.num_samples)
         self._remember(rows, own.detach(), its.detach())
         return total, torch.zeros_like(total)
@@ -101,3 +101,8 @@ class Contrast(nn.Module):
             memory = getattr(self, name).clone()
             memory[rows] = F.normalize(MOMENTUM * memory[rows] + (1 - MOMENTUM) * new)
             setattr(self, name, memory)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; a GPU is sent it out of pinned memory, which nobody waits for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -83,12 +83,15 @@ def dkd_loss(
     Returns:
         Scalar in nats, 0 or more.
     """
-    is_label = F.one_hot(labels, student_BC.shape[1]).bool()
+    column = torch.arange(student_BC.shape[1] - 1, device=labels.device)
+    rest_of = column + (
+        column >= labels[:, None]
+    )  # the columns of the other classes; a mask of them would wait for a GPU
     target, rest = [], []
     for logits_BC in (student_BC.float() / tau, teacher_BC.float() / tau):
-        others = logits_BC[~is_label].view(len(labels), logits_BC.shape[1] - 1)
-        log_p = torch.stack([logits_BC[is_label], others.logsumexp(1)], dim=1).log_softmax(1)
-        target.append(log_p)
+        others = logits_BC.gather(1, rest_of)
+        own = logits_BC.gather(1, labels[:, None])[:, 0]
+        target.append(torch.stack([own, others.logsumexp(1)], dim=1).log_softmax(1))
         rest.append(F.log_softmax(others, dim=1))
     tckd_B, nckd_B = (_divergences(own, its) for own, its in (target, rest))
     loss = batch_mean(tckd_B + beta * nckd_B, weights)

@@ -21,6 +21,7 @@ from fastkd.store.logit_store import LogitStore
 
 _SHARE = 0.5  # of the free memory, which `auto` leaves to the network
 _DECODE_BATCH = 512
+_CUT_BYTES = 2**26  # of pixels that are cut at once
 
 
 class Resident:
@@ -75,12 +76,12 @@ class Resident:
             return
         aug_seed = jobs[0][1]
         rows = torch.from_numpy(self._rows[np.concatenate([ids for ids, _ in jobs])]).to(self.device)
-        for part in rows.split([len(ids) for ids, _ in jobs]):
-            images, partner_labels, lam = self._cut(part, aug_seed), None, None
+        sizes = [len(ids) for ids, _ in jobs]
+        for part, images in zip(rows.split(sizes), self._images(rows, sizes, aug_seed), strict=True):
+            partner_labels, lam = None, None
             if self._mixes is not None:
-                partners, regions, lam = (table[aug_seed, part] for table in self._mixes)
+                partners, _, lam = (table[aug_seed, part] for table in self._mixes)
                 partner_labels = self._labels[partners]
-                images = self._blend(images, self._cut(partners, aug_seed), regions)
             batch = Batch(
                 images=images,
                 partner_labels=partner_labels,
@@ -92,6 +93,21 @@ class Resident:
                 embeddings=None if self._embeddings is None else self._embeddings[aug_seed, part].float(),
             )
             yield self.loader.finished(batch)
+
+    def _images(self, rows: torch.Tensor, sizes: list[int], aug_seed: int) -> Iterator[torch.Tensor]:
+        """The images of batches of some sizes, cut for many batches at once: an epoch of small images is a dozen launches."""
+        most, start = max(1, _CUT_BYTES // (3 * self.views.size**2)), 0
+        while start < len(sizes):
+            end = start + 1
+            while end < len(sizes) and sum(sizes[start : end + 1]) <= most:
+                end += 1
+            group, rows = rows.split([sum(sizes[start:end]), len(rows) - sum(sizes[start:end])])
+            images = self._cut(group, aug_seed)
+            if self._mixes is not None:
+                partners, regions, _ = (table[aug_seed, group] for table in self._mixes)
+                images = self._blend(images, self._cut(partners, aug_seed), regions)
+            yield from images.split(sizes[start:end])
+            start = end
 
     def _cut(self, rows: torch.Tensor, aug_seed: int) -> torch.Tensor:
         """uint8 (B, 3, H, W), channels_last."""

@@ -25,13 +25,20 @@ class Norm:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) to float32 of the same shape (or of `size`), channels_last kept."""
-        mean, std = (_constant(values, str(images.device)) for values in (self.mean, self.std))
-        pixels = images.float()
-        if self.size is not None and pixels.shape[-1] != self.size:
-            pixels = F.interpolate(
-                pixels, size=(self.size, self.size), mode="bilinear", antialias=True, align_corners=False
-            )
-        return (pixels - mean) / std
+        mean, std = self.constants(images.device)
+        return (self.resized(images).float() - mean) / std
+
+    def constants(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of pixels in 0 … 255: float32 (1, 3, 1, 1) on the device."""
+        return _constant(self.mean, str(device)), _constant(self.std, str(device))
+
+    def resized(self, images: torch.Tensor) -> torch.Tensor:
+        """float32 of `size`; images as they are where they have it, or none is given."""
+        if self.size is None or images.shape[-1] == self.size:
+            return images
+        return F.interpolate(
+            images.float(), size=(self.size, self.size), mode="bilinear", antialias=True, align_corners=False
+        )
 
     def describe(self) -> dict:
         """As JSON, for headers and checkpoints."""

@@ -1,7 +1,6 @@
 """What is trained: the student, with the parts that a distillation method adds to it."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,12 @@ from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
 from fastkd.models.fitting import require_size
+from fastkd.models.norm import PRESETS, Norm
 from fastkd.models.registry import create_model
 from fastkd.models.sync_norm import synchronise_norms
 from fastkd.models.taps import Taps, embedding_name, stage_names
 from fastkd.teacher.network import PRECISIONS, LiveTeacher, Teacher
+from fastkd.train.parts.forward import forward
 from fastkd.train.recipe import Recipe
 
 
@@ -25,7 +26,7 @@ class Learner(nn.Module):
     """The student and its method as one module, so that one wrapper and one optimiser hold both.
 
     model: the network. method: None without one; taps: what it looks at in the network. precision: of the network's
-    forward pass; None for float32.
+    forward pass; None for float32. norm: of its inputs, which the run sets. network: `network_logits`, or that compiled.
     """
 
     def __init__(
@@ -37,18 +38,19 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.method, self.taps, self.precision = model, method, taps, precision
+        self.norm = Norm(*PRESETS["none"])
+        self.network: Callable[..., Tensor] | None = None
 
     def forward(
         self,
-        inputs: Tensor,
+        images: Tensor,
         batch: Batch,
         teacher_layers: list[Tensor],
         step: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, C) float32, the method's term R, and the term that its own parts learn from; 0 without a method."""
-        with torch.autocast(inputs.device.type, self.precision) if self.precision else nullcontext():
-            logits_BC = self.model(inputs)
-        logits_BC = logits_BC.float()
+        """Of images uint8 (B, 3, H, W) the logits (B, C) float32, the method's term R, and the term that its own parts learn
+        from; 0 without a method."""
+        logits_BC = forward(self.model, images, self.norm, self.precision, self.network)
         if self.method is None or self.taps is None:
             nothing = torch.zeros((), device=logits_BC.device)
             return logits_BC, nothing, nothing

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from fastkd import agree
 from fastkd.data.batch import Batch
@@ -18,44 +17,48 @@ from fastkd.distil.methods import METHODS
 from fastkd.errors import CorruptError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
-from fastkd.models.norm import Norm
 from fastkd.scoring.recording import TrainingRecord
 from fastkd.stopping import StopFlag
-from fastkd.train.learner import LiveTeacher
+from fastkd.train.learner import Learner, LiveTeacher
 from fastkd.train.logs import Tracker, scalars_of
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch
 from fastkd.train.objective import objective
+from fastkd.train.parts.average import Average
+from fastkd.train.parts.states import Checkpoints
 from fastkd.train.recipe import Recipe, learning_rate
-from fastkd.train.run_folder import Checkpoints, place_in_words
-from fastkd.train.sharing import over_ranks
+from fastkd.train.run_folder import place_in_words
+from fastkd.train.sharing import Vote, over_ranks, seed_dropout, share_buffers
 
 _NOTE_INTERVAL_S = 5.0  # to read a loss is to wait for the GPU
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Run:
-    """A run on its way. rows: loss, CE, KD and R of the epoch's steps so far; metrics.jsonl has lines of the first `num_written`
-    of them."""
+    """A run on its way. wrapped: the learner as several ranks train it. rows: loss, CE, KD and R of the epoch's steps so far;
+    metrics.jsonl has lines of the first `num_written` of them. objective: as it is, or compiled. captured: `one_step` as one
+    graph, in a single process where every step is the same."""
 
     recipe: Recipe
-    learner: nn.Module
-    network: nn.Module
+    learner: Learner
+    wrapped: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: AveragedModel | None
+    average: Average | None
     loader: Loader | Resident
-    norm: Norm
     live: LiveTeacher | None
     world: World
     watch: Stopwatch
     checkpoints: Checkpoints
-    checkpoint_every: int | None
     recording: TrainingRecord | None
     rows: list[list[float]]
     num_written: int
     accuracy: dict[str, Any]
     lines: JsonLines | None
     table: CsvLines | None
+    objective: Callable[..., tuple[Tensor, Tensor, Tensor]] = objective
+    captured: Callable[[Batch], Tensor] | None = None
+    checkpoint_every: int | None = None
+    checkpoint_epochs: int = 1
     stop: StopFlag = field(default_factory=StopFlag)
     track: Tracker | None = None
     progress: Callable[[int, int], None] = lambda done, total: None
@@ -66,10 +69,10 @@ class Run:
 
 def train_epoch(run: Run, epoch: int, first: int) -> None:
     """One pass over the kept samples, from step `first` on; `run.rows` gets loss, CE, KD and R of every step."""
-    run.learner.train()
+    run.wrapped.train()
     steps = len(run.loader)
     pending: list[Tensor] = []  # rows that are still on the device
-    exchanged: list[Tensor] = []  # what ranks told one another in the last two steps
+    vote = Vote(run.stop, run.world)
 
     def take() -> None:
         run.rows += torch.stack(pending)[:, :4].tolist() if pending else []
@@ -77,7 +80,7 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
 
     def collect() -> None:
         take()
-        _require_finite(run.rows, epoch)
+        _require_finite(run, epoch)
 
     def checkpoint(step: int) -> None:
         collect()
@@ -89,30 +92,32 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
         run.watch.did("data_wait")
         num_global = num_in_batch(len(run.loader.ids), step, global_batch=run.loader.global_batch)
         share = len(batch) * run.world.size / num_global  # so that each sample counts the same in the mean of the ranks
-        row = one_step(run, batch, epoch * steps + step, share)
-        exchanged = [*exchanged[-1:], over_ranks(row * share, run.stop, run.world)]
-        pending.append(exchanged[-1])
+        seed_dropout(run.recipe.seed, epoch * steps + step, run.world)
+        row = run.captured(batch) if run.captured is not None else one_step(run, batch, epoch * steps + step, share)
+        row = over_ranks(row * share, run.stop, run.world)
+        run.watch.did("update")  # what ranks exchange and what is written is no waiting for data
+        pending.append(row)
         run.watch.num_images += num_global
         if run.world.is_main and time.monotonic() - run.noted_s >= _NOTE_INTERVAL_S:
             run.noted_s = time.monotonic()
             take()
             if run.world.size == 1:  # of several ranks all see it where they all look, at the next checkpoint
-                _require_finite(run.rows, epoch)
+                _require_finite(run, epoch)
             if all(math.isfinite(value) for row in run.rows[run.num_written :] for value in row):
                 _write_steps(run, epoch)
             last = f", last top-1 {run.accuracy['top1']:.2f} %" if run.accuracy else ""
             run.note(_in_words(epoch, run.rows[-20:]) + last)
         run.progress(epoch * steps + step + 1, run.recipe.epochs * steps)
-        # Ranks agree on stopping by what they exchanged a step ago, so that no GPU is waited for.
-        asked = run.stop.asked if run.world.size == 1 else len(exchanged) > 1 and bool(exchanged[0][4] > 0)
-        if asked:
+        if vote.hear(row):
             checkpoint(step + 1)
+            run.checkpoints.finish()
             agree.share(run.world, lambda: None)  # none leaves before rank 0 has saved: torchrun ends all when one does
             raise run.stop.error(place_in_words(epoch, step + 1))
         if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and step + 1 < steps:
             checkpoint(step + 1)
         run.watch.did("update")  # what ranks exchange and what is written is no waiting for data
     collect()
+    share_buffers(run.learner.buffers(), run.world)
     if run.recording is not None:
         run.recording.end_epoch()
     run.watch.stop()
@@ -125,10 +130,11 @@ def one_step(run: Run, batch: Batch, number: int, share: float) -> Tensor:
     if run.live is not None:
         teacher_BC, teacher_layers = run.live(batch.images)
         run.watch.did("teacher")
-    student_BC, method, parts = run.learner(run.norm(batch.images), batch, teacher_layers, number)
+    run.optimizer.zero_grad(set_to_none=True)  # before the forward pass, which may have their memory
+    student_BC, method, parts = run.wrapped(batch.images, batch, teacher_layers, number)
     if run.recording is not None:
         run.recording.observe(student_BC, batch)
-    loss, ce, kd = objective(
+    loss, ce, kd = run.objective(
         run.recipe,
         student_BC,
         teacher_BC,
@@ -139,13 +145,12 @@ def one_step(run: Run, batch: Batch, number: int, share: float) -> Tensor:
         lam=batch.lam,
     )
     run.watch.did("forward")
-    run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale((loss + parts) * share).backward()
     run.watch.did("backward")
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if run.average is not None:
-        run.average.update_parameters(run.network)
+        run.average.update(run.learner.model)
     run.watch.did("update")
     row = torch.stack([loss, ce, kd, method]).detach()
     return row if len(batch) else torch.zeros_like(row)  # means over no samples are NaN; their gradients are 0
@@ -156,19 +161,22 @@ def _in_words(epoch: int, rows: list[list[float]]) -> str:
     return f"epoch {epoch + 1}, loss {sum(row[0] for row in rows) / len(rows):.4g}"
 
 
-def _require_finite(rows: list[list[float]], epoch: int) -> None:
-    table = torch.tensor(rows)
-    if not torch.isfinite(table).all():
-        step = int((~torch.isfinite(table).all(dim=1)).nonzero()[0])
-        raise CorruptError(
-            f"the loss of epoch {epoch + 1}, step {step + 1} is {rows[step][0]}: training diverged; lower --lr"
-        )
+def _require_finite(run: Run, epoch: int) -> None:
+    for step, row in enumerate(run.rows, 1):
+        if not all(map(math.isfinite, row)):
+            found, way_out = f"is {row[0]}", "lower --lr"
+            if run.scaler.is_enabled():
+                found += f" with --amp fp16, its gradient scaler at {run.scaler.get_scale():g}"
+                way_out += ", or use --amp bf16"
+            raise CorruptError(f"the loss of epoch {epoch + 1}, step {step} {found}: training diverged; {way_out}")
 
 
 def _save(run: Run, epoch: int, step: int) -> None:
     """Writes the state in which `step` steps of the epoch are done."""
     assert run.lines is not None
     assert run.table is not None
+    if run.average is not None:
+        run.average.take_statistics(run.learner.model)
     run.checkpoints.save(
         {
             "epoch": epoch,
@@ -221,4 +229,5 @@ def end_epoch(run: Run, epoch: int, measured: dict[str, Any]) -> None:
     if run.track is not None:
         for line in [*steps, whole]:
             run.track(*scalars_of(line, len(run.loader)))
-    _save(run, epoch + 1, 0)
+    if (epoch + 1) % run.checkpoint_epochs == 0 or epoch + 1 == run.recipe.epochs:
+        _save(run, epoch + 1, 0)

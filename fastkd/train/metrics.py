@@ -17,6 +17,7 @@ from fastkd.data.batch import Batch
 from fastkd.dist import World, sum_over_ranks
 from fastkd.errors import CorruptError, OptionError
 from fastkd.models.norm import Norm
+from fastkd.train.parts.forward import forward
 from fastkd.writing import atomic_path, naming
 
 EVAL_BATCH = 250
@@ -30,8 +31,19 @@ def top_hits(logits_BC: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([hits[:, 0].sum(), hits.sum()])
 
 
-def evaluate(model: nn.Module, norm: Norm, batches: Iterable[Batch], world: World) -> dict[str, Any]:
-    """Accuracy over all batches of all ranks; every sample counts once.
+def evaluate(
+    model: nn.Module,
+    norm: Norm,
+    batches: Iterable[Batch],
+    world: World,
+    *,
+    precision: torch.dtype | None = None,
+    network: Callable[..., Tensor] | None = None,
+) -> dict[str, Any]:
+    """Accuracy over all batches of all ranks; every sample counts once. A GPU is asked once, after the last batch.
+
+    Args:
+        precision, network: as `forward` takes them.
 
     Returns:
         top1, top5 in percent, num_samples.
@@ -41,22 +53,33 @@ def evaluate(model: nn.Module, norm: Norm, batches: Iterable[Batch], world: Worl
         CorruptError: outputs that are no numbers.
     """
     model.eval()
-    totals = np.zeros(3, np.int64)  # top-1 hits, top-5 hits, samples
+    num_samples, found, num_outputs = 0, [], 0
     with torch.inference_mode():
         for batch in batches:
             if not len(batch):
                 continue
-            logits = model(norm(batch.images))
-            require_numbers(logits, batch.sample_ids)
-            if int(batch.labels.max()) >= logits.shape[1]:
-                raise OptionError(
-                    f"label {int(batch.labels.max())} in the data, the network has {logits.shape[1]} outputs"
-                )
-            totals[:2] += top_hits(logits, batch.labels).cpu().numpy()
-            totals[2] += len(batch)
+            logits_BC = forward(model, batch.images, norm, precision, network)
+            found.append(torch.cat([top_hits(logits_BC, batch.labels), _worst(logits_BC, batch)]))
+            num_samples, num_outputs = num_samples + len(batch), logits_BC.shape[1]
+    rows = torch.stack(found).cpu().numpy() if found else np.zeros((0, 4), np.int64)
+    for _, _, largest_label, sample_id in rows.tolist():
+        if sample_id >= 0:
+            raise _no_numbers(sample_id)
+        if largest_label >= num_outputs:
+            raise OptionError(f"label {largest_label} in the data, the network has {num_outputs} outputs")
+    totals = np.array([*rows[:, :2].sum(0), num_samples], np.int64)
     sum_over_ranks(totals, world)
     top1, top5, count = totals.tolist()
     return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "num_samples": count}
+
+
+def _worst(logits_BC: Tensor, batch: Batch) -> Tensor:
+    """The largest label of a batch, and the id of its first sample whose logits are not all finite, or -1: int64 (2,)."""
+    bad = ~torch.isfinite(logits_BC).all(dim=1)
+    place = torch.arange(len(batch), device=bad.device)
+    first = torch.where(bad, place, len(batch)).min(dim=0, keepdim=True).values
+    sample_id = torch.where(bad.any(), batch.sample_ids.gather(0, first.clamp(max=len(batch) - 1)), -1)
+    return torch.cat([batch.labels.max(dim=0, keepdim=True).values, sample_id])
 
 
 def require_numbers(logits_BC: Tensor, sample_ids: Tensor) -> None:
@@ -67,10 +90,13 @@ def require_numbers(logits_BC: Tensor, sample_ids: Tensor) -> None:
     """
     good = torch.isfinite(logits_BC).all(dim=1)
     if not good.all():
-        first = int(sample_ids[int((~good).nonzero()[0])])
-        raise CorruptError(
-            f"the network's outputs of sample {first} are no finite numbers: check its weights and the normalisation of its inputs"
-        )
+        raise _no_numbers(int(sample_ids[int((~good).nonzero()[0])]))
+
+
+def _no_numbers(sample_id: int) -> CorruptError:
+    return CorruptError(
+        f"the network's outputs of sample {sample_id} are no finite numbers: check its weights and the normalisation of its inputs"
+    )
 
 
 class Stopwatch:
@@ -100,6 +126,8 @@ class Stopwatch:
     def did(self, part: str) -> None:
         """A part of the step ended: what passed since the last mark was it."""
         if self._on_gpu:
+            if torch.cuda.is_current_stream_capturing():  # a step that is recorded is timed as a whole
+                return
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self._device))
             self._events.append((part, event))

@@ -3,19 +3,13 @@
 import hashlib
 import json
 import math
-import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fastkd.differences import differences, in_a_line
 from fastkd.errors import CorruptError, FormatError, MismatchError
 from fastkd.fingerprint import fingerprint
-from fastkd.train.resume import load_resume, save_resume
 from fastkd.writing import atomic_path, require_replaceable
 
 RUN_VERSION = 2
@@ -199,58 +193,6 @@ def require_own_state(path: Path, state: dict[str, Any], head: dict[str, Any]) -
 def place_in_words(epoch: int, step: int) -> str:
     """Where a run stands that has done `epoch` whole epochs and `step` steps of the next one; people count from 1."""
     return f"after step {step} of epoch {epoch + 1}" if step else f"after epoch {epoch}"
-
-
-class Checkpoints:
-    """The last two resume states of a run: `resume.pt` and, should that one be damaged, `resume-previous.pt`.
-
-    Args:
-        head: what run.json says; a state says by its fingerprint whose it is.
-        parts: what has a state, by the name under which it is kept: networks, optimisers and the like.
-    """
-
-    def __init__(self, out: Path, head: dict[str, Any], parts: dict[str, Any]) -> None:
-        self.last, self.previous, self.parts = out / "resume.pt", out / "resume-previous.pt", parts
-        self._head = head
-        self._last_is_whole = True
-        self.loaded: str | None = None  # digest of the state that was gone on from
-
-    def load(self, log: Callable[[str], None]) -> dict[str, Any] | None:
-        """Loads the last whole state into the parts; returns all of it, or None where there is none.
-
-        Raises:
-            FormatError, CorruptError: no whole file, or the state of another network.
-            MismatchError: the state of another run.
-        """
-        paths = [path for path in (self.last, self.previous) if path.exists()]
-        for path in paths:
-            try:
-                state = load_resume(path)
-            except (FormatError, CorruptError) as error:
-                if path == paths[-1]:
-                    raise
-                log(f"{error}; falling back to the state before it, {paths[-1].name}")
-                self._last_is_whole = False
-                continue
-            require_own_state(path, state, self._head)
-            with suppress(KeyError, ValueError, RuntimeError, TypeError):
-                for name, part in self.parts.items():
-                    part.load_state_dict(state[name])
-                torch.set_rng_state(state["generator"])
-                self.loaded = file_checksum(path)
-                log(f"{path}: going on {place_in_words(state['epoch'], state['step'])}")
-                return state
-            raise FormatError(f"{path}: does not hold the state of this run; remove the folder and start anew")
-        return None
-
-    def save(self, position: dict[str, Any]) -> None:
-        """Writes the state of the parts and the position; a kill at any moment leaves one whole state or two."""
-        if self.last.exists() and self._last_is_whole:
-            os.replace(self.last, self.previous)
-        states = {name: part.state_dict() for name, part in self.parts.items()}
-        whose = {"run": self._head["fingerprint"]}
-        save_resume(self.last, states | position | whose | {"generator": torch.get_rng_state()})
-        self._last_is_whole = True
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

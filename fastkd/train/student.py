@@ -1,20 +1,17 @@
 """Training a network on the kept samples: with stored logits, with a live teacher, or with labels alone."""
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastkd.agree import agree, require_seen, share
-from fastkd.dist import World
+from fastkd.dist import World, even_split
 from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
@@ -29,10 +26,17 @@ from fastkd.train.about import made_with
 from fastkd.train.checks import require_files
 from fastkd.train.learner import Learner, make_learner
 from fastkd.train.logs import require_trackers, tracking
-from fastkd.train.loop import Run, end_epoch, train_epoch
+from fastkd.train.loop import Run, end_epoch, one_step, train_epoch
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate, last_rates
+from fastkd.train.objective import objective
+from fastkd.train.parts.average import Average
+from fastkd.train.parts.captured import can_be_captured, captured, cuda_graph
+from fastkd.train.parts.compiling import compile_step, measured_convolutions
+from fastkd.train.parts.optimizer import make_optimizer, set_learning_rate
+from fastkd.train.parts.states import Checkpoints
 from fastkd.train.recipe import Recipe, input_size, learning_rate
-from fastkd.train.run_folder import Checkpoints, claim_folder, file_checksum, plain_result, read_result, write_result
+from fastkd.train.run_folder import claim_folder, file_checksum, plain_result, read_result, write_result
+from fastkd.train.sharing import wrapped
 from fastkd.writing import claim
 
 
@@ -48,6 +52,7 @@ def train(
     val_every: int = 1,
     record: Record | None = None,
     checkpoint_every: int | None = None,
+    checkpoint_epochs: int = 1,
     compiled: bool = False,
     trackers: Sequence[str] = (),
     inputs: dict[str, str],
@@ -75,7 +80,8 @@ def train(
         val: batches to measure accuracy on after every `val_every` epochs and after the last.
         record: training dynamics to accumulate by the way; at the end they are `scores.h5`. They are kept by whole
             epochs, and so are the states then.
-        checkpoint_every: steps between states, besides those after each epoch.
+        checkpoint_every: steps between states within an epoch; None for none there. checkpoint_epochs: epochs between the
+            states after epochs; there is one after the last.
         compiled: run the network through torch.compile, on a GPU with CUDA graphs; its first steps take a minute.
         inputs, params: what the run was made from, for `run.json`; another value there is another run.
         about: more of what it was made from, of `about_run`, for `run.json` and the checkpoint. command: the command line, for
@@ -140,9 +146,11 @@ def train(
         if found["finished"] is not None:
             log(f"{out}: this run is finished; its result follows")
             return plain_result(found["finished"])
-        run, place = _start(
-            recipe, learner, loader, norm, live, record, out, found["head"], compiled, checkpoint_every, world, log
-        )
+        stack.enter_context(measured_convolutions(loader.device))
+        sizes = {_full_batch(one, world) for one in (loader, val) if one is not None} if compiled else None
+        run, place = _start(recipe, learner, loader, live, record, out, found["head"], sizes, world, log)
+        stack.callback(run.checkpoints.close)
+        run.checkpoint_every, run.checkpoint_epochs = checkpoint_every, checkpoint_epochs
         run.progress, run.note, run.ended = progress, note, ended
         if trackers and world.is_main:
             first = place["epoch"] * len(loader)
@@ -151,19 +159,15 @@ def train(
                 tracking(trackers, out, run_id=run_id, config=identity["params"], first_step=first)
             )
         run.stop = stack.enter_context(stop_on_signals())
-        final = run.network if run.average is None else run.average.module
         for epoch in range(place["epoch"], recipe.epochs):
-            for group in run.optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, epoch)
-            run.norm = replace(norm, size=input_size(recipe, epoch, loader.views.size) or norm.size)
+            set_learning_rate(run.optimizer, learning_rate(recipe, epoch))
+            learner.norm = replace(norm, size=input_size(recipe, epoch, loader.views.size) or norm.size)
             train_epoch(run, epoch, place["step"] if epoch == place["epoch"] else 0)
-            if world.size > 1:  # each rank has batch statistics of its own: the network that is saved is rank 0's
-                for buffer in [*learner.buffers(), *(run.average.buffers() if run.average is not None else [])]:
-                    dist.broadcast(buffer, 0)
             measured = {}
             if val is not None and ((epoch + 1) % val_every == 0 or epoch + 1 == recipe.epochs):
-                run.accuracy = measured = evaluate(final, norm, val.epoch(0), world)
+                run.accuracy = measured = _measure(run, norm, val)
             end_epoch(run, epoch, measured)
+        run.checkpoints.finish()
         result = {
             "epochs": recipe.epochs,
             "val_top1": run.accuracy.get("top1"),
@@ -171,40 +175,53 @@ def train(
             **(run.watch.rates() if run.watch.num_images or not world.is_main else last_rates(out / "metrics.jsonl")),
         }
         if world.is_main:
-            _finish(run, final, norm, out, found["head"], result)
+            _finish(run, norm, out, found["head"], result)
         return result
+
+
+def _full_batch(loader: Loader | Resident, world: World) -> int:
+    """Samples of this rank in all batches of a loader but the last."""
+    start, end = even_split(loader.global_batch, world.rank, world.size)
+    return end - start
+
+
+def _measure(run: Run, norm: Norm, val: Loader | Resident) -> dict[str, Any]:
+    """Accuracy of what will be saved, in the precision and by the graphs of training."""
+    learner, average = run.learner, run.average
+    with average.worn_by(learner.model) if average is not None else nullcontext():
+        return evaluate(
+            learner.model, norm, val.epoch(0), run.world, precision=learner.precision, network=learner.network
+        )
 
 
 def _start(
     recipe: Recipe,
     learner: Learner,
     loader: Loader | Resident,
-    norm: Norm,
     live: LiveTeacher | None,
     record: Record | None,
     out: Path,
     head: dict[str, Any],
-    compiled: bool,
-    checkpoint_every: int | None,
+    sizes: Collection[int] | None,
     world: World,
     log: Callable[[str], None],
 ) -> tuple[Run, dict[str, Any]]:
-    """The run with its optimiser, from the folder's last state or anew; and the place from which it goes on."""
-    optimizer = torch.optim.SGD(
-        learner.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        fused=loader.device.type == "cuda",
-    )
+    """The run with its optimiser, from the folder's last state or anew; and the place from which it goes on.
+
+    Args:
+        sizes: batches for which the step is compiled; None for none.
+    """
+    on_gpu = loader.device.type == "cuda"
+    is_plain = sizes is None and record is None and not (live is not None and recipe.distils)
+    as_graph = on_gpu and is_plain and can_be_captured(recipe, world, is_resident=isinstance(loader, Resident))
+    rate = torch.tensor(recipe.lr, device=loader.device) if as_graph else None
+    optimizer = make_optimizer(recipe, learner.parameters(), fused=on_gpu, lr=rate)
     scaler = torch.amp.GradScaler(loader.device.type, enabled=recipe.amp == "fp16")
     parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer, "scaler": scaler}
     average = None
     if recipe.ema:
-        average = parts["average"] = AveragedModel(learner.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-    checkpoints = Checkpoints(out, head, parts)
-    if compiled:
-        learner.model.compile(mode="reduce-overhead" if loader.device.type == "cuda" else None)
+        average = parts["average"] = Average(learner.model, recipe.ema)
+    checkpoints = Checkpoints(out, head, parts, loader.device)
     place = checkpoints.load(log)
     require_seen(world, f"the state in {out}", checkpoints.loaded)
     place = place or {"epoch": 0, "step": 0, "rows": [], "jsonl": None, "csv": None, "accuracy": {}}
@@ -213,20 +230,22 @@ def _start(
         recording = TrainingRecord(record, loader.dataset.beton.num_samples, world, loader.device)
         if place["epoch"]:
             recording.load_state_dict(place.get("record", {}), checkpoints.last)
+    loss = objective
+    if sizes is not None:
+        learner.network, loss = compile_step(sizes, grows=recipe.resize_from is not None, on_gpu=on_gpu)
     run = Run(
         recipe=recipe,
-        learner=DistributedDataParallel(learner) if world.size > 1 else learner,
-        network=learner.model,
+        learner=learner,
+        wrapped=wrapped(learner, world, is_static=sizes is None),
+        objective=loss,
         optimizer=optimizer,
         scaler=scaler,
         average=average,
         loader=loader,
-        norm=norm,
         live=live if recipe.distils else None,
         world=world,
         watch=Stopwatch(loader.device),
         checkpoints=checkpoints,
-        checkpoint_every=checkpoint_every,
         recording=recording,
         rows=list(place["rows"]),
         num_written=place.get("num_written", 0),  # states of before wrote none until the epoch's end
@@ -234,13 +253,17 @@ def _start(
         lines=JsonLines(out / "metrics.jsonl", place["jsonl"], log) if world.is_main else None,
         table=CsvLines(out / "metrics.csv", place["csv"], log) if world.is_main else None,
     )
+    if as_graph:
+        step, size = partial(one_step, run, number=0, share=1.0), _full_batch(loader, world)
+        run.captured = captured(step, size, cuda_graph(loader.device), log)
     return run, place
 
 
-def _finish(run: Run, final: nn.Module, norm: Norm, out: Path, head: dict[str, Any], result: dict[str, Any]) -> None:
+def _finish(run: Run, norm: Norm, out: Path, head: dict[str, Any], result: dict[str, Any]) -> None:
     """Writes weights, scores and, last, the result, which makes the run a finished one; `result` gets their fingerprints."""
     assert run.lines is not None
     assert run.table is not None
+    final = run.learner.model if run.average is None else run.average.module
     files = {"metrics.jsonl": run.lines.checksum, "metrics.csv": run.table.checksum}
     dataset = run.loader.dataset
     meta = {"model": run.recipe.model, "num_classes": dataset.num_classes, "class_names": dataset.class_names}

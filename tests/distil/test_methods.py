@@ -60,6 +60,7 @@ def test_the_student_starts_the_same_whatever_the_method(loader, teacher_file):
 def test_the_variance_of_vid_is_trained(loader, teacher_file):
     torch.manual_seed(0)
     learner, live = make_learner(Recipe(model="resnet8", kd="vid"), loader, load_teacher(str(teacher_file)))
+    learner.norm = NORM
     before = [var.detach().clone() for (var,) in learner.method.variances()]
     assert [tuple(var.shape) for var in before] == [(16,), (32,), (64,)]
     for var in before:
@@ -70,7 +71,7 @@ def test_the_variance_of_vid_is_trained(loader, teacher_file):
     means = []
     for regressor in learner.method.regressors:
         regressor.register_forward_hook(lambda module, inputs, mean: means.append(mean.detach()))
-    learner(NORM(batch.images), batch, layers, 0)[1].backward()
+    learner(batch.images, batch, layers, 0)[1].backward()
     optimizer.step()
     for old, (new,), mean, its in zip(before, learner.method.variances(), means, layers, strict=True):
         error = (mean - its).pow(2).mean((0, 2, 3))  # where the variance is at home
@@ -174,10 +175,11 @@ def test_torchvision_networks_are_looked_into_by_name(loader, tmp_path):
     teacher = load_teacher(str(save_teacher(tmp_path / "t.safetensors", name="resnet18")))
     layers = {"layers": ("features.3", "features.6"), "teacher_layers": ("layer1.1.conv2", "layer2")}
     learner, live = make_learner(Recipe(model="mobilenet_v2", kd="at", **layers), loader, teacher)
+    learner.norm = NORM
     batch = next(iter(loader.epoch(0)))
     _, maps = live(batch.images)
     assert [tuple(m.shape[1:]) for m in maps] == [(64, 8, 8), (128, 4, 4)]
-    assert float(learner(NORM(batch.images), batch, maps, 0)[1].detach()) > 0
+    assert float(learner(batch.images, batch, maps, 0)[1].detach()) > 0
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,12 @@ def test_two_ranks_of_64_are_one_process_of_128(raw_beton, tmp_path):
     np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
 
 
-def test_norms_over_ranks_are_norms_over_all_samples(tmp_path):
-    """Output, gradients and running statistics, for ranks of 5 and 2 samples."""
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("cut", [5, 7])
+def test_norms_over_ranks_are_norms_over_all_samples(tmp_path, kind, cut):
+    """Output, gradients and running statistics, for ranks of 5 and 2 samples, or 7 and none; those for GPUs run anywhere."""
     x = torch.randn(7, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    parts = [slice(0, 5), slice(5, 7)]
+    parts = [slice(0, cut), slice(cut, 7)]
 
     def norm() -> nn.BatchNorm2d:
         torch.manual_seed(1)
@@ -71,7 +73,7 @@ def test_norms_over_ranks_are_norms_over_all_samples(tmp_path):
         return made
 
     def as_rank(world: World) -> None:
-        module = synchronise_norms(nn.Sequential(norm()), "cpu")
+        module = synchronise_norms(nn.Sequential(norm()), kind)
         own = x[parts[world.rank]].clone().requires_grad_()
         out = module(own)
         out.pow(3).sum().backward()
