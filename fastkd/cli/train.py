@@ -31,6 +31,7 @@ from fastkd.cli.train_options import (
     record_options,
     schedule_options,
     states_every,
+    step_options,
 )
 from fastkd.data.beton.fields import Fields
 
@@ -101,26 +102,11 @@ _SECTIONS = {
     show_default=True,
     help="CE and KD of each sample times its weight in the mask, where the mask has weights; the mean is over the batch.",
 )
-@click.option("--sync-bn", is_flag=True, help="Batch norms over the samples of all processes.")
-@click.option(
-    "--amp",
-    type=click.Choice(["off", "bf16", "fp16"]),
-    default="off",
-    show_default=True,
-    help="The student's arithmetic.",
-)
-@click.option(
-    "--compile", "compiled", is_flag=True, help="Run the student through torch.compile; CUDA graphs on a GPU."
-)
 @click.option(
     "--log",
     "tracked",
     metavar="tensorboard,wandb",
     help="Numbers also go there; metrics.jsonl and .csv are always written.",
-)
-@click.option("--ema", type=float, default=0.0, metavar="DECAY", help="Measure and save an average of the weights.")
-@click.option(
-    "--resize-from", type=int, metavar="PIXELS", help="Grow the student's input from this size to the view's."
 )
 @click.option("--drop-last", is_flag=True, help="Leave out the last batch of an epoch where it is not full.")
 @click.option(
@@ -136,14 +122,8 @@ _SECTIONS = {
     metavar="NORM",
     help="The student's input: cifar, imagenet, none or M,M,M/S,S,S.  [default: as --init says, if it does; cifar up to 64 pixels, else imagenet]",
 )
+@step_options
 @record_options
-@click.option(
-    "--resident",
-    type=click.Choice(["auto", "on", "off"]),
-    default="auto",
-    show_default=True,
-    help="Decode once and cut the views on the device; auto: on a GPU whose memory holds the data.",
-)
 @view_options
 @loader_options
 def train(

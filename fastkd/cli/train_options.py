@@ -113,6 +113,31 @@ loss_options = option_list(
     ),
 )
 
+step_options = option_list(
+    click.option("--sync-bn", is_flag=True, help="Batch norms over the samples of all processes."),
+    click.option(
+        "--amp",
+        type=click.Choice(["off", "bf16", "fp16"]),
+        default="off",
+        show_default=True,
+        help="The student's arithmetic.",
+    ),
+    click.option(
+        "--compile", "compiled", is_flag=True, help="Run the student through torch.compile; CUDA graphs on a GPU."
+    ),
+    click.option("--ema", type=float, default=0.0, metavar="DECAY", help="Measure and save an average of the weights."),
+    click.option(
+        "--resize-from", type=int, metavar="PIXELS", help="Grow the student's input from this size to the view's."
+    ),
+    click.option(
+        "--resident",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="Decode once and cut the views on the device; auto: on a GPU whose memory holds the data.",
+    ),
+)
+
 record_options = option_list(
     click.option(
         "--record", metavar="SCORES", help="Of forgetting,el2n,aum,dual: recorded on the way, into scores.h5."
