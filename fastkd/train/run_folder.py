@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import torch
 from fastkd.differences import differences, in_a_line
 from fastkd.errors import CorruptError, FormatError, MismatchError
 from fastkd.fingerprint import fingerprint
-from fastkd.train.resume import load_resume, save_resume
+from fastkd.train.resume import load_part, load_resume, require_position, save_resume
 from fastkd.writing import atomic_path, require_replaceable
 
 RUN_VERSION = 2
@@ -126,8 +125,9 @@ def read_result(out: Path, head: dict[str, Any]) -> dict[str, Any] | None:
             )
     numbers = [result.get(name) for name in ("epochs", "images_per_s")]
     numbers += [] if "val_top1" in result and result["val_top1"] is None else [result.get("val_top1")]
-    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
-        raise FormatError(f"{path}: damaged: epochs, images_per_s and val_top1 are not all numbers; {way_out}")
+    most = (2**53, 2**53, 100)  # the last in percent
+    if not all(isinstance(one, int | float) and 0 <= one <= limit for one, limit in zip(numbers, most, strict=False)):
+        raise FormatError(f"{path}: damaged: epochs, images_per_s and val_top1 are not all numbers in range; {way_out}")
     return result
 
 
@@ -233,9 +233,10 @@ class Checkpoints:
                 self._last_is_whole = False
                 continue
             require_own_state(path, state, self._head)
-            with suppress(KeyError, ValueError, RuntimeError, TypeError):
+            with suppress(KeyError, ValueError, RuntimeError, TypeError, AttributeError):
+                require_position(state)
                 for name, part in self.parts.items():
-                    part.load_state_dict(state[name])
+                    load_part(part, state[name])
                 torch.set_rng_state(state["generator"])
                 self.loaded = file_checksum(path)
                 log(f"{path}: going on {place_in_words(state['epoch'], state['step'])}")
