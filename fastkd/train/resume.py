@@ -102,6 +102,7 @@ def require_position(state: dict[str, Any]) -> None:
     rows = state["rows"]
     num_written = state.get("num_written", 0)
     is_whole = isinstance(rows, list) and all(map(is_row, rows)) and is_accuracy(state["accuracy"])
+    is_whole &= isinstance(state.get("run"), str | None)
     is_whole &= all(is_count(value) for value in (state["epoch"], state["step"], num_written))
     if not (is_whole and num_written <= len(rows) and is_place(state["jsonl"]) and is_place(state["csv"])):
         raise ValueError("no position of a run")

@@ -123,12 +123,28 @@ def read_result(out: Path, head: dict[str, Any]) -> dict[str, Any] | None:
                 f"{path}: of another run ({str(result.get('run'))[:12]}) than run.json is ({head['fingerprint'][:12]}): "
                 f"{way_out}"
             )
-    numbers = [result.get(name) for name in ("epochs", "images_per_s")]
-    numbers += [] if "val_top1" in result and result["val_top1"] is None else [result.get("val_top1")]
-    most = (2**53, 2**53, 100)  # the last in percent
-    if not all(isinstance(one, int | float) and 0 <= one <= limit for one, limit in zip(numbers, most, strict=False)):
-        raise FormatError(f"{path}: damaged: epochs, images_per_s and val_top1 are not all numbers in range; {way_out}")
+    if not _makes_sense(result):
+        raise FormatError(
+            f"{path}: damaged: epochs, images_per_s and val_top1 are not all numbers in range, or what files it names is none; {way_out}"
+        )
     return result
+
+
+def _makes_sense(result: dict[str, Any]) -> bool:
+    """Whether what is read of a result is what a run can have written."""
+    counts = [result.get(name) for name in ("epochs", "images_per_s")]
+    percents = [result.get("data_wait_percent", 0.0)]
+    percents += [
+        result[name] for name in ("val_top1", "val_top5") if result.get(name, "") is not None and name in result
+    ]
+    files = result.get("files", {})
+    return (
+        "val_top1" in result
+        and all(isinstance(one, int | float) and 0 <= one < 2**53 for one in counts)
+        and all(isinstance(one, int | float) and 0 <= one <= 100 for one in percents)
+        and isinstance(files, dict)
+        and all(isinstance(one, str) for one in (*files.values(), result.get("fingerprint", "")))
+    )
 
 
 def write_result(out: Path, head: dict[str, Any], result: dict[str, Any], files: dict[str, str]) -> None:
@@ -186,8 +202,14 @@ def require_own_state(path: Path, state: dict[str, Any], head: dict[str, Any]) -
         head: what `read_run` gave. The states of version 1 do not say whose they are.
 
     Raises:
-        MismatchError: says whose it is.
+        MismatchError: says whose it is. FormatError: no state of a run at all, though it is sealed as one.
     """
+    try:
+        require_position(state)
+    except (KeyError, ValueError, TypeError):
+        raise FormatError(
+            f"{path}: does not say where a run stands: put the run's own back, or remove it to go on from the state before"
+        ) from None
     whose = state.get("run")
     if whose != head["fingerprint"] and not (whose is None and head["format_version"] == 1):
         raise MismatchError(
@@ -234,7 +256,6 @@ class Checkpoints:
                 continue
             require_own_state(path, state, self._head)
             with suppress(KeyError, ValueError, RuntimeError, TypeError, AttributeError):
-                require_position(state)
                 for name, part in self.parts.items():
                     load_part(part, state[name])
                 torch.set_rng_state(state["generator"])
