@@ -25,7 +25,7 @@ from fastkd.fingerprint import fingerprint
 from fastkd.models.foreign import ALLOWED, choose_weights
 from fastkd.models.registry import canonical_name, load_weights, state_fingerprint, strip_prefixes
 from fastkd.models.torch_file import load_torch
-from fastkd.writing import atomic_path
+from fastkd.writing import atomic_path, reading
 
 FORMAT_VERSION = 1
 
@@ -141,7 +141,8 @@ def _require_own(folder: Path, found: Checkpoint) -> None:
         MismatchError: they are another run's. FormatError: a run.json that is none.
     """
     try:
-        whose = json.loads((folder / "run.json").read_text(encoding="utf-8"))["fingerprint"]
+        with reading(folder / "run.json"):
+            whose = json.loads((folder / "run.json").read_text(encoding="utf-8"))["fingerprint"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(
             f"{folder}/run.json: damaged ({error}); `fastkd verify {folder}` says what is whole"

@@ -17,6 +17,7 @@ from fastkd.prune.scores.features import FORMAT_VERSION as FEATURES_VERSION
 from fastkd.prune.scores.features import KIND as FEATURES_KIND
 from fastkd.prune.scores.score_file import load_scores
 from fastkd.report.selection import summary
+from fastkd.writing import reading
 
 NOT_RECORDED = "not recorded"
 """What stands for what files of a version before do not say."""
@@ -36,7 +37,7 @@ def kind_of(path: str | Path) -> str:
         raise FormatError(f"{path}: a folder without run.json; expected a file, or the folder of a run")
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file")
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         head = file.read(24)
     if head.startswith(HDF5_MAGIC):
         with open_artefact(path, None) as (_, header):

@@ -108,6 +108,21 @@ def require_position(state: dict[str, Any]) -> None:
         raise ValueError("no position of a run")
 
 
+def is_result(result: dict[str, Any]) -> bool:
+    """Whether what is read of a result.json is what a run can have written."""
+    counts = [result.get(name) for name in ("epochs", "images_per_s")]
+    percents = [result.get("data_wait_percent", 0.0)]
+    percents += [result[name] for name in ("val_top1", "val_top5") if result.get(name) is not None]
+    files = result.get("files", {})
+    return (
+        "val_top1" in result
+        and all(isinstance(one, int | float) and 0 <= one < 2**53 for one in counts)
+        and all(isinstance(one, int | float) and 0 <= one <= 100 for one in percents)
+        and isinstance(files, dict)
+        and all(isinstance(one, str) for one in (*files.values(), result.get("fingerprint", "")))
+    )
+
+
 def load_part(part: Any, state: Any) -> None:
     """Loads a state into a network, an optimiser or the like; of an optimiser it is looked at first, as torch does not.
 

@@ -14,8 +14,8 @@ import torch
 from fastkd.differences import differences, in_a_line
 from fastkd.errors import CorruptError, FormatError, MismatchError
 from fastkd.fingerprint import fingerprint
-from fastkd.train.resume import load_part, load_resume, require_position, save_resume
-from fastkd.writing import atomic_path, require_replaceable
+from fastkd.train.resume import is_result, load_part, load_resume, require_position, save_resume
+from fastkd.writing import atomic_path, reading, require_replaceable
 
 RUN_VERSION = 2
 """Of runs whose files say whose they are and carry checksums; runs of version 1 are read and gone on with."""
@@ -123,28 +123,11 @@ def read_result(out: Path, head: dict[str, Any]) -> dict[str, Any] | None:
                 f"{path}: of another run ({str(result.get('run'))[:12]}) than run.json is ({head['fingerprint'][:12]}): "
                 f"{way_out}"
             )
-    if not _makes_sense(result):
+    if not is_result(result):
         raise FormatError(
             f"{path}: damaged: epochs, images_per_s and val_top1 are not all numbers in range, or what files it names is none; {way_out}"
         )
     return result
-
-
-def _makes_sense(result: dict[str, Any]) -> bool:
-    """Whether what is read of a result is what a run can have written."""
-    counts = [result.get(name) for name in ("epochs", "images_per_s")]
-    percents = [result.get("data_wait_percent", 0.0)]
-    percents += [
-        result[name] for name in ("val_top1", "val_top5") if result.get(name, "") is not None and name in result
-    ]
-    files = result.get("files", {})
-    return (
-        "val_top1" in result
-        and all(isinstance(one, int | float) and 0 <= one < 2**53 for one in counts)
-        and all(isinstance(one, int | float) and 0 <= one <= 100 for one in percents)
-        and isinstance(files, dict)
-        and all(isinstance(one, str) for one in (*files.values(), result.get("fingerprint", "")))
-    )
 
 
 def write_result(out: Path, head: dict[str, Any], result: dict[str, Any], files: dict[str, str]) -> None:
@@ -163,7 +146,7 @@ def plain_result(result: dict[str, Any]) -> dict[str, Any]:
 
 def file_checksum(path: Path) -> str:
     """BLAKE2b-128 of a file's bytes: 32 hexadecimal digits."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
@@ -282,7 +265,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
         FormatError: the file holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
