@@ -40,24 +40,24 @@ HANGS_AFTER_S, MOST_BYTES, EACH = 10, 200 << 20, 1000
 NUM_IMAGES, SIDE = 60, 16
 CPU = "--device cpu --num-workers 1"
 RUN = f"train x.beton --mask m.h5 --logits l.h5 --model resnet8 --epochs 3 --batch-size 10 --val x.beton {CPU}"
-LAB = (
+DATA = (
     "build-beton images --mode raw --out x.beton",
-    f"train x.beton --alpha 0 --model resnet8 --views center --epochs 3 --batch-size 20 --record el2n,dual --dual-window 2 --out t {CPU}",
-    f"train x.beton --alpha 0 --model resnet8 --views center --epochs 3 --batch-size 20 --record el2n,dual --dual-window 2 --out t5 --seed 5 {CPU}",
-    f"score x.beton --method moderate --model t --features-out f.h5 --out s0.h5 {CPU}",
-    f"score x.beton --method moderate --model t5 --features-out f5.h5 --out s05.h5 {CPU}",
     "prune x.beton --keep 0.5 --weights inverse-class --out m.h5",
     "prune x.beton --keep 0.5 --seed 5 --weights inverse-class --out m5.h5",
-    *(
-        f"cache-logits x.beton --mask m.h5 --teacher {t} --num-seeds 2 --outputs logits,embedding --batch-size 8 --out {out} {CPU}"
-        for t, out in (
-            ("t", "l.h5"),
-            ("t5", "l5.h5"),
-            ("t --shard 1/2", "a.h5"),
-            ("t --shard 2/2", "b.h5"),
-            ("t5 --shard 1/2", "a5.h5"),
-        )
-    ),
+)
+TRAIN = f"train x.beton --alpha 0 --model resnet8 --views center --epochs 3 --batch-size 20 --record el2n,dual --dual-window 2 {CPU}"
+CACHE = f"cache-logits x.beton --mask m.h5 --num-seeds 2 --outputs logits,embedding --batch-size 8 {CPU}"
+LAB = (
+    *DATA,
+    f"{TRAIN} --out t",
+    f"{TRAIN} --seed 5 --out t5",
+    f"score x.beton --method moderate --model t --features-out f.h5 --out s0.h5 {CPU}",
+    f"score x.beton --method moderate --model t5 --features-out f5.h5 --out s05.h5 {CPU}",
+    f"{CACHE} --teacher t --out l.h5",
+    f"{CACHE} --teacher t5 --out l5.h5",
+    f"{CACHE} --teacher t --shard 1/2 --out a.h5",
+    f"{CACHE} --teacher t --shard 2/2 --out b.h5",
+    f"{CACHE} --teacher t5 --shard 1/2 --out a5.h5",
     f"{RUN} --out run",
     f"{RUN} --seed 5 --out run5",
 )
@@ -215,16 +215,16 @@ SHARES = {"mask": 20, "scores": 20, "features": 10, "store": 18, "shard": 10, "f
 """Of a hundred copies."""
 
 
-def prepare(folder: Path) -> None:
-    """The whole files, in the working folder."""
+def prepare(folder: Path, lines: tuple[str, ...] = LAB) -> None:
+    """The whole files, in the working folder; lines: DATA for those that no network is needed for."""
     for i in range(NUM_IMAGES):
         coarse = np.random.default_rng(i).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         (folder / "images" / "abc"[i % 3]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(coarse).resize((SIDE, SIDE)).save(folder / "images" / "abc"[i % 3] / f"{i:02}.png")
-    for line in LAB:
+    for line in lines:
         code, text = call(line)
         assert code == 0, (line, text)
-    for name, more in (("stopped", ""), ("stopped5", "--seed 5")):
+    for name, more in (("stopped", ""), ("stopped5", "--seed 5")) if lines == LAB else ():
         stop(f"{RUN} {more} --out {name}/run", after=2)
     for name in ("out", "copy"):
         (folder / name).mkdir()

@@ -31,13 +31,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure
-from benchmarks.cli.damaged_artefacts import CPU, RUN, prepare
+from benchmarks.cli.damaged_artefacts import CPU, DATA, LAB, RUN, prepare
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "build-beton": ("build-beton images --mode raw --out out/y.beton",),
     "score": (f"score x.beton --method el2n --model t --out out/s.h5 {CPU}",),
     "import-scores": ("import-scores x.beton v.npy --higher hard --out out/i.h5",),
-    "prune": ("prune x.beton --keep 0.3 --method scores --score el2n --scores t/scores.h5 --out out/p.h5",),
+    "prune": ("prune x.beton --method union --mask m.h5 --mask m5.h5 --out out/p.h5",),
     "plan": ("plan x.beton --mask m.h5 --num-seeds 2 --images-per-s 1",),
     "cache-logits": (
         f"cache-logits x.beton --mask m.h5 --teacher t --num-seeds 2 --batch-size 8 --out out/l.h5 {CPU}",
@@ -50,6 +50,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "verify": ("verify out/y.beton --write-manifest", "verify x.beton l.h5 m.h5 run stopped/run"),
 }
 """Lines of every command; what they write lies in out/."""
+OF_DATA = ("build-beton", "import-scores", "prune", "plan", "inspect", "verify")
+"""Those whose first lines need no network."""
 OPEN, CREATE, READ, WRITE, SYNC, RENAME, TRUNCATE, LOCK = (1 << i for i in range(8))
 FAILURES: dict[str, tuple[int, int, int]] = {
     **{
@@ -139,6 +141,8 @@ def judge(line: str, failure: tuple[int, int, int], outcome: tuple[int, str, str
     """What a trial came to, and the start after it."""
     code, out, err, _ = outcome
     lines = [one for one in err.splitlines() if "error:" in one]
+    if line.startswith("verify") and not lines and code == 1:
+        lines = [" ".join(json.loads(out)["problems"])]  # which are what it prints
     left = [
         str(path)
         for path in Path("out").rglob("*")
@@ -199,21 +203,22 @@ def campaign(
             outcomes.setdefault(name, Counter())[result.split(":")[0]] += 1
             if result.startswith("wrong"):
                 wrong.append([line, name, at, result])
+                print(wrong[-1], file=sys.stderr, flush=True)
     return outcomes, wrong
 
 
-def serve(folder: Path, commands: list[str], most: int, wanted: str) -> dict[str, Any]:
+def serve(folder: Path, commands: list[str], most: int, wanted: str, light: bool) -> dict[str, Any]:
     """The campaign in this process, which has the library."""
     from fastkd.cli import cli
 
     assert set(COMMANDS) == set(cli.commands), "a command that is not tried, or is no more"
     (folder / "lab").mkdir()
     os.chdir(folder / "lab")
-    prepare(Path())
+    prepare(Path(), DATA if light else LAB)
     np.save("v.npy", np.arange(60.0))
     found: dict[str, Any] = {"commands": {}, "wrong": []}
     for command in commands:
-        for line in COMMANDS[command]:
+        for line in COMMANDS[command][: 1 if light else None]:
             outcomes, wrong = campaign(line, most, lambda name: wanted in name)
             found["commands"][line] = {name: dict(counts) for name, counts in outcomes.items()}
             found["wrong"] += wrong
@@ -221,10 +226,10 @@ def serve(folder: Path, commands: list[str], most: int, wanted: str) -> dict[str
     return found
 
 
-def run(commands: list[str], most: int, wanted: str = "") -> dict[str, Any]:
-    """What came of failing calls. wanted: what the failures' names have in them."""
+def run(commands: list[str], most: int, wanted: str = "", *, light: bool = False) -> dict[str, Any]:
+    """What came of failing calls. wanted: what the failures' names have in them. light: the first lines of OF_DATA alone."""
     with tempfile.TemporaryDirectory() as name:
-        command = measure.script(__spec__.name, "--server", name, ",".join(commands), most, wanted)
+        command = measure.script(__spec__.name, "--server", name, ",".join(commands), most, wanted, int(light))
         environment = os.environ | {"LD_PRELOAD": str(shim(Path(name))), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -233,8 +238,8 @@ def run(commands: list[str], most: int, wanted: str = "") -> dict[str, Any]:
 
 def main() -> None:
     if sys.argv[1:2] == ["--server"]:
-        folder, commands, most, wanted = sys.argv[2:]
-        print(json.dumps(serve(Path(folder), commands.split(","), int(most), wanted)))
+        folder, commands, most, wanted, light = sys.argv[2:]
+        print(json.dumps(serve(Path(folder), commands.split(","), int(most), wanted, light == "1")))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=40, help="calls of a command that fail, of each kind")
