@@ -6,7 +6,7 @@ An HDF5 artefact names itself in five root attributes: `fastkd_kind`, `format_ve
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 
 from fastkd.differences import differences, in_a_line
-from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, NotFoundError
+from fastkd.errors import CorruptError, DiskError, FastKDError, FormatError, MismatchError, NotFoundError
 from fastkd.fingerprint import fingerprint
 from fastkd.hdf5 import file_bytes, find_dataset, read_attribute, read_dataset, size_bytes
-from fastkd.writing import atomic_path, claim, require_replaceable
+from fastkd.writing import atomic_path, claim, reading, require_replaceable
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HDF5_VERSION = ("v110", "v110")
@@ -170,7 +170,9 @@ def read_header(file: h5py.File, path: str | Path) -> Header:
             inputs=_fingerprints(inputs),
             params=_json_object(params),
         )
-    except KeyError:
+    except KeyError as error:
+        if "errno" in str(error):  # the disk, not the file, is the reason
+            raise DiskError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
         raise FormatError(f"{path}: HDF5, but without fastkd's header; expected a file that fastkd wrote") from None
     except (TypeError, ValueError, OSError, RuntimeError, RecursionError) as error:
         raise FormatError(f"{path}: damaged header ({error})") from None
@@ -211,7 +213,7 @@ def open_artefact(
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file")
-    with path.open("rb") as raw:
+    with reading(path), path.open("rb") as raw:
         magic = raw.read(8)
     if magic != HDF5_MAGIC:
         wanted = f"a {kind}" if kind else "an HDF5 artefact"
@@ -219,7 +221,7 @@ def open_artefact(
             f"{path}: not an HDF5 file (first bytes {magic[:4].hex() or 'none'}); expected {wanted} that fastkd wrote"
         )
     try:
-        file = h5py.File(path, "r", locking=False)
+        file = _opened(path)
     except (OSError, RuntimeError, KeyError) as error:
         raise FormatError(f"{path}: cut or damaged HDF5 ({error})") from None
     with file:
@@ -233,6 +235,13 @@ def open_artefact(
                 f"{' and '.join(map(str, known))}"
             )
         yield file, header
+
+
+def _opened(path: Path) -> h5py.File:
+    """The file opened by HDF5, which does not try again itself where a signal came meanwhile."""
+    while True:
+        with suppress(InterruptedError):
+            return h5py.File(path, "r", locking=False)
 
 
 def read_artefact(

@@ -159,6 +159,23 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """The same of a file that is read: what the operating system says of one that is open has no name. One that is missing
+    stays a FileNotFoundError.
+
+    Raises:
+        DiskError: the file cannot be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, FastKDError | FileNotFoundError):
+            raise
+        reason = os.strerror(error.errno)
+        raise DiskError(f"{path}: cannot be read ({reason}): mend that, or give a copy from elsewhere") from None
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A path to write to that becomes `path` when the block ends well, and vanishes when it does not.
 

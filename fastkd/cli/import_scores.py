@@ -107,6 +107,7 @@ def read_joined(
     from fastkd.data.beton.read import read_manifest
     from fastkd.prune.scores.imports import join_samples
     from fastkd.prune.scores.published import read_published
+    from fastkd.writing import reading
 
     names = (read_manifest(dataset.beton, columns=True) or {}).get("names")
     found = read_published(file, array=array, trust_pickle=trust_pickle, allow_nan=allow_nan)
@@ -119,9 +120,11 @@ def read_joined(
         beton_path=dataset.beton.path,
         allow_nan=allow_nan,
     )
+    with reading(file):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
     how = {
         "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "sha256": digest,
         "joined_by": joined,
         "labels_checked": found.labels is not None,
     }

@@ -86,6 +86,7 @@ def read_weights(text: str, ids: Any, dataset: "Dataset") -> tuple[Any, Any, dic
     from fastkd.errors import OptionError
     from fastkd.prune.masks.weights import BY_CLASS, class_weights, require_weights
     from fastkd.prune.scores.score_file import read_all_scores
+    from fastkd.writing import reading
 
     opened = dataset.beton
     if text == "none":
@@ -95,7 +96,7 @@ def read_weights(text: str, ids: Any, dataset: "Dataset") -> tuple[Any, Any, dic
     path = Path(text)
     if not path.is_file():
         raise OptionError(f"--weights {text}: neither {', '.join(BY_CLASS)} or none, nor a file that is there")
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         is_score_file = file.read(8) == HDF5_MAGIC
     if is_score_file:
         (scores,) = read_all_scores([path], dataset.fingerprint, opened.path, opened.num_samples, dataset.class_names)

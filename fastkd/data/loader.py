@@ -25,6 +25,7 @@ from fastkd.data.memory import BatchMemory
 from fastkd.data.order import check_ids, check_order
 from fastkd.data.upload import uploaded
 from fastkd.data.views.decode import (
+    OF_COLUMNS,
     OF_PARTNER,
     REASONS,
     Column,
@@ -246,8 +247,9 @@ class ViewLoader(Epochs):
         mixes = self.mixes(np.array([sample_id]), aug_seed)
         if mixes is not None and status not in REASONS:
             sample_id, status = int(mixes.partners[0]), status - OF_PARTNER
+        source = self.logits.source if self.logits is not None and status in OF_COLUMNS else self.beton.path
         raise CorruptError(
-            f"{self.beton.path}: sample {sample_id}: {REASONS[status]}{where_from(self.beton, sample_id)}; `fastkd verify` "
+            f"{source}: sample {sample_id}: {REASONS[status]}{where_from(self.beton, sample_id)}; `fastkd verify` "
             f"lists all that is damaged"
         )
 

@@ -32,7 +32,14 @@ def store_columns(
 
     def column(output: Output, records: np.ndarray) -> Column:
         codec = output.codec
-        return Column(records=records, rows=rows, width=codec.num_classes, unpack=codec.unpack, salt=output.salt)
+        return Column(
+            records=records,
+            rows=rows,
+            width=codec.num_classes,
+            unpack=codec.unpack,
+            salt=output.salt,
+            source=store.tables.path,
+        )
 
     logits = column(store.tables.outputs[0], store.records)
     return logits, column(*store.require_embeddings()) if embeddings else None

@@ -20,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
-from fastkd.errors import CorruptError, FormatError, ModelError, NotFoundError, UnfinishedError
+from fastkd.errors import CorruptError, FormatError, MismatchError, ModelError, NotFoundError, UnfinishedError
 from fastkd.fingerprint import fingerprint
 from fastkd.models.foreign import ALLOWED, choose_weights
 from fastkd.models.registry import canonical_name, load_weights, state_fingerprint, strip_prefixes
 from fastkd.models.torch_file import load_torch
-from fastkd.writing import atomic_path
+from fastkd.writing import atomic_path, reading
 
 FORMAT_VERSION = 1
 
@@ -96,8 +96,9 @@ def read_checkpoint(
         FormatError: not a checkpoint, cut, malformed, of a newer format version, a pickle of more than tensors and plain
             values, or without the weights that are meant.
         CorruptError: fastkd's own, with content that does not match its fingerprint.
+        MismatchError: the folder of a run with the weights of another one.
     """
-    path = _weights_file(Path(path))
+    folder, path = Path(path), _weights_file(Path(path))
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -109,12 +110,15 @@ def read_checkpoint(
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _HEADER_LIMIT:
         if ema_weights:
             raise FormatError(f"{path}: is safetensors, which holds one set of weights: leave --ema-weights out")
-        return _read_safetensors(path)
+        found = _read_safetensors(path)
+        if folder != path:
+            _require_own(folder, found)
+        return found
     if head.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip, or its pickle of old
         state = choose_weights(path, _read_torch(path), ema_weights=ema_weights, log=log)
         return Checkpoint(path=path, state_dict=state, meta={}, format="torch")
-    found = f"first bytes {head[:4].hex()}" if head else "it is empty"
-    raise FormatError(f"{path}: is not a checkpoint ({found}), expected safetensors or a torch file")
+    told = f"first bytes {head[:4].hex()}" if head else "it is empty"
+    raise FormatError(f"{path}: is not a checkpoint ({told}), expected safetensors or a torch file")
 
 
 def _weights_file(path: Path) -> Path:
@@ -128,6 +132,26 @@ def _weights_file(path: Path) -> Path:
             f"{path}: a run without {WEIGHTS_NAME}, which its end writes: go on with its `fastkd train`"
         )
     return path / WEIGHTS_NAME
+
+
+def _require_own(folder: Path, found: Checkpoint) -> None:
+    """Refuses weights in the folder of a run that say that another run made them; those of before do not say.
+
+    Raises:
+        MismatchError: they are another run's. FormatError: a run.json that is none.
+    """
+    try:
+        with reading(folder / "run.json"):
+            whose = json.loads((folder / "run.json").read_text(encoding="utf-8"))["fingerprint"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(
+            f"{folder}/run.json: damaged ({error}); `fastkd verify {folder}` says what is whole"
+        ) from None
+    identity = {name: found.meta[name] for name in ("inputs", "params") if name in found.meta}
+    if len(identity) == 2 and fingerprint([json.dumps(identity, sort_keys=True)]) != whose:
+        raise MismatchError(
+            f"{found.path}: the weights of another run than {folder}/run.json is of; put the run's own back, or give the file itself"
+        )
 
 
 def load_model(

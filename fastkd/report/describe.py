@@ -10,13 +10,14 @@ from fastkd.artefact import HDF5_MAGIC, open_artefact, read_artefact
 from fastkd.data.beton.fields import AS_FOUND, KINDS, Fields
 from fastkd.data.beton.read import identify, open_beton, read_manifest
 from fastkd.data.modes import MODE_RAW
-from fastkd.errors import FastKDError, FormatError, NotFoundError
+from fastkd.errors import CorruptError, FastKDError, FormatError, NotFoundError
 from fastkd.prune.masks.mask import Mask
 from fastkd.prune.masks.weights import describe_weights
 from fastkd.prune.scores.features import FORMAT_VERSION as FEATURES_VERSION
 from fastkd.prune.scores.features import KIND as FEATURES_KIND
 from fastkd.prune.scores.score_file import load_scores
 from fastkd.report.selection import summary
+from fastkd.writing import reading
 
 NOT_RECORDED = "not recorded"
 """What stands for what files of a version before do not say."""
@@ -36,7 +37,7 @@ def kind_of(path: str | Path) -> str:
         raise FormatError(f"{path}: a folder without run.json; expected a file, or the folder of a run")
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file")
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         head = file.read(24)
     if head.startswith(HDF5_MAGIC):
         with open_artefact(path, None) as (_, header):
@@ -148,9 +149,13 @@ def _features(path: Path) -> dict[str, Any]:
 
 
 def _store(path: Path) -> dict[str, Any]:
-    from fastkd.store.tables import count_rows, read_tables
+    from fastkd.store.tables import count_rows, is_sound_count, read_tables
 
     tables = read_tables(path)
+    if not all(is_sound_count(tables, number) for number in np.flatnonzero(tables.done == 1).tolist()):
+        raise CorruptError(
+            f"{path}: counts of top-1 hits do not match their checksums; `fastkd verify` says what is whole"
+        )
     done = np.argwhere(tables.done == 1)
     rows = count_rows(tables, done)
     more = {}

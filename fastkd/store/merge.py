@@ -10,7 +10,7 @@ from fastkd.artefact import found_artefact
 from fastkd.errors import CorruptError, FastKDError, MismatchError, OptionError, UnfinishedError
 from fastkd.store.codec import decode_rows
 from fastkd.store.filling import StoreFiller, require_space
-from fastkd.store.tables import KIND, StoreTables, read_tables
+from fastkd.store.tables import KIND, StoreTables, is_sound_count, read_tables
 from fastkd.writing import atomic_path, claim, require_replaceable
 
 
@@ -30,7 +30,7 @@ def merge_stores(
         progress: called with blocks written and in all.
 
     Raises:
-        NotFoundError, FormatError, CorruptError: as `read_tables`, and a row that does not match its checksum.
+        NotFoundError, FormatError, CorruptError: as `read_tables`, and a row or a count that does not match its checksum.
         MismatchError: shards of different stores, or the same block with different rows; something else is there.
         UnfinishedError: blocks that no shard has.
         OptionError: no shard, or no room on the disk.
@@ -38,13 +38,19 @@ def merge_stores(
     if not shards:
         raise OptionError("no shards to merge")
     tables = [read_tables(shard) for shard in shards]
-    for other in tables[1:]:
-        _require_same(tables[0], other)
+    for one in tables:
+        _require_same(tables[0], one)
+        if one.path.stat().st_size != one.size_bytes:
+            raise CorruptError(
+                f"{one.path}: {one.path.stat().st_size:,} bytes, expected {one.size_bytes:,}; the file is damaged"
+            )
     first = tables[0]
     done = np.stack([one.done == 1 for one in tables])  # (shards, K, num_blocks)
     missing = int(np.count_nonzero(~done.any(axis=0)))
     if missing:
-        raise UnfinishedError(f"{missing} of {first.done.size} blocks are in none of the {len(tables)} shards")
+        raise UnfinishedError(
+            f"{missing} of {first.done.size} blocks are in none of the shards {', '.join(str(one.path) for one in tables)}"
+        )
     require_space(Path(out), first.size_bytes)
     mapped = [[one.map_records(output) for output in one.outputs] for one in tables]
     with claim(out) as real:
@@ -77,7 +83,7 @@ def _write_merged(
         _copy_tables(first, partial)
         filler = StoreFiller(read_tables(partial), sync_s=math.inf)
         try:
-            for count, (seed, block) in enumerate(np.argwhere(done.any(axis=0)).tolist(), 1):
+            for written, (seed, block) in enumerate(np.argwhere(done.any(axis=0)).tolist(), 1):
                 rows = first.block_rows_of(block)
                 owners = np.flatnonzero(done[:, seed, block])
                 for owner in owners:
@@ -95,8 +101,14 @@ def _write_merged(
                             f"{tables[owners[0]].path}: aug_seed {seed}, rows {rows.start} … {rows.stop - 1}: "
                             f"{'a row' if output.name == 'logits' else 'an embedding'} does not match its checksum"
                         )
-                filler.write_records(seed, block, records, int(tables[owners[0]].top1[seed, block, 0]))
-                progress(count, first.done.size)
+                count = int(tables[owners[0]].top1[seed, block, 0])
+                if not is_sound_count(tables[owners[0]], seed * first.num_blocks + block):
+                    raise CorruptError(
+                        f"{tables[owners[0]].path}: aug_seed {seed}, rows {rows.start} … {rows.stop - 1}: their count of top-1 hits "
+                        f"does not match its checksum"
+                    )
+                filler.write_records(seed, block, records, count)
+                progress(written, first.done.size)
         finally:
             filler.close()
 

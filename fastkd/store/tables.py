@@ -186,6 +186,13 @@ def top1_checksum(num_correct: int, number: int, salt: int) -> int:
     return int(crc32c_with(crc, np.uint64((number + salt) % 2**64)))
 
 
+def is_sound_count(tables: StoreTables, number: int) -> bool:
+    """Whether a block that is done, numbered over all planes, has a count of top-1 hits that can be, and its checksum."""
+    count, checksum = tables.top1.reshape(-1, 2)[number].tolist()
+    rows = tables.block_rows_of(number % tables.num_blocks)
+    return bool(checksum == top1_checksum(count, number, tables.salt)) and count <= rows.stop - rows.start
+
+
 def read_tables(path: str | Path) -> StoreTables:
     """Reads everything of a store but the logits, and checks that it fits together.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fastkd.store.codec import decode_rows
-from fastkd.store.tables import Output, StoreTables, read_tables, top1_checksum
+from fastkd.store.tables import Output, StoreTables, is_sound_count, read_tables
 
 _STEP_ROWS = 16_384
 
@@ -49,14 +49,7 @@ def verify_store(path: str | Path, progress: Callable[[int, int], None] = lambda
 
 
 def _bad_counts(tables: StoreTables) -> int:
-    num_bad = 0
-    for number in np.flatnonzero(tables.done == 1):
-        count, checksum = tables.top1.reshape(-1, 2)[number]
-        rows = tables.block_rows_of(int(number) % tables.num_blocks)
-        num_bad += int(
-            checksum != top1_checksum(int(count), int(number), tables.salt) or count > rows.stop - rows.start
-        )
-    return num_bad
+    return sum(not is_sound_count(tables, number) for number in np.flatnonzero(tables.done == 1).tolist())
 
 
 def _row_problems(tables: StoreTables, output: Output) -> Iterator[tuple[list[str], int]]:

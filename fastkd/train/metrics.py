@@ -18,7 +18,7 @@ from fastkd.dist import World, sum_over_ranks
 from fastkd.errors import CorruptError, OptionError
 from fastkd.models.norm import Norm
 from fastkd.train.parts.forward import forward
-from fastkd.writing import atomic_path, naming
+from fastkd.writing import atomic_path, naming, reading
 
 EVAL_BATCH = 250
 """Samples a step where nothing is trained, unless told otherwise."""
@@ -259,7 +259,8 @@ def lines_before(path: Path, place: Place | int | None) -> tuple[bytes, bool]:
     if isinstance(place, int):  # of a state of version 1
         place = {"size_bytes": place}
     size, checksum, copy = place["size_bytes"], place.get("blake2b"), place.get("copy")
-    found = path.read_bytes()[:size] if path.exists() else b""
+    with reading(path):
+        found = path.read_bytes()[:size] if path.exists() else b""
     if path.exists() and len(found) == size and checksum in (None, _blake2b(found).hexdigest()):
         return found, True
     if size == 0:
@@ -284,7 +285,8 @@ def last_rates(path: Path) -> dict[str, Any]:
         CorruptError: it has none.
     """
     try:
-        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        with reading(path):
+            last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
         return {name: last[name] for name in ("images_per_s", "data_wait_percent", "step_percent")}
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise CorruptError(

@@ -4,6 +4,7 @@ A resume state is a torch file, read by torch's weights-only unpickler alone, an
 """
 
 import io
+import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,87 @@ def load_resume(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise FormatError(f"{path}: holds a {type(state).__name__}, expected the resume state of a run")
     return state
+
+
+def require_position(state: dict[str, Any]) -> None:
+    """Refuses a state whose entries beside the parts are not what `loop.py` writes, right checksums or not.
+
+    Raises:
+        KeyError, ValueError: an entry is missing, or of another type or range.
+    """
+
+    def is_count(value: Any) -> bool:
+        return type(value) is int and 0 <= value < 2**53
+
+    def is_place(value: Any) -> bool:  # of `metrics.Place`
+        if not isinstance(value, dict):
+            return value is None or is_count(value)
+        copy, digest = value.get("copy"), value.get("blake2b")
+        is_copy = copy is None or (isinstance(copy, list) and all(isinstance(part, bytes) for part in copy))
+        return is_count(value["size_bytes"]) and is_copy and (digest is None or isinstance(digest, str))
+
+    def is_row(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 4 and all(isinstance(one, float) for one in value)
+
+    def is_accuracy(value: Any) -> bool:
+        numbers = isinstance(value, dict) and all(isinstance(one, int | float) for one in value.values())
+        return numbers and (not value or {"top1", "top5"} <= value.keys())
+
+    rows = state["rows"]
+    num_written = state.get("num_written", 0)
+    is_whole = isinstance(rows, list) and all(map(is_row, rows)) and is_accuracy(state["accuracy"])
+    is_whole &= isinstance(state.get("run"), str | None)
+    is_whole &= all(is_count(value) for value in (state["epoch"], state["step"], num_written))
+    if not (is_whole and num_written <= len(rows) and is_place(state["jsonl"]) and is_place(state["csv"])):
+        raise ValueError("no position of a run")
+
+
+def is_result(result: dict[str, Any]) -> bool:
+    """Whether what is read of a result.json is what a run can have written."""
+    counts = [result.get(name) for name in ("epochs", "images_per_s")]
+    percents = [result.get("data_wait_percent", 0.0)]
+    percents += [result[name] for name in ("val_top1", "val_top5") if result.get(name) is not None]
+    files = result.get("files", {})
+    return (
+        "val_top1" in result
+        and all(isinstance(one, int | float) and 0 <= one < 2**53 for one in counts)
+        and all(isinstance(one, int | float) and 0 <= one <= 100 for one in percents)
+        and isinstance(files, dict)
+        and all(isinstance(one, str) for one in (*files.values(), result.get("fingerprint", "")))
+    )
+
+
+def load_part(part: Any, state: Any) -> None:
+    """Loads a state into a network, an optimiser or the like; of an optimiser it is looked at first, as torch does not.
+
+    Raises:
+        KeyError, ValueError, RuntimeError, TypeError, AttributeError: the state of another, or none.
+    """
+    if isinstance(part, torch.optim.Optimizer):
+        own, saved = part.state_dict()["param_groups"], state["param_groups"]
+        if len(own) != len(saved) or not all(map(_same_settings, own, saved)):
+            raise ValueError("settings of another optimiser")
+    part.load_state_dict(state)
+    if isinstance(part, torch.optim.Optimizer):
+        for parameter, kept in part.state.items():
+            moments = [value for value in kept.values() if isinstance(value, Tensor) and value.ndim]
+            if any(value.shape != parameter.shape for value in moments):
+                raise ValueError("momentum of other parameters")
+
+
+def _same_settings(own: dict[str, Any], saved: dict[str, Any]) -> bool:
+    """Whether numbers are numbers still, and all else is the same, or left to torch, which goes by the device."""
+
+    def plain(value: Any) -> Any:  # a learning rate is a tensor where the update is part of a graph
+        return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+    def same(one: Any, other: Any) -> bool:
+        one, other = plain(one), plain(other)
+        if isinstance(one, int | float) and not isinstance(one, bool):
+            return isinstance(other, int | float) and math.isfinite(other)
+        return one == other or (one in (None, True, False) and other in (None, True, False))
+
+    return all(name in saved and same(value, saved[name]) for name, value in own.items())
 
 
 def _require_plain(value: Any, where: str) -> None:

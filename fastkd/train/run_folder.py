@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from fastkd.differences import differences, in_a_line
 from fastkd.errors import CorruptError, FormatError, MismatchError
 from fastkd.fingerprint import fingerprint
-from fastkd.writing import atomic_path, require_replaceable
+from fastkd.train.resume import is_result, require_position
+from fastkd.writing import atomic_path, reading, require_replaceable
 
 RUN_VERSION = 2
 """Of runs whose files say whose they are and carry checksums; runs of version 1 are read and gone on with."""
@@ -118,10 +118,10 @@ def read_result(out: Path, head: dict[str, Any]) -> dict[str, Any] | None:
                 f"{path}: of another run ({str(result.get('run'))[:12]}) than run.json is ({head['fingerprint'][:12]}): "
                 f"{way_out}"
             )
-    numbers = [result.get(name) for name in ("epochs", "images_per_s")]
-    numbers += [] if "val_top1" in result and result["val_top1"] is None else [result.get("val_top1")]
-    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
-        raise FormatError(f"{path}: damaged: epochs, images_per_s and val_top1 are not all numbers; {way_out}")
+    if not is_result(result):
+        raise FormatError(
+            f"{path}: damaged: epochs, images_per_s and val_top1 are not all numbers in range, or what files it names is none; {way_out}"
+        )
     return result
 
 
@@ -141,7 +141,7 @@ def plain_result(result: dict[str, Any]) -> dict[str, Any]:
 
 def file_checksum(path: Path) -> str:
     """BLAKE2b-128 of a file's bytes: 32 hexadecimal digits."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
@@ -180,8 +180,14 @@ def require_own_state(path: Path, state: dict[str, Any], head: dict[str, Any]) -
         head: what `read_run` gave. The states of version 1 do not say whose they are.
 
     Raises:
-        MismatchError: says whose it is.
+        MismatchError: says whose it is. FormatError: no state of a run at all, though it is sealed as one.
     """
+    try:
+        require_position(state)
+    except (KeyError, ValueError, TypeError):
+        raise FormatError(
+            f"{path}: does not say where a run stands: put the run's own back, or remove it to go on from the state before"
+        ) from None
     whose = state.get("run")
     if whose != head["fingerprint"] and not (whose is None and head["format_version"] == 1):
         raise MismatchError(
@@ -202,7 +208,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
         FormatError: the file holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastkd.errors import FormatError, OptionError
+from fastkd.writing import reading
 
 KIND, MANIFEST_VERSION, FIELDS_VERSION = "beton", 1, 2
 """FIELDS_VERSION: of a manifest whose `fields` a reader must follow, since they are not the first of their kinds."""
@@ -41,7 +42,9 @@ def require_manifest(path: Path) -> None:
     Raises:
         OptionError: the file is somebody's.
     """
-    if path.exists() and not any(sign in path.read_bytes() for sign in _SIGNS):
+    with reading(path):
+        content = path.read_bytes() if path.exists() else None
+    if content is not None and not any(sign in content for sign in _SIGNS):
         raise OptionError(
             f"{path}: is there, and no manifest of fastkd's, which a beton of this name would put in its place; choose another "
             f"name for the beton, or move the file away"
@@ -60,7 +63,7 @@ def parse_manifest(path: Path, num_samples: int, *, columns: bool) -> dict[str, 
         FormatError: not one of fastkd's, of another format version, or damaged.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with reading(path), path.open(encoding="utf-8") as file:
             head = file.readline()
             # A manifest that something else has laid out anew is read whole.
             whole = columns or not head.endswith(",\n")

@@ -15,6 +15,7 @@ from fastkd.data.beton.read import (
     write_manifest,
 )
 from fastkd.errors import CorruptError, FormatError, MismatchError, OptionError
+from fastkd.writing import reading
 
 _OF_THE_FILE = {
     *("fastkd_kind", "format_version", "fingerprint", "num_samples", "size_bytes", "tables_crc32"),
@@ -100,7 +101,8 @@ def _salvaged(path: Path) -> tuple[dict[str, Any], list[str] | None]:
     Raises:
         FormatError: of another kind or version.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    with reading(path):
+        text = path.read_text(encoding="utf-8", errors="replace")
     found = _parsed(text)
     if not found:  # no JSON as a whole, but its lines may be
         for line in text.splitlines():

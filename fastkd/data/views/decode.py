@@ -56,6 +56,8 @@ REASONS = pixels.REASONS | {
     NO_ROW: "it has no row in the store",
     BAD_ROW: "its row in the store does not match its checksum",
 }
+OF_COLUMNS = (NO_ROW, BAD_ROW)
+"""What says something of the rows, not of the image."""
 
 
 @njit(cache=True, nogil=True)
@@ -171,6 +173,7 @@ class Column:
     records: uint8 (K, R, row_bytes). rows: int32 (N,), the row of each sample_id, -1 where it has none.
     width: values in a row. unpack: compiled (data uint8, numbers int64 (B,) of records in it, salt uint64, out float32
     (B, width), good bool (B,)): fills `out`, and `good` with whether each row is sound. salt: what its checksums begin with.
+    source: the file that they lie in, for messages.
     """
 
     records: np.ndarray
@@ -178,6 +181,7 @@ class Column:
     width: int
     unpack: Callable
     salt: int
+    source: object
 
 
 class ViewDecoder(Operation):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from fastkd.errors import FormatError, NotFoundError, OptionError
+from fastkd.writing import reading
 
 _SCORE_NAMES = ("tr_mem", "scores", "score", "metric", "value", "el2n", "forgetting", "accumulated_margin")
 _FILE_NAMES = ("tr_filenames", "filenames", "filename", "file", "path", "image", "name")
@@ -61,7 +62,8 @@ def read_published(
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file, expected published scores")
-    content = path.read_bytes()
+    with reading(path):
+        content = path.read_bytes()
     if content.startswith(b"\x93NUMPY"):
         arrays: dict[str, Any] = {"scores of the file": _load_numpy(path, content, trust_pickle)}
     elif content.startswith(b"PK\x03\x04"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastkd.errors import CorruptError, FormatError
-from fastkd.train.resume import load_resume, save_resume
+from fastkd.train.resume import load_part, load_resume, save_resume
 from fastkd.train.run_folder import file_checksum, place_in_words, require_own_state
 
 
@@ -53,9 +53,9 @@ class Checkpoints:
                 self._last_is_whole = False
                 continue
             require_own_state(path, state, self._head)
-            with suppress(KeyError, ValueError, RuntimeError, TypeError):
+            with suppress(KeyError, ValueError, RuntimeError, TypeError, AttributeError):
                 for name, part in self.parts.items():
-                    part.load_state_dict(state[name])
+                    load_part(part, state[name])
                 torch.set_rng_state(state["generator"])
                 if self.device.type == "cuda" and "cuda_generator" in state:
                     torch.cuda.set_rng_state(state["cuda_generator"], self.device)
