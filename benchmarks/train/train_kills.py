@@ -9,7 +9,7 @@ rates.
 
     python -m benchmarks.train.train_kills test.beton --kills 30
     python -m benchmarks.train.train_kills test.beton --signals SIGINT --kills 20 --at-steps --name train_stops
-    python -m benchmarks.train.train_kills test.beton --signals SIGINT --kills 20 --at-steps --record --epochs 20 --name train_stops_recorded
+    python -m benchmarks.train.train_kills test.beton --signals SIGINT --kills 20 --at-steps --record --epochs 20 --images 160 --name train_stops_recorded
 """
 
 import argparse
