@@ -2,13 +2,14 @@
 
 VID with a live teacher on images of BETON, on the CPU: trained once undisturbed, then in processes that get a signal at
 random moments, of those in turn, and started again until it is finished; as many such runs as the signals need. With
---record on labels alone, with states after whole epochs, and scores of the training at the end.
+--at-steps a single run gets them all, each after a random step. With --record on labels alone, with states after whole
+epochs, and scores of the training at the end.
 Asserted: weights and scores of every run are those of the undisturbed one, byte for byte, and so are its metrics but for the
 rates.
 
     python -m benchmarks.train.train_kills test.beton --kills 30
-    python -m benchmarks.train.train_kills test.beton --signals SIGINT --kills 20 --name train_stops
-    python -m benchmarks.train.train_kills test.beton --signals SIGINT --kills 20 --record --name train_stops_recorded
+    python -m benchmarks.train.train_kills test.beton --signals SIGINT --kills 20 --at-steps --name train_stops
+    python -m benchmarks.train.train_kills test.beton --signals SIGINT --kills 20 --at-steps --record --epochs 20 --images 160 --name train_stops_recorded
 """
 
 import argparse
@@ -19,6 +20,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,13 +49,19 @@ ENDS_WITH = {"SIGKILL": -signal.SIGKILL, "SIGTERM": StoppedError.exit_code, "SIG
 RATES = ("images_per_s", "data_wait_percent", "step_percent")
 
 
-def run(out: Path, dataset: Dataset, teacher: Path, num_images: int, epochs: int, is_recorded: bool) -> None:
+def run(
+    out: Path,
+    dataset: Dataset,
+    teacher: Path,
+    num_images: int,
+    epochs: int,
+    is_recorded: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     views = Views("crop-flip", int(dataset.beton.heights[0]), 4)
     loader = Loader(dataset, views, mask=np.arange(num_images), batch_size=32, shuffle=True, num_workers=1)
-    recipe, common = (
-        replace(RECIPE, epochs=epochs),
-        {"norm": NORM, "inputs": {"beton": dataset.fingerprint}, "params": {}},
-    )
+    recipe = replace(RECIPE, epochs=epochs)
+    common = {"norm": NORM, "inputs": {"beton": dataset.fingerprint}, "params": {}, "progress": progress}
     if is_recorded:
         record = Record(methods=("forgetting", "el2n", "aum", "dual"), window=3)
         train(replace(recipe, kd="kd", alpha=0.0, beta=0.0), loader, out, record=record, **common)
@@ -61,20 +69,33 @@ def run(out: Path, dataset: Dataset, teacher: Path, num_images: int, epochs: int
         train(recipe, loader, out, teacher=load_teacher(str(teacher)), checkpoint_every=3, **common)
 
 
-def run_and_kill(after_s: float, name: str, *arguments: Any) -> bool:
-    """The run in a process of its own, to which a timer sends a signal; returns whether it was finished before."""
+def run_and_kill(moment: float | int | None, name: str, *arguments: Any) -> bool:
+    """The run in a process of its own, which gets a signal; returns whether it was finished before.
+
+    Args:
+        moment: after so many seconds, a float, or when so many steps of the run are done, an int; None for never.
+    """
     pid = os.fork()
     if pid:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert code in (0, ENDS_WITH[name]), code
         return code == 0
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.Signals[name])
+
+    def progress(done: int, total: int) -> None:
+        if isinstance(moment, int) and done == moment:
+            kill()
+
     code = 1
     try:
         with exit_on_sigterm():  # as in the command, before the training itself looks out for it
-            timer = threading.Timer(after_s, lambda: os.kill(os.getpid(), signal.Signals[name]))
-            timer.daemon = True
-            timer.start()
-            run(*arguments)
+            if isinstance(moment, float):
+                timer = threading.Timer(moment, kill)
+                timer.daemon = True
+                timer.start()
+            run(*arguments, progress)
         code = 0
     except StoppedError as error:
         code = error.exit_code
@@ -98,6 +119,7 @@ def main() -> None:
     parser.add_argument(
         "--longest", type=float, default=1 / 3, help="part of a run after which a signal comes at the latest"
     )
+    parser.add_argument("--at-steps", action="store_true", help="all signals in one run, each after a random step")
     parser.add_argument("--record", action="store_true", help="record scores of the training")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=4)
@@ -116,13 +138,16 @@ def main() -> None:
         begin = time.perf_counter()
         run(whole, *rest)
         whole_s = time.perf_counter() - begin
+        steps = sum(line["kind"] == "step" for line in metrics(whole))
+        at_steps = sorted(draw.sample(range(1, steps), args.kills)) if args.at_steps else None
         kills = dict.fromkeys(args.signals, 0)
         of_runs, out = [0], Path(folder) / "killed-0"
         while sum(kills.values()) < args.kills or (out / "run.json").exists():
-            name = args.signals[sum(kills.values()) % len(args.signals)]
-            # Once there are kills enough, the last run is left to finish.
-            after_s = draw.uniform(0.1, whole_s * args.longest) if sum(kills.values()) < args.kills else 1e6
-            if not run_and_kill(after_s, name, out, *rest):
+            count = sum(kills.values())
+            name, moment = args.signals[count % len(args.signals)], None
+            if count < args.kills:  # once there are kills enough, the last run is left to finish
+                moment = at_steps[count] if at_steps else draw.uniform(0.1, whole_s * args.longest)
+            if not run_and_kill(moment, name, out, *rest):
                 kills[name] += 1
                 of_runs[-1] += 1
                 continue
@@ -131,7 +156,6 @@ def main() -> None:
             assert metrics(out) == metrics(whole)
             out = Path(folder) / f"killed-{len(of_runs)}"
             of_runs.append(0)
-        steps = sum(line["kind"] == "step" for line in metrics(whole))
     measure.save(
         args.name,
         {
@@ -141,6 +165,7 @@ def main() -> None:
             "compared": ["weights", *(["scores"] if args.record else []), "metrics of steps and epochs"],
             "epochs": args.epochs,
             "steps_of_a_run": steps,
+            "killed_after_steps": at_steps,
             "undisturbed_s": whole_s,
         },
     )

@@ -18,12 +18,12 @@ COMMANDS: dict[str, tuple[str, str, tuple[object, ...]]] = {
         ("train", "x.beton", "--mask", "m.h5", "--logits", "l.h5", "--model", "resnet8", "--epochs", 2, *CPU),
     ),
     "cache-logits": (
-        "_fill_blocks",
+        "take_over",
         "",
         ("cache-logits", "x.beton", "--mask", "m.h5", "--teacher", "t.safetensors", "--num-seeds", 2, *CPU),
     ),
     "cache-logits --reuse": (
-        "_fill_blocks",
+        "take_over",
         "",
         (
             *("cache-logits", "x.beton", "--mask", "m.h5", "--teacher", "t.safetensors", "--num-seeds", 4, *CPU),
@@ -64,6 +64,8 @@ def test_a_command_goes_on_with_the_files_that_it_opened(folder, name):
     for number, happen in enumerate((lambda: None, replace_all, delete_all)):
         outcome = fastkd_forked(*command, "--out", f"out-{number}", first=at_call(moment, happen))()
         assert outcome.code == 0, outcome.err
+        found = {Path(path).read_bytes() if Path(path).exists() else None for path in INPUTS}
+        assert found == [set(kept.values()), {b"something else"}, {None}][number]
         made.append(Path(f"out-{number}", compared).read_bytes())
         for path, content in kept.items():
             Path(path).write_bytes(content)

@@ -63,6 +63,7 @@ COMMANDS: dict[str, tuple[str, str, tuple[object, ...]]] = {
     "train from a store": ("l", "train_epoch _make", FROM_STORE),
     "train, measured": ("y", "evaluate", ("train", "{x}", "--alpha", 0, "--val", "{y}", *STUDENT, "--out", "{run}")),
     "evaluate": ("x", "_make", ("evaluate", "{x}", "--model", "{t}", *CPU)),
+    "evaluate, a checkpoint": ("t", "_checked_meta", ("evaluate", "{x}", "--model", "{t}", *CPU)),
     "inspect": ("x", "find_allocations", ("inspect", "{x}")),
     "inspect --gallery": ("x", "_make", ("inspect", "{m}", "--beton", "{x}", "--gallery", "{png}")),
     "verify a beton": ("x", "digests", ("verify", "{x}")),

@@ -48,6 +48,15 @@ def test_a_file_that_left_the_page_cache_is_cold(several_pages):
     assert is_cold(opened_cold(several_pages), np.arange(16))
 
 
+def test_a_file_is_looked_at_where_its_name_is_another_ones(several_pages, tmp_path):
+    path = tmp_path / "x.beton"
+    path.write_bytes(several_pages.path.read_bytes())
+    beton = open_beton(path)
+    path.unlink()
+    path.write_bytes(b"")
+    assert not is_cold(beton, np.arange(16))
+
+
 def test_no_samples_are_never_cold(several_pages):
     assert not is_cold(several_pages, np.empty(0, np.int64))
 

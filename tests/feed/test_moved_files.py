@@ -14,6 +14,7 @@ from helpers.stores import VIEWS
 import fastkd
 from fastkd.data.batch import Batch
 from fastkd.data.beton.dataset import open_dataset
+from fastkd.data.beton.part import where_from
 from fastkd.errors import FormatError
 from fastkd.prune.masks.mask import Mask
 
@@ -106,3 +107,9 @@ def test_a_store_that_became_shorter_is_an_error_when_it_is_read(folder, ids):
     for read in (store.read, store.gather):
         with pytest.raises(FormatError, match=r"^l\.h5: became shorter while it was being used"):
             read(ids, 0)
+
+
+def test_messages_name_the_image_that_a_sample_is_of_from_anywhere(folder):
+    beton = open_dataset("x.beton").beton
+    left(folder)
+    assert where_from(beton, 61) == " (class1/01.png)"
