@@ -29,7 +29,7 @@ from fastkd.store.tables import (
     top1_checksum,
     write_about,
 )
-from fastkd.writing import NO_ROOM, atomic_path, write_all
+from fastkd.writing import NO_ROOM, atomic_path, naming, write_all
 
 _ALIGN = 4096
 
@@ -227,8 +227,13 @@ class StoreFiller:
             ) from None
 
     def flush(self) -> None:
-        """Puts the flags on disk as well."""
-        os.fdatasync(self._fd)
+        """Puts the flags on disk as well.
+
+        Raises:
+            SpaceError, DiskError: the disk is full, or fails.
+        """
+        with naming(self.tables.path):
+            os.fdatasync(self._fd)
 
 
 @contextmanager
