@@ -16,6 +16,7 @@ the whole file's values. An outcome is
 import argparse
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -36,7 +37,7 @@ from PIL import Image
 from benchmarks import measure
 from benchmarks.cli.damages import ways_of
 
-HANGS_AFTER_S, MOST_BYTES, EACH = 10, 200 << 20, 1000
+HANGS_AFTER_S, MOST_BYTES, EACH = 10, 200 << 20, 250
 NUM_IMAGES, SIDE = 60, 16
 CPU = "--device cpu --num-workers 1"
 RUN = f"train x.beton --mask m.h5 --logits l.h5 --model resnet8 --epochs 3 --batch-size 10 --val x.beton {CPU}"
@@ -292,6 +293,7 @@ def place(kind: str, rng: np.random.Generator | None) -> tuple[str, bool]:
     ways = ways_of(copy)
     way = ways[int(rng.integers(len(ways)))]
     is_sealed = way(copy, its, rng)
+    is_sealed |= copy.read_bytes() == its.read_bytes()  # which is then whole
     return f"{name} {way.__name__}".strip(), is_sealed
 
 
@@ -340,14 +342,15 @@ def work(kind: str, first: int, end: int, seed: int) -> None:
         print(json.dumps([number, what, worst, round(longest, 2), most]), flush=True)
 
 
-def campaign(folder: Path, kind: str, count: int, seed: int) -> dict[str, Any]:
+def campaign(folder: Path, kind: str, count: int, seed: int, ends: float = math.inf) -> dict[str, Any]:
     """Outcomes of damaged copies of a kind by what was done; processes that end go on behind the copy that ended them.
 
-    One that the alarm ended is tried once more: the machine may have been busy with something else.
+    One that the alarm ended is tried once more: the machine may have been busy with something else. ends: the time, of
+    `time.monotonic`, after which no process is started any more.
     """
     outcomes: dict[str, Counter] = {}
     wrong, at, longest, most, tried = [], 0, 0.0, 0, -1
-    while at < count:
+    while at < count and time.monotonic() < ends:
         end = min(at + EACH, count)
         command = measure.script(__spec__.name, "--worker", kind, at, end, seed)
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
@@ -368,7 +371,7 @@ def campaign(folder: Path, kind: str, count: int, seed: int) -> dict[str, Any]:
             at = begun + 1
     totals = sum(outcomes.values(), Counter())
     return {
-        "copies": count,
+        "copies": at,
         "totals": dict(totals),
         "longest_s": longest,
         "most_bytes_above_whole": most,
@@ -386,6 +389,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default=",".join(KINDS), help="those to damage, joined by commas")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no process is started after them")
     parser.add_argument("--jobs", type=int, default=1, help="kinds at once")
     parser.add_argument("--print", action="store_true", help="Print the outcomes instead of recording them.")
     args = parser.parse_args()
@@ -398,7 +402,13 @@ def main() -> None:
             shutil.copytree(lab, Path(name, kind))
         with ThreadPoolExecutor(args.jobs) as pool:
             counts = [args.count * SHARES[kind] // 100 for kind in kinds]
-            each = [Path(name, kind) for kind in kinds], kinds, counts, [args.seed] * len(kinds)
+            each = (
+                [Path(name, kind) for kind in kinds],
+                kinds,
+                counts,
+                [args.seed] * len(kinds),
+                [time.monotonic() + 60 * args.minutes] * len(kinds),
+            )
             found = dict(zip(kinds, pool.map(campaign, *each), strict=True))
     result = {"copies": sum(one["copies"] for one in found.values()), "seed": args.seed, "kinds": found}
     if args.print:

@@ -244,10 +244,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=40, help="calls of a command that fail, of each kind")
     parser.add_argument("--commands", default=",".join(COMMANDS), help="those to try, joined by commas")
+    parser.add_argument("--light", action="store_true", help="the first lines of commands that need no network alone")
     parser.add_argument("--failures", default="", help="those whose names have this in them")
     parser.add_argument("--print", action="store_true", help="Print the outcomes instead of recording them.")
     args = parser.parse_args()
-    found = run(args.commands.split(","), args.most, args.failures)
+    commands = list(OF_DATA) if args.light else args.commands.split(",")
+    found = run(commands, args.most, args.failures, light=args.light)
     totals = sum((Counter(of) for line in found["commands"].values() for of in line.values()), Counter())
     result = {"most_calls_of_a_kind": args.most, "trials": sum(totals.values()), "totals": dict(totals), **found}
     if args.print:

@@ -6,7 +6,9 @@ check covers every byte of the file. It reads its own files, other safetensors a
 torch's weights-only unpickler alone, which runs no code of the file.
 """
 
+import errno
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -208,6 +210,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        if os.strerror(errno.EINTR) in str(error):  # torch's own way to open a file does not try again itself
+            return _read_safetensors(path)
         raise FormatError(f"{path}: safetensors, but cut or malformed ({str(error)[:100]})") from None
     if not any(key in metadata for key in _METADATA_KEYS[:2]):
         if not state:

@@ -94,11 +94,24 @@ def _read_finished(out: Path) -> _Finished | None:
         return None
     require_files(out, result)
     try:
-        return facts_of(head), head["params"]["recipe"], result
-    except (KeyError, TypeError) as error:
+        facts, recipe = facts_of(head), head["params"]["recipe"]
+        _require_sense(facts, recipe)
+        return facts, recipe, result
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(
             f"{out}/run.json: damaged ({type(error).__name__}: {error}); remove {out} and train anew"
         ) from None
+
+
+def _require_sense(facts: Facts, recipe: dict[str, Any]) -> None:
+    """Raises KeyError or TypeError where what is averaged and drawn is not what a run can have been."""
+    numbers = {name: facts[name] for name in ("num_kept", "fraction", "alpha", "epochs")}
+    numbers |= {name: recipe[name] for name in ("tau", "seed")}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or not abs(value) < 2**63:  # which NaN is not
+            raise TypeError(f"{name} is {value!r}")
+    if not isinstance(facts["model"], str) or facts["fraction"] <= 0:
+        raise TypeError(f"{facts['fraction']} of the samples by {facts['model']!r}")
 
 
 def _group(members: list[_Finished], label: str, names: list[str]) -> Group:

@@ -288,7 +288,7 @@ def last_rates(path: Path) -> dict[str, Any]:
         with reading(path):
             last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
         return {name: last[name] for name in ("images_per_s", "data_wait_percent", "step_percent")}
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise CorruptError(
             f"{path}: its last line has no rates ({error}), expected that of the last epoch; remove {path.parent} and train anew"
         ) from None

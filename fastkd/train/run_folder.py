@@ -212,7 +212,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
             content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: damaged ({error}); remove the folder and start anew") from None
     if not isinstance(content, dict):
         raise FormatError(f"{path}: holds no JSON object; remove the folder and start anew")
