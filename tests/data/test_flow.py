@@ -17,7 +17,7 @@ from fastkd.data.beton.read import open_beton
 from fastkd.data.flow import default_num_workers, grouped
 from fastkd.data.loader import ViewLoader
 from fastkd.data.memory import BatchMemory
-from fastkd.data.upload import uploaded
+from fastkd.data.upload import copy_stream, uploaded
 from fastkd.data.views.draw import Views
 from fastkd.errors import CorruptError
 
@@ -177,7 +177,7 @@ class Noted(torch.Tensor):
 
 
 @pytest.fixture
-def calls(monkeypatch) -> list[tuple]:
+def calls(monkeypatch) -> Iterator[list[tuple]]:
     """What is asked of CUDA, in order, on a device whose current stream is "steps"."""
     calls: list[tuple] = []
 
@@ -203,7 +203,9 @@ def calls(monkeypatch) -> list[tuple]:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("steps"))
     monkeypatch.setattr(torch.cuda, "stream", on)
-    return calls
+    copy_stream.cache_clear()
+    yield calls
+    copy_stream.cache_clear()
 
 
 def noted_batches(number: int, calls: list[tuple]) -> Iterator[Batch]:
