@@ -1,6 +1,8 @@
 """How much is made at a time: all workers are busy, and no more memory is held than was said."""
 
+import json
 import os
+import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.batches import ids_of, pixels
+from helpers.scripts import benchmark
 
 from fastkd.data import flow
 from fastkd.data.batch import Batch
@@ -152,6 +155,16 @@ def test_memory_is_bounded_by_prefetched_batches_and_goes_of_the_workers(raw_bet
             assert loader.most_bytes <= 1.01 * (
                 4 * max(batch, 2**22) + 2 * num_workers * max(2**22, batch // num_workers)
             )
+
+
+def test_the_script_that_measures_workers_in_short(raw_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark("measure"), "RESULTS", tmp_path)
+    short = "--size 32 --batch-sizes 40 --num-workers 3 --sleep-ms 0.01 --seconds 0.001 --rounds 1 --name found"
+    monkeypatch.setattr(sys, "argv", ["loader_workers", raw_folder, *short.split()])
+    benchmark("data.loader_workers").main()
+    rows = json.loads((tmp_path / "found.json").read_text())["by_batch_size_and_workers"]["40"]
+    assert rows["1"]["rate_over_one_worker"]["median"] == 1
+    assert all(row["most_bytes"] <= row["stated_bytes"] + 200_000 for row in rows.values())
 
 
 def test_pinned_memory_is_told_as_torch_takes_it():
