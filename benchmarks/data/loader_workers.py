@@ -2,7 +2,7 @@
 
 Claim: with 4, 8, 16 workers views come at 4, 8, 16 times the rate of one, whatever the batch size, in the memory that was
 stated before. Each view is decoded, and then slept for: a machine with few cores shows whether workers wait for anything
-but their views. The stream is of whole epochs, counted from the first batch that is asked for to the last one.
+but their views. Counted from when the first batch is asked for until the last one has come.
 
     python -m benchmarks.data.loader_workers SOURCE
 """
@@ -13,6 +13,8 @@ import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks import measure
 from fastkd.data.beton.build import WriteOptions, build_beton
@@ -35,10 +37,10 @@ def slowed(loader: ViewLoader, seconds: float) -> ViewLoader:
 
 
 def rate(loader: ViewLoader, num_views: int) -> dict[str, float]:
-    """Views a second over as many epochs as have that many views, seconds to the first batch, and the most memory taken."""
-    next(loader.run([next(loader.jobs(0))]))  # compiles
-    num_epochs = -(-num_views // len(loader.ids))
-    jobs = [job for epoch in range(num_epochs) for job in loader.jobs(epoch)]
+    """Views a second over batches of that many views, seconds to the first batch, and the most memory taken."""
+    jobs = [job for epoch in range(1 + num_views // len(loader.ids)) for job in loader.jobs(epoch)]
+    ends = np.cumsum([len(ids) for ids, _ in jobs])
+    jobs = jobs[: 1 + int(np.searchsorted(ends, num_views))]
     tracemalloc.start()
     begin, first_s, total = time.perf_counter(), 0.0, 0
     for batch in loader.run(jobs):
@@ -66,6 +68,7 @@ def main() -> None:
         path = Path(folder) / "bench.beton"
         build_beton(open_source(args.source), path, WriteOptions(mode="raw"))
         beton, views = open_beton(path), Views("center", args.size)
+        next(ViewLoader(beton, views).epoch(0))  # compiles
         for batch_size in args.batch_sizes:
             rows: dict[int, list[dict[str, float]]] = {workers: [] for workers in [1, *args.num_workers]}
             stated = {}

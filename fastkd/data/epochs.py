@@ -31,10 +31,9 @@ class Epochs(ABC):
     global_batch: int
     drop_last: bool
     world: World
-    _next = (0, 0)  # epoch, and batch of it, that the next iteration begins with
-    _now: tuple[int, int] | None = (
-        None  # epoch of the latest iteration, and the batches that were handed out of it or before
-    )
+    # Epoch and batch that the next iteration begins with; those after what the latest one has handed out.
+    _next: tuple[int, int] = (0, 0)
+    _now: tuple[int, int] | None = None
 
     @abstractmethod
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:

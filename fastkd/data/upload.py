@@ -1,5 +1,6 @@
 """Batches on their way to a GPU: copied on a stream of their own, so that a copy passes while the step before is computed."""
 
+import functools
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -8,9 +9,14 @@ import torch
 
 from fastkd.data.batch import Batch
 
-_STEPS_AHEAD = (
-    4  # of the host before the GPU: the memory of a batch is free again once the GPU is through with its step
-)
+# The memory of a batch is free again once the GPU is through with its step: so the host may be only some steps ahead.
+_STEPS_AHEAD = 4
+
+
+@functools.cache
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of all copies to a device: torch keeps freed memory for the stream that had it, so another one would take more."""
+    return torch.cuda.Stream(device)
 
 
 def uploaded(batches: Generator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -20,7 +26,7 @@ def uploaded(batches: Generator[Batch], device: torch.device) -> Iterator[Batch]
     Args:
         batches: in pinned memory; closed at the end.
     """
-    copies = torch.cuda.Stream(device)
+    copies = copy_stream(device)
     through: deque[torch.cuda.Event] = deque()
     with closing(batches):
         for batch in batches:

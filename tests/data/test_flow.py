@@ -1,6 +1,8 @@
 """How much is made at a time: all workers are busy, and no more memory is held than was said."""
 
+import json
 import os
+import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.batches import ids_of, pixels
+from helpers.scripts import benchmark
 
 from fastkd.data import flow
 from fastkd.data.batch import Batch
@@ -17,7 +20,7 @@ from fastkd.data.beton.read import open_beton
 from fastkd.data.flow import default_num_workers, grouped
 from fastkd.data.loader import ViewLoader
 from fastkd.data.memory import BatchMemory
-from fastkd.data.upload import uploaded
+from fastkd.data.upload import copy_stream, uploaded
 from fastkd.data.views.draw import Views
 from fastkd.errors import CorruptError
 
@@ -154,6 +157,16 @@ def test_memory_is_bounded_by_prefetched_batches_and_goes_of_the_workers(raw_bet
             )
 
 
+def test_the_script_that_measures_workers_in_short(raw_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark("measure"), "RESULTS", tmp_path)
+    short = "--size 32 --batch-sizes 40 --num-workers 3 --sleep-ms 0.01 --seconds 0.001 --rounds 1 --name found"
+    monkeypatch.setattr(sys, "argv", ["loader_workers", raw_folder, *short.split()])
+    benchmark("data.loader_workers").main()
+    rows = json.loads((tmp_path / "found.json").read_text())["by_batch_size_and_workers"]["40"]
+    assert rows["1"]["rate_over_one_worker"]["median"] == 1
+    assert all(row["most_bytes"] <= row["stated_bytes"] + 200_000 for row in rows.values())
+
+
 def test_pinned_memory_is_told_as_torch_takes_it():
     layout = {"images": ((224, 224, 3), np.dtype("u1")), "labels": ((), np.dtype("i8"))}
     memory = BatchMemory(layout, num_kept=1, is_pinned=True)
@@ -177,7 +190,7 @@ class Noted(torch.Tensor):
 
 
 @pytest.fixture
-def calls(monkeypatch) -> list[tuple]:
+def calls(monkeypatch) -> Iterator[list[tuple]]:
     """What is asked of CUDA, in order, on a device whose current stream is "steps"."""
     calls: list[tuple] = []
 
@@ -203,7 +216,9 @@ def calls(monkeypatch) -> list[tuple]:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("steps"))
     monkeypatch.setattr(torch.cuda, "stream", on)
-    return calls
+    copy_stream.cache_clear()
+    yield calls
+    copy_stream.cache_clear()
 
 
 def noted_batches(number: int, calls: list[tuple]) -> Iterator[Batch]:
