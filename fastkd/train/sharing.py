@@ -12,7 +12,7 @@ from fastkd.dist import World
 from fastkd.hashing import draw
 from fastkd.stopping import StopFlag
 
-_LAG = 2  # steps after which ranks look at what they told one another, so that no GPU is waited for
+_LAG = {"cpu": 1, "cuda": 2}  # steps after which ranks look at what they told one another, so that no GPU is waited for
 _DROPOUT = 42  # number of the draw
 
 
@@ -57,7 +57,7 @@ def over_ranks(row: Tensor, stop: StopFlag, world: World) -> Tensor:
 
 class Vote:
     """Whether to stop, on all ranks after the same step: as soon as asked in a single process, else by the rows that they
-    exchanged two steps ago. From a GPU they come while it goes on."""
+    exchanged a step ago, on GPUs two, from where they come while it goes on."""
 
     def __init__(self, stop: StopFlag, world: World) -> None:
         self.stop, self.world = stop, world
@@ -72,7 +72,7 @@ class Vote:
             arrived = torch.cuda.Event()
             arrived.record(torch.cuda.current_stream(row.device))
         self._coming.append((arrived, flag))
-        if len(self._coming) <= _LAG:
+        if len(self._coming) <= _LAG[row.device.type]:
             return False
         arrived, flag = self._coming.popleft()
         if arrived is not None:

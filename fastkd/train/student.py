@@ -128,7 +128,9 @@ def train(
     if record is not None:
         identity["params"]["record"] = record.describe()
         if checkpoint_every is not None:
-            raise OptionError("--record keeps what it records by whole epochs: leave --checkpoint-every out")
+            raise OptionError(
+                "--record keeps what it records by whole epochs: leave --checkpoint-every out, or give it in epochs"
+            )
     agree(world, {**inputs, "params": fingerprint([json.dumps(identity["params"], sort_keys=True)])})
     told = ({"about": about} if about else {}) | {"made": made_with(loader.device, command)}
 

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers.fake_gpu import Event, NoWaits
 from helpers.ranks import start_ranks, wait_for
 from helpers.runs import interrupt_after, records, run, step_losses, weights
 from helpers.stores import NORM
 from torch import nn
 
+from fastkd.cli import cli
+from fastkd.cli.train_options import parse_states
 from fastkd.data.batch import Batch
 from fastkd.data.views.draw import Views
 from fastkd.dist import World
@@ -169,6 +172,28 @@ def test_states_after_every_second_epoch_are_gone_on_from_to_the_same_bits(datas
     assert records(tmp_path / "run") == records(tmp_path / "whole")
     assert load_resume(tmp_path / "run" / "resume.pt")["epoch"] == 5
     assert load_resume(tmp_path / "run" / "resume-previous.pt")["epoch"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (None, {}),
+        ("500", {"checkpoint_every": 500}),
+        ("10epochs", {"checkpoint_epochs": 10}),
+        ("1 epoch", {"checkpoint_epochs": 1}),
+    ],
+)
+def test_states_are_asked_for_in_steps_or_in_epochs(text, found):
+    assert parse_states(text) == found
+
+
+@pytest.mark.parametrize("text", ["0", "0epochs", "-1", "1.5", "ten", "5eps", "9999999999"])
+def test_what_is_neither_steps_nor_epochs_is_a_usage_error(text):
+    outcome = CliRunner().invoke(
+        cli, ["train", "x.beton", "--model", "resnet8", "--out", "run", f"--checkpoint-every={text}"]
+    )
+    assert outcome.exit_code == 2
+    assert "is neither a number of steps nor one of epochs, e.g. 10epochs" in " ".join(outcome.output.split())
 
 
 def test_a_gpus_random_numbers_are_kept_with_a_state(tmp_path, monkeypatch):
