@@ -172,10 +172,8 @@ class StoreFiller:
         self.tables, self.sync_s = tables, sync_s
         self._fd = os.open(tables.path, os.O_RDWR)
         self._written: list[int] = []  # numbers of the blocks that have no flag yet
-        self._since, self._has_flags = (
-            0.0,
-            False,
-        )  # when the first of them was written; whether flags are not synced yet
+        self._since = 0.0  # when the first of them was written
+        self._has_flags = False  # that are not synced yet
 
     def close(self) -> None:
         """Closes the file; every block written before is on disk and marked done.
