@@ -27,7 +27,8 @@ class World:
     """This process among those of the run.
 
     rank: 0 … size-1 over all nodes. local_rank: the same on this node. size: number of processes. store: torch's, by which
-    the ranks of a `process_group` found each other; turns: numbers what they tell one another through it (`agree`).
+    the ranks of a `process_group` found each other; turns: numbers what they tell one another (`agree`) and share out
+    (`take_turns`) through it.
     """
 
     rank: int = 0

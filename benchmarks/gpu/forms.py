@@ -40,8 +40,8 @@ _TINY = {
     "small_student": "resnet8",
     "small_teacher": "resnet14",
     "photo_size": 64,
-    "photo_student": "mobilenet_v2",
-    "photo_teacher": "resnet18",
+    "photo_student": "resnet8",
+    "photo_teacher": "resnet14",
 }
 FORMS = {
     "cuda": Form(

@@ -72,7 +72,8 @@ class TrainingRecord:
             self.recorder.observe(logits_BC.numpy(), batch.labels.numpy(), batch.sample_ids.numpy())
             return
         copies = [tensor.to("cpu", non_blocking=True) for tensor in (logits_BC, batch.labels, batch.sample_ids)]
-        arrived = torch.cuda.current_stream(logits_BC.device).record_event()
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(self.device))
         self._coming.append((arrived, copies[0], copies[1], copies[2]))
         self._take(_IN_FLIGHT)
 

@@ -37,7 +37,8 @@ def start_teacher(recipe: StoreRecipe, images: Tensor) -> Outputs:
     copies = [tensor.to("cpu", non_blocking=True) for tensor in (logits, *others)]
     if logits.device.type != "cuda":
         return lambda: [copy.numpy() for copy in copies]
-    arrived = torch.cuda.current_stream(logits.device).record_event()
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(logits.device))
 
     def wait() -> list[np.ndarray]:
         arrived.synchronize()

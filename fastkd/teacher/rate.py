@@ -13,7 +13,8 @@ SECONDS = 10.0
 
 
 def measure_fill_rate(recipe: StoreRecipe, *, num_workers: int = 0) -> float:
-    """Images a second that the teacher gets through, decoding included; nothing is written.
+    """Images a second that the teacher gets through, decoding included; nothing is written. As in a fill, the next batch is at
+    the teacher while one is waited for.
 
     Returns:
         Images a second of one process on `recipe.teacher.device`.
@@ -25,9 +26,7 @@ def measure_fill_rate(recipe: StoreRecipe, *, num_workers: int = 0) -> float:
         (ids[start : start + size], seed) for _ in count() for seed in range(recipe.views.num_seeds) for start in starts
     )
     begin, num_images = 0.0, -1
-    started: deque[tuple[int, Outputs]] = (
-        deque()
-    )  # the next batch is at the teacher while one is waited for, as in a fill
+    started: deque[tuple[int, Outputs]] = deque()
     for batch in loader.run(jobs):
         started.append((len(batch), start_teacher(recipe, batch.images)))
         if len(started) == 1:

@@ -16,7 +16,7 @@ from fastkd.scoring.networks import score_networks
 
 SLOW = 2
 """The rank that takes ten times as long as the others."""
-PATIENCE_S = 10.0
+PATIENCE_S = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,12 @@ def alone(recipe, tmp_path_factory) -> Path:
 
 def skewed(recipe: dict, world: World) -> dict:
     """The recipe for a rank; its teacher takes longer on the slow one."""
-    seconds = 0.4 if world.rank == SLOW else 0.04
+    seconds = 1.0 if world.rank == SLOW else 0.1
     return recipe | {"teacher": replace(recipe["teacher"], model=Slowed(recipe["teacher"].model, seconds))}
 
 
 def test_a_rank_slowed_tenfold_does_fewer_blocks_and_all_end_in_good_time(recipe, alone, tmp_path):
-    """Had each a third of the blocks, the others would wait for the slow one beyond their patience, 14 seconds."""
+    """Had each a third of the blocks, the others would wait for the slow one beyond their patience, for half a minute."""
 
     def fill(world: World) -> int:
         own = skewed(recipe, world)
@@ -50,7 +50,7 @@ def test_a_rank_slowed_tenfold_does_fewer_blocks_and_all_end_in_good_time(recipe
     found, _ = as_ranks(3, tmp_path, fill, patience_s=PATIENCE_S)
     num_blocks = [int(text) for text in found]
     assert sum(num_blocks) == 104
-    assert num_blocks[SLOW] < 104 / 6
+    assert num_blocks[SLOW] < 104 / 4
     assert (tmp_path / "l.h5").read_bytes() == alone.read_bytes()
 
 
@@ -86,4 +86,4 @@ def test_a_slow_rank_scores_fewer_batches_and_the_scores_are_those_of_one_proces
 
     num_batches = [int(text) for text in as_ranks(3, tmp_path, score, patience_s=PATIENCE_S)[0]]
     assert sum(num_batches) == 50
-    assert num_batches[SLOW] < 50 / 4
+    assert num_batches[SLOW] < 50 / 3
