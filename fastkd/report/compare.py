@@ -9,7 +9,7 @@ import statistics
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastkd.errors import FormatError, MissingDependencyError, NotFoundError, OptionError
 from fastkd.fingerprint import fingerprint
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 BARS = "points: mean of the runs; bars: from the lowest to the highest run"
 
 
-_Finished = tuple[Facts, dict[str, Any], dict[str, Any]]
+class Finished(NamedTuple):
+    """A finished run: what it was, its recipe, what came out of it, and all that run.json says."""
+
+    facts: Facts
+    recipe: dict[str, Any]
+    result: dict[str, Any]
+    head: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,29 +66,41 @@ class Group:
         return asdict(self)
 
 
-def collect_runs(folder: str | Path) -> list[Group]:
-    """Groups of all finished runs below a folder that measured accuracy: those that differ in seeds alone are one.
+def collect_runs(*folders: str | Path) -> list[Group]:
+    """Groups of all finished runs below some folders that measured accuracy: those that differ in seeds alone are one.
 
     Raises:
         NotFoundError: no such folder, or no finished run below it.
         FormatError: a run whose files are damaged.
         CorruptError, MismatchError: a finished run with files that it did not write.
     """
-    folder = Path(folder)
-    runs: dict[str, list[_Finished]] = defaultdict(list)
-    for path in sorted(folder.rglob("result.json")):
-        read = _read_finished(path.parent)
-        if read is not None:
-            runs[json.dumps(read[0], sort_keys=True)].append(read)
-    if not runs:
-        raise NotFoundError(f"{folder}: no finished run with a measured accuracy below it")
-    every = [members[0][0] for members in runs.values()]
+    runs: dict[str, list[Finished]] = defaultdict(list)
+    for read in finished_runs(*folders).values():
+        runs[json.dumps(read.facts, sort_keys=True)].append(read)
+    every = [members[0].facts for members in runs.values()]
     names = differing(every)
-    groups = [_group(members, label_of(members[0][0], every, names), names) for members in runs.values()]
+    groups = [_group(members, label_of(members[0].facts, every, names), names) for members in runs.values()]
     return sorted(groups, key=lambda g: (g.model, g.fraction, g.alpha, g.source, g.label))
 
 
-def _read_finished(out: Path) -> _Finished | None:
+def finished_runs(*folders: str | Path) -> dict[Path, Finished]:
+    """All finished runs below some folders that measured accuracy, in the order of their paths.
+
+    Raises:
+        NotFoundError, FormatError, CorruptError, MismatchError: as `collect_runs`.
+    """
+    found = {}
+    for path in sorted({path for folder in folders for path in Path(folder).rglob("result.json")}):
+        read = _read_finished(path.parent)
+        if read is not None:
+            found[path.parent] = read
+    if not found:
+        told = f"{folders[0]}{f' and {len(folders) - 1} more' if folders[1:] else ''}"
+        raise NotFoundError(f"{told}: no finished run with a measured accuracy below it")
+    return found
+
+
+def _read_finished(out: Path) -> Finished | None:
     """What a finished run was, its recipe, and what came out of it; None where it is no run, or measured no accuracy."""
     head = read_run(out)
     if head is None:
@@ -94,21 +112,21 @@ def _read_finished(out: Path) -> _Finished | None:
         return None
     require_files(out, result)
     try:
-        return facts_of(head), head["params"]["recipe"], result
+        return Finished(facts_of(head), head["params"]["recipe"], result, head)
     except (KeyError, TypeError) as error:
         raise FormatError(
             f"{out}/run.json: damaged ({type(error).__name__}: {error}); remove {out} and train anew"
         ) from None
 
 
-def _group(members: list[_Finished], label: str, names: list[str]) -> Group:
-    facts, results = members[0][0], [result for _, _, result in members]
+def _group(members: list[Finished], label: str, names: list[str]) -> Group:
+    facts, results = members[0].facts, [one.result for one in members]
     top1 = [result["val_top1"] for result in results]
     return Group(
         **{name: facts[name] for name in ("model", "num_kept", "fraction", "alpha", "epochs", "source")},
-        tau=members[0][1]["tau"],
+        tau=members[0].recipe["tau"],
         num_runs=len(members),
-        seeds=sorted(recipe["seed"] for _, recipe, _ in members),
+        seeds=sorted(one.recipe["seed"] for one in members),
         top1_mean=statistics.fmean(top1),
         top1_spread=max(top1) - min(top1),
         top1_min=min(top1),
