@@ -9,7 +9,7 @@ import click
 from fastkd.cli.command import command
 from fastkd.cli.sweep_gc import unnamed
 from fastkd.cli.sweep_plan import dry_run_of
-from fastkd.cli.sweep_run import collected, run_here
+from fastkd.cli.sweep_run import collected, run_here, submitted, theorem_of
 from fastkd.cli.sweep_suite import digest_of, known_commands, read_shipped_or_file
 
 _SECTIONS = {
@@ -94,10 +94,13 @@ def sweep(
     if gc:
         return unnamed(out, commands)
     text, name, where = read_shipped_or_file(suite)
+    asked_sets = sets
     if data is not None:
         key = "data.train" if data.endswith(".beton") else "data.source"
         sets = (f"{key}={_quoted(data)}", *sets)
     read = read_suite(text, where, commands, name=name, scale=scale, sets=sets)
+    if read.theorem is not None:
+        return theorem_of(read, out, dry_run)
     plan = make_plan(read, out, commands, digest_of)
     if dry_run:
         return dry_run_of(plan)
@@ -105,6 +108,11 @@ def sweep(
     remember(plan, {"text": text, "where": where, "scale": scale, "sets": list(sets)})
     if collect:
         return collected(plan, Outcome())
+    if executor == "slurm":
+        given = [("--data", data), ("--scale", scale)]
+        words = [word for option, value in given if value is not None for word in (option, value)]
+        words += [word for one in asked_sets for word in ("--set", one)]
+        return submitted(plan, slurm, ["sweep", suite, *words, "--collect", "--out", str(out)])
     return run_here(plan, jobs, jobs_per_gpu, (index, count))
 
 

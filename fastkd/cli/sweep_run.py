@@ -1,6 +1,7 @@
 """Running a sweep on this machine, and what it came to: table, page and lines."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from fastkd.sweep.graph import Plan
     from fastkd.sweep.jobs import Job
     from fastkd.sweep.local import Outcome
+    from fastkd.sweep.suite import Suite
 
 WORKER = [sys.executable, "-m", "fastkd.cli.worker"]
 
@@ -86,6 +88,46 @@ def run_here(
         result = {"kind": "sweep", "path": str(plan.folder), "ok": not outcome.failed} | _counts(plan, outcome)
         return result, f"{plan.folder}: the part of shard {index}/{count} is done; shard 1 writes table and page"
     return collected(plan, outcome)
+
+
+def submitted(plan: "Plan", options: str | None, collect: list[str]) -> tuple[dict[str, Any], str]:
+    """Hands what is owed to Slurm."""
+    from fastkd.sweep.slurm import submit
+    from fastkd.sweep.state import state_of
+
+    owed = [job for job in plan.jobs.values() if not state_of(plan, job).is_done]
+    with claim(plan.folder / "sweep", log=say):
+        found = submit(plan, owed, shlex.split(options or ""), collect)
+    lines = [
+        f"level {one['level']}: job {one['job']}, {one['num_tasks']} commands, {one['file']}" for one in found["arrays"]
+    ]
+    lines.append(
+        f"{len(owed)} commands given to Slurm by {found['script']}; job {found['collect']} writes table and page; what failed then is "
+        f"told by --dry-run, and run by the same command"
+    )
+    return {"kind": "sweep-submitted", "path": str(plan.folder), "num_owed": len(owed)} | found, "\n".join(lines)
+
+
+def theorem_of(suite: "Suite", out: Path, dry_run: bool) -> tuple[dict[str, Any], str]:
+    """Checks the theorem in every cell, and writes the table; `ok` is false where it does not hold, or the simulation disagrees."""
+    from fastkd.sweep.theorem import check_theorem, require_settings, write_theorem
+
+    settings = require_settings(suite.theorem or {}, suite.place)
+    if dry_run:
+        return {"kind": "sweep-plan", "path": str(out), "theorem": settings}, f"no commands: {settings}"
+    lines = check_theorem(settings)
+    out.mkdir(parents=True, exist_ok=True)
+    table = out / f"{suite.name}.csv"
+    write_theorem(lines, table)
+    num_holding, num_agreeing = (sum(line[name] for line in lines) for name in ("holds", "agrees"))
+    result = {"kind": "theorem", "path": str(out), "csv": str(table), "num_cells": len(lines), "ok": True}
+    result |= {"num_holding": num_holding, "num_agreeing": num_agreeing}
+    result["ok"] = num_holding == len(lines)
+    text = (
+        f"{table}: the bias with a teacher on more data is no larger in {num_holding} of {len(lines)} cells; the simulation is within its "
+        f"band of 99.9 % of the closed form in {num_agreeing}"
+    )
+    return result, text
 
 
 def _counts(plan: "Plan", outcome: "Outcome") -> dict[str, Any]:

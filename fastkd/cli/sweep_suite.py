@@ -1,7 +1,8 @@
 """What `fastkd sweep` is told: the suite, by name or path, and fastkd's own commands, whose options a suite has."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,11 @@ def known_commands(group: click.Command) -> "Commands":
 
     assert isinstance(group, click.Group)
     commands = group.commands
+    require_model = cache(_require_model)
 
     def words(name: str, values: Mapping[str, Any]) -> list[str]:
         found = words_of(commands[name], values)
-        _refuse_together(name, commands[name].make_context(name, found[1:]).params)
+        _refuse_together(name, commands[name].make_context(name, found[1:]).params, require_model)
         return found
 
     return Commands(
@@ -53,7 +55,14 @@ def known_commands(group: click.Command) -> "Commands":
     )
 
 
-def _refuse_together(name: str, params: Mapping[str, Any]) -> None:
+def _require_model(name: str) -> None:
+    """Refuses a network that cannot be made; it takes up to a second to know."""
+    from fastkd.models.registry import canonical_name, create_model
+
+    create_model(canonical_name(name), 10)
+
+
+def _refuse_together(name: str, params: Mapping[str, Any], require_model: Callable[[str], None]) -> None:
     """Refuses options of a command that it would refuse once it runs, as far as that needs no file.
 
     Raises:
@@ -71,7 +80,8 @@ def _refuse_together(name: str, params: Mapping[str, Any]) -> None:
             params["alpha"], params["alpha_rule"], fraction=0.5, kd=params["kd"], has_teacher=has_teacher
         )
         options |= {layers: parse_names(params[layers]) for layers in ("layers", "teacher_layers")}
-        choose_recipe(params["views"] or "crop-flip", 10, **options)
+        require_model(params["model"])
+        choose_recipe(params["views"] or "crop-flip", 10, **{**options, "model": "resnet8"})
         recorded = {name: params[name] for name in ("never_learned", "el2n_epochs")}
         parse_recorded(params["record"], window=params["dual_window"], **recorded)
     elif name == "prune":

@@ -12,6 +12,12 @@ from fastkd.sweep.suite import Suite
 
 SCORED = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "memorization")
 """Scores that `fastkd score` gives; of those that a training run records, the run's own are taken."""
+_OF_SCORES = {
+    "memorization": ("num-models", "subset", "min-count", "student", "epochs", "seed"),
+    "grand": ("grand-params", "compat"),
+    "moderate": ("centre",),
+}
+"""Options of `score` that are for one score alone."""
 _NOT_NESTED = ("dual-beta",)
 """Methods whose smaller mask is no part of the larger."""
 
@@ -92,7 +98,8 @@ def score_input(
         raise OptionError(
             f"{where}: no command gives a score {score!r}, expected one of {known}; or prune.scores = FILE"
         )
-    options = {name: value for name, value in suite.sections["score"].items() if name != "teacher"}
+    others = {name for one, names in _OF_SCORES.items() if one != score for name in names} | {"teacher"}
+    options = {name: value for name, value in suite.sections["score"].items() if name not in others}
     beton = Input("beton", "beton", train)
     if score == "memorization":
         job = draft.add("scores", "score", "scores", score, ".h5", {**options, "method": [score]}, [beton])

@@ -70,7 +70,7 @@ def read_suite(
         raise OptionError(f"{where}: {error}") from None
     lines, said = key_lines(text), dict[Path, str]()
     scales = content.pop("scale", {})
-    if scale is not None:
+    if scale is not None and (scale in scales or scale != "full"):  # a suite is its own full form, where it says no other
         if scale not in scales:
             known = ", ".join(scales) or "none"
             raise OptionError(f"{where}: --scale {scale}: the suite has {known}")
