@@ -74,7 +74,14 @@ def check_option(command: click.Command, key: str, value: Any) -> None:
     Raises:
         OptionError: no such option, or a value that could not be typed so.
     """
-    _defaults(command, click.Context(command, info_name=command.name), {key: value})
+    context = click.Context(command, info_name=command.name)
+    for name, given in _defaults(command, context, {key: value}).items():
+        param = next(one for one in command.params if one.name == name)
+        if param.callback is not None:
+            try:
+                param.callback(context, param, given)
+            except click.BadParameter as error:
+                raise OptionError(f"{key}: {error.message}") from None
 
 
 def words_of(command: click.Command, values: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastkd.errors import NotFoundError, OptionError
+from fastkd.errors import ModelError, NotFoundError, OptionError
 from fastkd.sweep.jobs import Draft, Input, Job
 from fastkd.sweep.keys import OF_VIEWS, Commands
 from fastkd.sweep.masks import family_of, mask_job
@@ -98,7 +98,7 @@ def _data(suite: Suite, draft: Draft, role: str, digest_of: Callable[[str, Path]
             {**common, **own, **split},
             about={"source": source, "options": {**common, **own, **split}},
         )
-    except OptionError as error:
+    except (OptionError, ModelError) as error:
         raise suite.told("data", error) from None
 
 
@@ -195,7 +195,7 @@ def _run(suite: Suite, draft: Draft, wish: Wish, train: Job, val: Job, store: Jo
     }
     try:
         return draft.add("run", "train", "runs", "_".join(parts), "", values, inputs, meaning=meaning, about=about)
-    except OptionError as error:
+    except (OptionError, ModelError) as error:
         raise suite.told("train", error) from None
 
 

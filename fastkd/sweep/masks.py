@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from fastkd.errors import OptionError
+from fastkd.errors import ModelError, OptionError
 from fastkd.prune.scores.recorder import RECORDABLE
 from fastkd.prune.select.methods import METHODS
 from fastkd.sweep.jobs import Draft, Input, Job
@@ -80,7 +80,7 @@ def mask_job(
     about = {"keep": values.get("keep")}
     try:
         return draft.add("mask", "prune", "masks", label, ".h5", values, inputs, about=about)
-    except OptionError as error:
+    except (OptionError, ModelError) as error:
         raise suite.told(section, error) from None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastkd.errors import OptionError
+from fastkd.errors import FastKDError, OptionError
 from fastkd.sweep.grid import cells_of
 from fastkd.sweep.keys import COMMAND_OF, OWN, Commands, check_axis, check_key, check_type
 from fastkd.sweep.places import Path, flat, key_lines, merged, nested, parse_value, split_key
@@ -41,9 +41,9 @@ class Suite:
             found.setdefault("seed", cell["seed",])
         return found
 
-    def told(self, section: str, error: OptionError) -> OptionError:
+    def told(self, section: str, error: FastKDError) -> OptionError:
         """A command's refusal of options of a section, with the place of the option that it names."""
-        option = re.search(r"--([a-z][a-z-]*)", str(error))
+        option = re.search(r"(?:--|unknown )([a-z][a-z-]*)", str(error))
         path = (*split_key(section), option[1]) if option else split_key(section)
         zips = [("zip", *path), *(("zip", number, *path) for number in range(9))]
         return OptionError(f"{self.place(path, ('matrix', *path), *zips, path)}: {error}")
@@ -70,7 +70,9 @@ def read_suite(
         raise OptionError(f"{where}: {error}") from None
     lines, said = key_lines(text), dict[Path, str]()
     scales = content.pop("scale", {})
-    if scale is not None and (scale in scales or scale != "full"):  # a suite is its own full form, where it says no other
+    if scale is not None and (
+        scale in scales or scale != "full"
+    ):  # a suite is its own full form, where it says no other
         if scale not in scales:
             known = ", ".join(scales) or "none"
             raise OptionError(f"{where}: --scale {scale}: the suite has {known}")

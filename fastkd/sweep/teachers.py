@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastkd.errors import NotFoundError, OptionError
+from fastkd.errors import ModelError, NotFoundError, OptionError
 from fastkd.prune.scores.recorder import RECORDABLE
 from fastkd.sweep.jobs import Draft, Input, Job
 from fastkd.sweep.keys import OF_NETWORK
@@ -85,7 +85,7 @@ def teacher_job(
     }
     try:
         return draft.add("teacher", "train", "teachers", label, "", values, inputs, about=about)
-    except OptionError as error:
+    except (OptionError, ModelError) as error:
         raise suite.told(section, error) from None
 
 
