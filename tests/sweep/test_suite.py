@@ -105,7 +105,7 @@ def test_what_is_no_toml_is_told_with_tomls_own_place():
 
 
 def test_a_fault_of_a_set_is_told_with_the_set():
-    with pytest.raises(OptionError, match="--set train.epochs=many: epochs is"):
+    with pytest.raises(OptionError, match=r"--set train\.epochs=many: epochs is"):
         read(GRID, "train.epochs=many")
 
 
