@@ -163,7 +163,7 @@ def collected(plan: "Plan", outcome: "Outcome") -> tuple[dict[str, Any], str]:
         lines.append(format_table(groups))
         try:
             page = plan.folder / f"{plan.suite.name}.html"
-            write_page(groups, page, Path(plan.folder, plan.suite.name))
+            write_page(groups, page, Path(plan.folder, plan.suite.name), axes=plan.suite.axes)
             result["page"] = str(page)
         except MissingDependencyError as error:
             say(f"no page: {error}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastkd.report.compare import Finished
-from fastkd.writing import atomic_path
+from fastkd.writing import write_marked
 
 FIRST = ("run", "model", "source", "mask.method", "mask.level", "fraction", "num_kept", "kd", "alpha", "tau")
 SEEDS = ("seed", "mask.seed")
@@ -45,8 +45,10 @@ def csv_text(lines: list[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def write_csv(runs: Mapping[Path, Finished], out: Path, folder: Path) -> None:
-    """Writes the table of some runs, atomically."""
-    text = csv_text(table_of(runs, folder))
-    with atomic_path(out) as partial:
-        partial.write_text(text, encoding="utf-8")
+def write_csv(runs: Mapping[Path, Finished], out: Path, folder: Path, *, force: bool = False) -> None:
+    """Writes the table of some runs, atomically; an older one is replaced. force: replace whatever file is there.
+
+    Raises:
+        MismatchError: something else is there.
+    """
+    write_marked(out, csv_text(table_of(runs, folder)).encode(), f"run,{','.join(FIRST[1:])},", force=force)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastkd.errors import FormatError, MissingDependencyError, NotFoundError, OptionError
 from fastkd.fingerprint import fingerprint
+from fastkd.report.axes import NUMBERS, Axes, series_of
 from fastkd.report.facts import Facts, differing, facts_of, label_of, shown_names
+from fastkd.report.series import Point, draw_series
 from fastkd.train.checks import require_files
 from fastkd.train.run_folder import read_result, read_run
 from fastkd.writing import write_marked
@@ -185,14 +187,17 @@ def format_table(groups: list[Group]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", _caption(groups)])
 
 
-def write_page(groups: list[Group], out: str | Path, folder: str | Path, *, force: bool = False) -> None:
+def write_page(
+    groups: list[Group], out: str | Path, folder: str | Path, *, axes: Axes | None = None, force: bool = False
+) -> None:
     """Writes the table and the plot: an .html page that stands alone, or the plot alone as .png.
 
     Args:
-        folder: where the runs are; a report of the same folder is replaced. force: replace whatever file is there.
+        folder: where the runs are; a report of the same folder is replaced. axes: of the figure; None for the kept fraction
+            and a line for each label. force: replace whatever file is there.
 
     Raises:
-        OptionError: another suffix.
+        OptionError: another suffix; axes as `series_of`.
         MismatchError: a file that is no report of this folder.
         MissingDependencyError: matplotlib is not installed.
     """
@@ -200,7 +205,7 @@ def write_page(groups: list[Group], out: str | Path, folder: str | Path, *, forc
     if out.suffix not in (".html", ".png"):
         raise OptionError(f"--out {out}: expected a name that ends in .html or .png")
     mark = f"fastkd report {fingerprint([os.path.realpath(folder)])}"
-    plot = _plot(groups, mark)
+    plot = _plot(groups, mark, axes)
     if out.suffix == ".html":
         table = "".join(
             f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in row)}</tr>"
@@ -210,12 +215,12 @@ def write_page(groups: list[Group], out: str | Path, folder: str | Path, *, forc
         image = base64.b64encode(plot).decode()
         page = f"<!doctype html><meta charset=utf-8><meta name=generator content='{mark}'><title>fastkd report</title><style>{style}</style><h1>fastkd report</h1>"
         page += f"<table>{table}</table><p>{html.escape(_caption(groups))}</p>"
-        page += f"<p><img alt='top-1 over kept fraction' src='data:image/png;base64,{image}'></p><p>{BARS}</p>"
+        page += f"<p><img alt='top-1 over {NUMBERS[axes.x] if axes else 'kept fraction'}' src='data:image/png;base64,{image}'></p><p>{BARS}</p>"
         plot = page.encode()
     write_marked(out, plot, mark, force=force)
 
 
-def _plot(groups: list[Group], mark: str) -> bytes:
+def _plot(groups: list[Group], mark: str, axes: Axes | None) -> bytes:
     """The figure as PNG, marked by what made it."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -224,8 +229,21 @@ def _plot(groups: list[Group], mark: str) -> bytes:
             "the plot needs matplotlib, which is not installed: pip install 'fastkd[report]'"
         ) from None
     buffer = io.BytesIO()
-    FigureCanvasAgg(draw_figure(groups)).print_png(buffer, metadata={"Software": mark})
+    figure = draw_figure(groups) if axes is None else draw_series(points_of(groups, axes), NUMBERS[axes.x], BARS)
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": mark})
     return buffer.getvalue()
+
+
+def points_of(groups: list[Group], axes: Axes) -> dict[str, dict[str, list[Point]]]:
+    """Facet → line → points of a figure, see `series_of`."""
+
+    def point(x: Any, group: Group) -> Point:
+        return Point(x, group.top1_mean, group.top1_min, group.top1_max)
+
+    return {
+        facet: {line: [point(x, groups[number]) for x, number in points] for line, points in lines.items()}
+        for facet, lines in series_of([group.facts for group in groups], axes).items()
+    }
 
 
 def draw_figure(groups: list[Group]) -> "Figure":

@@ -26,7 +26,7 @@ OWN: dict[str, dict[str, tuple[type, ...]]] = {
     "prune": {"method": (str,)},
     "score": {"teacher": (str,)},
     "train": {"source": (str,), "teacher": (str,)},
-    "report": {"x": (str,), "lines": (str,), "facet": (str,), "title": (str,)},
+    "report": {"x": (str,), "lines": (str,), "facet": (str,)},
 }
 """Keys of a suite's own in each section, and the types of their values."""
 

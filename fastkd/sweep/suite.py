@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastkd.errors import FastKDError, OptionError
+from fastkd.report.axes import Axes, require_axes
 from fastkd.sweep.grid import cells_of
 from fastkd.sweep.keys import COMMAND_OF, OWN, Commands, check_axis, check_key, check_type
 from fastkd.sweep.places import Path, flat, key_lines, merged, nested, parse_value, split_key
@@ -18,7 +19,7 @@ class Suite:
 
     sections: `data`, `prune`, `score`, `cache-logits`, `train` → options by key; teachers: by their names. cells: for each
     run what it has of its own, dotted key → value, as (section, …, key). threads: of each command, which its bits depend
-    on. figures: what [report] says. theorem, gallery: the tables of these names, of suites without runs. place: where
+    on. axes: of the figure, as [report] says. theorem, gallery: the tables of these names, of suites without runs. place: where
     something is said, for messages.
     """
 
@@ -27,7 +28,7 @@ class Suite:
     teachers: dict[str, dict[str, Any]]
     cells: list[dict[tuple[str, ...], Any]]
     threads: int
-    figures: dict[str, Any]
+    axes: Axes | None
     theorem: dict[str, Any] | None
     gallery: dict[str, Any] | None
     place: Callable[..., str]
@@ -134,11 +135,25 @@ def _suite(content: dict[str, Any], commands: Commands, place: Callable[..., str
         teachers=teachers,
         cells=cells,
         threads=content.get("threads", 1),
-        figures=content.get("report", {}),
+        axes=_axes_of_figure(content.get("report", {}), place),
         theorem=content.get("theorem"),
         gallery=content.get("gallery"),
         place=place,
     )
+
+
+def _axes_of_figure(report: dict[str, Any], place: Callable[..., str]) -> Axes | None:
+    """What [report] says."""
+    if not report:
+        return None
+    lines = report.get("lines", ())
+    axes = Axes(report.get("x", "fraction"), (lines,) if isinstance(lines, str) else tuple(lines), report.get("facet"))
+    try:
+        require_axes(axes)
+    except OptionError as error:
+        option = str(error).split()[0].removeprefix("--")
+        raise OptionError(f"{place(('report', option))}: {error}") from None
+    return axes
 
 
 def _axes(content: dict[str, Any], place: Callable[..., str]) -> Iterator[tuple[Path, Any]]:
