@@ -34,6 +34,11 @@ class Worker:
         self._said_to = 0  # bytes of the log before this job
         self.is_busy = False
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None while there is none."""
+        return None if self._process is None else self._process.pid
+
     def start(self, words: Sequence[str], log: Path) -> None:
         """Begins a command; what it says goes to the end of `log`."""
         if self._process is None:
