@@ -1,6 +1,6 @@
 """A sweep on a Ray cluster whose nodes share a folder: a task a shard, each with a GPU.
 
-    python on_ray.py grid.toml /shared/sweep 4
+python on_ray.py grid.toml /shared/sweep 4
 """
 
 import subprocess

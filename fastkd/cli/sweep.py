@@ -79,7 +79,7 @@ def sweep(
     from fastkd.sweep.folder import remember
     from fastkd.sweep.graph import make_plan
     from fastkd.sweep.local import Outcome
-    from fastkd.sweep.suite import read_suite
+    from fastkd.sweep.suite.read import read_suite
 
     if sum((dry_run, collect, gc)) > 1:
         raise click.UsageError("--dry-run, --collect and --gc exclude each other")

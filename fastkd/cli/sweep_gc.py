@@ -7,14 +7,14 @@ from fastkd.cli.sweep_suite import digest_of
 
 if TYPE_CHECKING:
     from fastkd.sweep.graph import Plan
-    from fastkd.sweep.keys import Commands
+    from fastkd.sweep.suite.keys import Commands
 
 
 def unnamed(folder: Path, commands: "Commands") -> tuple[dict[str, Any], str]:
     """The outputs of a folder that no suite run there names any more."""
     from fastkd.sweep.folder import left_over
     from fastkd.sweep.graph import make_plan
-    from fastkd.sweep.suite import read_suite
+    from fastkd.sweep.suite.read import read_suite
 
     def plan_of(asked: dict[str, Any]) -> "Plan":
         suite = read_suite(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastkd.sweep.graph import Plan
     from fastkd.sweep.jobs import Job
     from fastkd.sweep.local import Outcome
-    from fastkd.sweep.suite import Suite
+    from fastkd.sweep.suite.read import Suite
 
 WORKER = [sys.executable, "-m", "fastkd.cli.worker"]
 

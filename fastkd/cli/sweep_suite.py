@@ -12,9 +12,9 @@ from fastkd.cli.config import check_option, option_keys, words_of
 from fastkd.errors import NotFoundError, OptionError
 
 if TYPE_CHECKING:
-    from fastkd.sweep.keys import Commands
+    from fastkd.sweep.suite.keys import Commands
 
-SHIPPED = Path(__file__).parent.parent / "sweep" / "suites"
+SHIPPED = Path(__file__).parent.parent / "sweep" / "shipped"
 """The suites that come with fastkd: `paper-fig3.toml` is `paper:fig3`."""
 
 
@@ -37,7 +37,7 @@ def read_shipped_or_file(name: str) -> tuple[str, str, str]:
 
 def known_commands(group: click.Command) -> "Commands":
     """The options of fastkd's commands, for suites."""
-    from fastkd.sweep.keys import Commands
+    from fastkd.sweep.suite.keys import Commands
 
     assert isinstance(group, click.Group)
     commands = group.commands

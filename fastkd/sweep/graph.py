@@ -8,10 +8,10 @@ from typing import Any
 
 from fastkd.errors import ModelError, NotFoundError, OptionError
 from fastkd.sweep.jobs import Draft, Input, Job
-from fastkd.sweep.keys import OF_VIEWS, Commands
 from fastkd.sweep.masks import family_of, mask_job
 from fastkd.sweep.stores import Wish, largest_of, store_jobs
-from fastkd.sweep.suite import Suite
+from fastkd.sweep.suite.keys import OF_VIEWS, Commands
+from fastkd.sweep.suite.read import Suite
 from fastkd.sweep.teachers import teacher_job
 
 _OF_LABELS = ("tau", "tau-squared", "no-tau-squared", "alpha-rule", "beta", "layers", "teacher-layers")

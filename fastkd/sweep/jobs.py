@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastkd.fingerprint import fingerprint
-from fastkd.sweep.keys import Commands
+from fastkd.sweep.suite.keys import Commands
 
 LOCAL = ("num-workers", "device", "log")
 """Options that make an output no other one."""

@@ -8,7 +8,7 @@ from fastkd.errors import ModelError, OptionError
 from fastkd.prune.scores.recorder import RECORDABLE
 from fastkd.prune.select.methods import METHODS
 from fastkd.sweep.jobs import Draft, Input, Job
-from fastkd.sweep.suite import Suite
+from fastkd.sweep.suite.read import Suite
 
 SCORED = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "memorization")
 """Scores that `fastkd score` gives; of those that a training run records, the run's own are taken."""

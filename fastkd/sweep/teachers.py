@@ -7,9 +7,9 @@ from typing import Any
 from fastkd.errors import ModelError, NotFoundError, OptionError
 from fastkd.prune.scores.recorder import RECORDABLE
 from fastkd.sweep.jobs import Draft, Input, Job
-from fastkd.sweep.keys import OF_NETWORK
 from fastkd.sweep.masks import Family, mask_job
-from fastkd.sweep.suite import Suite
+from fastkd.sweep.suite.keys import OF_NETWORK
+from fastkd.sweep.suite.read import Suite
 
 _OWN = ("checkpoint", "mask")
 

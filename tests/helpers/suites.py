@@ -5,7 +5,7 @@ from pathlib import Path
 from fastkd.cli import cli
 from fastkd.cli.sweep_suite import digest_of, known_commands
 from fastkd.sweep.graph import Plan, make_plan
-from fastkd.sweep.suite import Suite, read_suite
+from fastkd.sweep.suite.read import Suite, read_suite
 
 COMMANDS = known_commands(cli)
 GRID = """

@@ -6,7 +6,7 @@ from helpers.suites import COMMANDS, kinds
 
 from fastkd.cli.sweep_suite import SHIPPED, digest_of, read_shipped_or_file
 from fastkd.sweep.graph import make_plan
-from fastkd.sweep.suite import read_suite
+from fastkd.sweep.suite.read import read_suite
 from fastkd.sweep.theorem import check_theorem, require_settings
 
 NAMES = sorted(path.stem.replace("paper-", "paper:", 1) for path in SHIPPED.glob("*.toml"))

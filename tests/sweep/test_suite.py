@@ -4,7 +4,7 @@ import pytest
 from helpers.suites import GRID, read
 
 from fastkd.errors import OptionError
-from fastkd.sweep.places import key_lines
+from fastkd.sweep.suite.places import key_lines
 
 SECTIONS = GRID[: GRID.index("[matrix]")]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from fastkd.errors import FastKDError, OptionError
 from fastkd.report.axes import Axes, require_axes
-from fastkd.sweep.grid import cells_of
-from fastkd.sweep.keys import COMMAND_OF, OWN, Commands, check_axis, check_key, check_type
-from fastkd.sweep.places import Path, flat, key_lines, merged, nested, parse_value, split_key
+from fastkd.sweep.suite.grid import cells_of
+from fastkd.sweep.suite.keys import COMMAND_OF, OWN, Commands, check_axis, check_key, check_type
+from fastkd.sweep.suite.places import Path, flat, key_lines, merged, nested, parse_value, split_key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

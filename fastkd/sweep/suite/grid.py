@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastkd.errors import OptionError
-from fastkd.sweep.places import Path, flat
+from fastkd.sweep.suite.places import Path, flat
 
 Cell = dict[tuple[str, ...], Any]
 """What one run has of its own: dotted key, split → value."""

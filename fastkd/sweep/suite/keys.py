@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from fastkd.errors import OptionError
-from fastkd.sweep.places import Path
+from fastkd.sweep.suite.places import Path
 
 
 class Commands(NamedTuple):
