@@ -33,7 +33,8 @@ def report(
     """
     from fastkd.report.axes import Axes
     from fastkd.report.cells import write_csv
-    from fastkd.report.compare import collect_runs, finished_runs, format_table, write_page
+    from fastkd.report.compare import collect_runs, finished_runs, format_table
+    from fastkd.report.page.write import write_page
 
     groups = collect_runs(folder)
     chosen = tuple(name.strip() for name in lines.split(",") if name.strip()) if lines else ()
