@@ -61,8 +61,8 @@ def difference(one: Group, other: Group) -> Difference:
 
 
 def findings_of(groups: Sequence[Group]) -> list[str]:
-    """Sentences: how much there is, what distillation gives, and which of what else differs is best where."""
-    return [_extent(groups), *_distillation(groups), *(line for name in _WORDS for line in _best(groups, name))]
+    """Sentences, the first of them the page's own: what distillation gives, how much there is, which of what else differs is best."""
+    return [*_distillation(groups), _extent(groups), *(line for name in _WORDS for line in _best(groups, name))]
 
 
 def _extent(groups: Sequence[Group]) -> str:
@@ -89,9 +89,9 @@ def _distillation(groups: Sequence[Group]) -> list[str]:
     for way, found in pairs.items():
         clear = [one for _, one in found if one.is_clear and one.points > 0]
         low, high = (choose(found, key=lambda pair: pair[1].points) for choose in (min, max))
-        text = f"{way} is above labels alone by more than twice the standard error in {len(clear)} of {len(found)} comparisons"
+        text = f"{way} beats labels alone by more than twice the standard error in {len(clear)} of {len(found)} comparisons"
         text += f": {low[1]} points ({_where(low[0], groups)})"
-        text += f" to {high[1]} ({_where(high[0], groups)})" if len(found) > 1 else ""
+        text += f" to {high[1]} points ({_where(high[0], groups)})" if len(found) > 1 else ""
         rest = [(group, one) for group, one in found if not (one.is_clear and one.points > 0)]
         if rest:
             text += f"; not so: {_listed([f'{_where(group, groups)} ({one})' for group, one in rest])}"
@@ -112,15 +112,19 @@ def _best(groups: Sequence[Group], name: str) -> list[str]:
             best, next_best = (text_of(value_of(group.facts, name)) for group in (first, others[0]))
             ahead = difference(first, others[0])
             where = _where(first, groups, without=name)
-            told.append(f"{best} ({where}: {ahead} to {next_best}{'' if ahead.is_clear else ', not clear'})")
-    return [f"Of the {_WORDS[name]}, the best is {_listed(told)}."] if told else []
+            told.append(f"{best} ({where}: {ahead} over {next_best}{'' if ahead.is_clear else ', not clear'})")
+    return [f"Of the {_WORDS[name]}, the best is, in points over the next: {_listed(told)}."] if told else []
 
 
 def _others(facts: Facts, name: str) -> str:
     """All facts but those that differ with a name, as a key."""
     following = _FOLLOWING[name]
     groups = tuple(one for one in following if one.endswith("."))
-    kept = {fact: value for fact, value in facts.items() if fact not in following and not fact.startswith(groups or ("\\0",))}
+    kept = {
+        fact: value
+        for fact, value in facts.items()
+        if fact not in following and not fact.startswith(groups or ("\\0",))
+    }
     return json.dumps(kept, sort_keys=True)
 
 
@@ -128,7 +132,18 @@ def _where(group: Group, groups: Sequence[Group], without: str = "distillation")
     """Where a comparison was made: what else differs between the groups."""
     words = {"fraction": f"f {group.fraction:.3g}"}
     skipped = ("kd", "alpha") if without == "distillation" else (without,)
-    for name in ("model", "method", "level", "kd", "alpha", "tau", "teacher", "teacher-fraction", "num-seeds", "epochs"):
+    for name in (
+        "model",
+        "method",
+        "level",
+        "kd",
+        "alpha",
+        "tau",
+        "teacher",
+        "teacher-fraction",
+        "num-seeds",
+        "epochs",
+    ):
         if name not in skipped and len({str(value_of(other.facts, name)) for other in groups} - {"None"}) > 1:
             words[name] = _word(group.facts, name)
     return ", ".join(dict.fromkeys(word for word in words.values() if word))

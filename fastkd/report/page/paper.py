@@ -52,7 +52,9 @@ def _gain(method: str, fraction: float, points: float, source: str, data: str = 
 def _over_alpha(fraction: float, better: float, worse: float, points: float) -> Claim:
     common = {"method": "forgetting", "fraction": fraction, "kd": "kd"}
     text = f"α {better:g} over α {worse:g}, forgetting, f {fraction:g}: more than"
-    return Claim(text, common | {"alpha": better}, common | {"alpha": worse}, points, "CIFAR-100", "section 3.2, figure 6")
+    return Claim(
+        text, common | {"alpha": better}, common | {"alpha": worse}, points, "CIFAR-100", "section 3.2, figure 6"
+    )
 
 
 CLAIMS = (
@@ -74,7 +76,14 @@ CLAIMS = (
         for i, f in enumerate(_AT)
     ),
 )
-TEACHERS = {"resnet14": 69.9, "resnet20": 70.23, "resnet32": 71.6, "resnet56": 72.7, "resnet110": 74.4, "wrn_40_2": 75.9}
+TEACHERS = {
+    "resnet14": 69.9,
+    "resnet20": 70.23,
+    "resnet32": 71.6,
+    "resnet56": 72.7,
+    "resnet110": 74.4,
+    "wrn_40_2": 75.9,
+}
 """Top-1 of the teachers of figure 7 on CIFAR-100, % (section 4.4)."""
 
 
@@ -97,7 +106,11 @@ def claims_of(groups: Sequence[Group]) -> list[Told]:
     found = []
     for claim in CLAIMS:
         for group in _matching(groups, claim.better):
-            others = [other for other in _matching(groups, claim.worse) if other.model == group.model and other.epochs == group.epochs]
+            others = [
+                other
+                for other in _matching(groups, claim.worse)
+                if other.model == group.model and other.epochs == group.epochs
+            ]
             if len(others) == 1:
                 found.append(Told(claim, difference(group, others[0])))
     return found

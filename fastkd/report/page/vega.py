@@ -19,7 +19,18 @@ from fastkd.report.series import Figure, Point
 VERSION = "6.4"
 """Of Vega-Lite, that figures are the same under other versions of vl-convert, which bring several."""
 RANGE = "bars: from the lowest to the highest run"
-_COLOURS = ("#2f7ebc", "#d9581c", "#2a9d6e", "#b65fa8", "#c99700", "#5aaede", "#8d6fd1", "#8a8a8a", "#a8623a", "#6b9e23")
+_COLOURS = (
+    "#2f7ebc",
+    "#d9581c",
+    "#2a9d6e",
+    "#b65fa8",
+    "#c99700",
+    "#5aaede",
+    "#8d6fd1",
+    "#8a8a8a",
+    "#a8623a",
+    "#6b9e23",
+)
 _DASHES = ([1, 0], [5, 3], [2, 2], [8, 3, 2, 3])
 _MOST_TICKS = 12
 
@@ -81,7 +92,11 @@ def rows_of(figure: Figure, panel: Mapping[str, Sequence[Point]], anchors: Mappi
 
 
 def panel_spec(
-    x: str, rows: Sequence[Mapping[str, Any]], places: Sequence[Any], domain: Sequence[float], styles: Mapping[str, Style]
+    x: str,
+    rows: Sequence[Mapping[str, Any]],
+    places: Sequence[Any],
+    domain: Sequence[float],
+    styles: Mapping[str, Style],
 ) -> dict[str, Any]:
     """A panel as Vega-Lite. Signals: `off`, the lines that are not shown; `bars`: range, interval or none.
 
@@ -96,7 +111,12 @@ def panel_spec(
     low, high = ({"calculate": f"bars == 'range' ? datum.{a} : datum.{b}", "as": c} for a, b, c in _ENDS)
     layers: list[dict[str, Any]] = [
         {
-            "transform": [{"filter": "isValid(datum.x) && bars != 'none'"}, low, high, {"filter": "isValid(datum.low)"}],
+            "transform": [
+                {"filter": "isValid(datum.x) && bars != 'none'"},
+                low,
+                high,
+                {"filter": "isValid(datum.low)"},
+            ],
             "mark": {"type": "rule", "strokeWidth": 1.5, "opacity": 0.55, "clip": True},
             "encoding": {"x": placed, "y": _y("low", domain), "y2": {"field": "high"}, "color": colour},
         },
@@ -146,11 +166,23 @@ def as_file(figure: Figure, panels: Mapping[str, Mapping[str, Any]]) -> dict[str
     for title, spec in panels.items():
         inner = {name: value for name, value in spec.items() if name not in ("params", "width")}
         drawn.append(inner | {"width": 380, "title": {"text": title, "fontSize": 11}})
-    legend = {"title": None, "orient": "bottom", "columns": 2 if len(drawn) > 1 else 1, "labelLimit": 0, "symbolType": "stroke"}
+    legend = {
+        "title": None,
+        "orient": "bottom",
+        "columns": 2 if len(drawn) > 1 else 1,
+        "labelLimit": 0,
+        "symbolType": "stroke",
+    }
     legend |= {"symbolStrokeWidth": 2, "symbolSize": 300}
     for spec in drawn[:1]:
         spec["layer"] = [
-            layer | {"encoding": {name: one | ({"legend": legend} if name in ("color", "strokeDash") else {}) for name, one in layer["encoding"].items()}}
+            layer
+            | {
+                "encoding": {
+                    name: one | ({"legend": legend} if name in ("color", "strokeDash") else {})
+                    for name, one in layer["encoding"].items()
+                }
+            }
             for layer in spec["layer"]
         ]
     title = {"text": figure.title, "subtitle": f"points: means of the runs; {RANGE}", "anchor": "start"}
@@ -220,7 +252,14 @@ def _x_axis(name: str, places: Sequence[Any], is_number: bool) -> dict[str, Any]
     if not is_number:
         axis = {"labelAngle": -25 if len(places) > 3 else 0, "title": NUMBERS[name], "labelLimit": 140}
         return {"field": "x", "type": "ordinal", "sort": [text_of(place) for place in places], "axis": axis}
-    scale: dict[str, Any] = {"zero": False, "nice": False, "padding": 14}
+    ends = (
+        [0.8 * places[0], 1.2 * places[0]]
+        if len(places) == 1 and places[0]
+        else [places[0], places[-1]]
+        if places
+        else [0, 1]
+    )
+    scale: dict[str, Any] = {"domain": ends, "zero": False, "nice": False, "padding": 14}
     if places and places[0] > 0 and places[-1] >= 8 * places[0]:
         scale["type"] = "log"
     axis = {"title": NUMBERS[name], "grid": False, "labelOverlap": "greedy", "format": ".3~g"}

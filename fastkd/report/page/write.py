@@ -120,10 +120,12 @@ def _draw(figure: Figure, anchors: Mapping[int, str]) -> Drawn:
     styles, places = styles_of(figure.lines), places_of(figure)
     rows = {title: rows_of(figure, panel, anchors) for title, panel in figure.panels.items()}
     ends = [row[end] for of_panel in rows.values() for row in of_panel for end in ("lowest", "highest")]
-    panels = {title: panel_spec(figure.x, of_panel, places, domain_of(ends), styles) for title, of_panel in rows.items()}
+    panels = {
+        title: panel_spec(figure.x, of_panel, places, domain_of(ends), styles) for title, of_panel in rows.items()
+    }
     published = list(_published(figure)) if figure.x == "fraction" else []
     if published:
-        at = sorted({row["x"] for row in published})
+        at = sorted({*places, *(row["x"] for row in published)})
         domain = domain_of(row["mean"] for row in published)
         panels[f"{_PAPER}: {paper.OF_POINTS}"] = panel_spec(figure.x, published, at, domain, styles)
     return Drawn(figure, styles, panels)
@@ -216,7 +218,9 @@ def _beside_the_paper(groups: Sequence[Group]) -> str:
     if len(teachers) > 1:
         for name, top1 in teachers.items():
             here = f"{top1:.2f} %" if isinstance(top1, float) else "not recorded"
-            rows.append((f"top-1 of the teacher {name}", "CIFAR-100", f"{paper.TEACHERS[name]} %", here, "", "section 4.4"))
+            rows.append(
+                (f"top-1 of the teacher {name}", "CIFAR-100", f"{paper.TEACHERS[name]} %", here, "", "section 4.4")
+            )
     head = ("what", "the paper’s data", "the paper", "here", "", "where")
     note = (
         f"{paper.PAPER}. Differences are in points of top-1, ± one standard error; levels on other data are not to be compared, "
@@ -226,12 +230,31 @@ def _beside_the_paper(groups: Sequence[Group]) -> str:
 
 
 def _table(groups: Sequence[Group]) -> str:
-    head = ("student", "kept", "fraction", "training", "epochs", "runs", "top-1 %", "sd", "95 % ±", "lowest", "highest", "images/s")
+    head = (
+        "student",
+        "kept",
+        "fraction",
+        "training",
+        "epochs",
+        "runs",
+        "top-1 %",
+        "sd",
+        "95 % ±",
+        "lowest",
+        "highest",
+        "images/s",
+    )
     rows = []
     for group in groups:
         spread = ("–" if value is None else f"{value:.2f}" for value in (group.top1_sd, group.top1_half95))
         found = [group.model, f"{group.num_kept:,}", f"{group.fraction:.3g}", group.label, group.epochs, group.num_runs]
-        found += [f"{group.top1_mean:.2f}", *spread, f"{group.top1_min:.2f}", f"{group.top1_max:.2f}", f"{group.images_per_s:,.0f}"]
+        found += [
+            f"{group.top1_mean:.2f}",
+            *spread,
+            f"{group.top1_min:.2f}",
+            f"{group.top1_max:.2f}",
+            f"{group.images_per_s:,.0f}",
+        ]
         rows.append(found)
     numbers = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11)
     return f"<h2>All kinds of runs</h2>{_rows(head, rows, numbers=numbers, words=(3,))}<p class=note>{escape(caption_of(list(groups)))}</p>"
@@ -244,12 +267,16 @@ def _costs(groups: Sequence[Group]) -> str:
     if costs.live_forwards:
         saved = costs.live_forwards - costs.taken_forwards
         stores = f"{costs.num_stores} store{'s' * (costs.num_stores != 1)}"
-        size = "" if costs.store_bytes is None else f" ({costs.store_bytes / 1e9:.3g} GB of logits)"
+        size = "" if costs.store_bytes is None else f" ({_size(costs.store_bytes)} of logits)"
         lines.append(
             f"Teachers: {costs.taken_forwards:,} forward passes of a sample, for the rows of {stores}{size} that these runs read and for "
             f"live teachers; {costs.live_forwards:,} had every teacher been live: {saved:,} saved ({100 * saved / costs.live_forwards:.0f} %)."
         )
     return f"<h2>Costs</h2><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _time(seconds: float) -> str:
@@ -264,7 +291,7 @@ def _runs(groups: Sequence[Group], folder: Path) -> str:
     for number, group in enumerate(groups, 1):
         runs = "".join(_run(run, folder) for run in group.runs)
         title = f"{group.model}, f {group.fraction:.3g}, {group.label}: {group.top1_mean:.2f} %, {group.num_runs} run{'s' * (group.num_runs > 1)}"
-        parts.append(f"<details id=runs-{number}><summary>{escape(title)}</summary>{runs}</details>")
+        parts.append(f"<details class=runs id=runs-{number}><summary>{escape(title)}</summary>{runs}</details>")
     return "".join(parts)
 
 
