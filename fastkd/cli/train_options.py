@@ -43,7 +43,9 @@ def states_every(context: click.Context, option: click.Parameter, value: str | N
     """A callback for --checkpoint-every; what `parse_states` cannot read is a usage error."""
     if value is not None and not _STATES.fullmatch(value):
         raise click.BadParameter(
-            f"{value!r} is neither a number of steps nor one of epochs, e.g. 10epochs.", context, option
+            f"{value!r} is not in the range of steps, 1 … 999999999, nor a number of epochs, e.g. 10epochs.",
+            context,
+            option,
         )
     return value
 
