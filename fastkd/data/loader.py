@@ -142,7 +142,8 @@ class ViewLoader(Epochs):
 
     def describe(self) -> str:
         """Who makes the batches, and the memory that takes, in words."""
-        return f"{self.num_workers} loader threads, at most {self.most_bytes / 1e6:,.1f} MB of batches"
+        threads = "1 loader thread" if self.num_workers == 1 else f"{self.num_workers} loader threads"
+        return f"{threads}, at most {self.most_bytes / 1e6:,.1f} MB of batches"
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, with aug_seed = epoch mod num_seeds; from any batch on, for a run that resumes."""
