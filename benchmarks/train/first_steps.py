@@ -84,7 +84,9 @@ def main() -> None:
         ids = random_order(dataset.beton.labels, 0)[: args.steps * args.batch_size]
         views = Views("crop-flip", int(dataset.beton.heights[0]), 162)
         loader = Loader(dataset, views, mask=ids, batch_size=args.batch_size, shuffle=True, num_workers=1)
-        teacher = load_teacher(args.teacher, model_name=args.teacher_model, norm=args.teacher_norm, num_classes=dataset.num_classes)
+        teacher = load_teacher(
+            args.teacher, model_name=args.teacher_model, norm=args.teacher_norm, num_classes=dataset.num_classes
+        )
         for name, recipe in recipes(args.model, dataset.num_classes, args.batch_size):
             found[name] = first_steps(recipe, loader, teacher, Path(folder) / name)
             print(name, found[name], flush=True)

@@ -19,7 +19,7 @@ _TWICE = ("mask.keep", "mask.fraction", "mask.num_samples")
 """What num_kept, fraction and the data's fingerprint say."""
 _AS_VIEWS = ("logits.num_seeds", "logits.views.")
 """Of a store, what its students' views are as well."""
-_OF_TEACHER = ("kd", "tau", "tau_squared", "standardise_logits", "beta", "layers", "teacher_layers", "alpha_rule")
+_OF_TEACHER = ("kd", "tau", "tau_squared", "beta", "layers", "teacher_layers", "alpha_rule")
 """What does not bear on a student of labels alone."""
 _OF_METHODS = ("beta", "layers", "teacher_layers")
 """What does not bear on losses between logits that add nothing to KD."""

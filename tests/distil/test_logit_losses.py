@@ -5,12 +5,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from helpers.commands import fastkd
+from helpers.runs import records, run
 
 from fastkd.distil.logits import dist_loss, mlld_loss, standardised, ttm_loss
 from fastkd.distil.methods import LOGIT_LOSSES, METHODS
 from fastkd.errors import OptionError
+from fastkd.report.facts import differing, facts_of, label_of
+from fastkd.teacher.network import load_teacher
 from fastkd.train.objective import objective
 from fastkd.train.recipe import Recipe, choose_recipe
+from fastkd.train.run_folder import read_run
 
 STUDENT, TEACHER = np.random.default_rng(11).normal(0, 2, (2, 7, 5))
 LABELS = torch.tensor([0, 3, 4, 1, 1, 2, 0])
@@ -197,3 +202,53 @@ def test_runs_of_before_stay_the_same_runs_and_those_of_another_formula_do_not()
     assert Recipe(model="resnet8", standardise_logits=True).describe()["standardise_logits"] is True
     versions = {name: Recipe(model="resnet8", kd=name).describe().get("kd_version") for name in METHODS}
     assert versions == dict.fromkeys(METHODS) | {"ab": 2}
+
+
+@pytest.mark.parametrize("name", LOGIT_LOSSES)
+def test_a_store_serves_every_loss_on_logits_as_the_live_teacher_does(
+    name, dataset, mask, teacher_store, teacher_file, tmp_path
+):
+    recipe = {
+        "kd": name,
+        "alpha": 0.4,
+        "epochs": 1,
+        "batch_size": 100,
+        "standardise_logits": LOGIT_LOSSES[name].standardises,
+    }
+    run(tmp_path / "store", dataset, mask, logits=teacher_store, **recipe)
+    run(tmp_path / "live", dataset, mask, options={"teacher": load_teacher(str(teacher_file))}, **recipe)
+    stored, live = (records(tmp_path / source, "step") for source in ("store", "live"))
+    assert len(stored) == 2
+    for own, its in zip(stored, live, strict=True):
+        assert own["loss"] == pytest.approx(0.6 * own["ce"] + 0.4 * own["kd"], rel=1e-5)
+        assert own["kd"] == pytest.approx(its["kd"], rel=1e-3)
+
+
+def test_the_command_says_which_loss_it_trains_with_and_so_does_the_report(
+    raw_beton, raw_mask, teacher_store, tmp_path
+):
+    common = ["--mask", raw_mask, "--logits", teacher_store, "--model", "resnet8", "--epochs", 1, "--batch-size", 200]
+    asked = {
+        "dist": (["--kd", "dist", "--standardise-logits"], "alpha 0.5, beta 1, tau 4, DIST times tau², standardised logits from"),
+        "wttm": (["--kd", "wttm"], "alpha 0.5, tau 4, WTTM logits from"),
+        "kd": ([], "alpha 0.5, tau 4, KD times tau², logits from"),
+    }  # fmt: skip
+    facts = {}
+    for name, (options, words) in asked.items():
+        outcome = fastkd("train", raw_beton, *common, *options, "--device", "cpu", "--out", tmp_path / name)
+        assert outcome.code == 0, outcome.err
+        assert words in outcome.err
+        facts[name] = facts_of(read_run(tmp_path / name))
+    names = differing(list(facts.values()))
+    labels = {name: label_of(one, list(facts.values()), names) for name, one in facts.items()}
+    assert labels["dist"].startswith("DIST α=0.5 τ=4 (store)")
+    assert "standardise_logits true" in labels["dist"]
+    assert labels["wttm"] == "WTTM α=0.5 τ=4 (store)"
+    assert labels["kd"] == "KD α=0.5 τ=4 (store)"
+
+
+def test_standardised_logits_of_no_teacher_are_refused(raw_beton, tmp_path):
+    options = ("--alpha", 0, "--standardise-logits", "--model", "resnet8", "--device", "cpu", "--out", tmp_path / "run")
+    outcome = fastkd("train", raw_beton, *options)
+    assert outcome.code == 1
+    assert "--standardise-logits does nothing without --logits or --teacher" in outcome.err
