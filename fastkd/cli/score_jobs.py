@@ -37,7 +37,7 @@ def by_networks(
     common: dict[str, Any],
 ) -> Job:
     """Scores by networks, centre crops."""
-    from fastkd.data.views.draw import Views
+    from fastkd.data.identity import center_views
     from fastkd.feed.loader import Loader, choose_views
     from fastkd.scoring.networks import DIRECTIONS, ScoringOptions, score_networks
     from fastkd.teacher.network import Teacher, load_teacher
@@ -56,7 +56,7 @@ def by_networks(
             log=log,
         )
 
-    views = Views("center", choose_views(dataset, size=size).size)
+    views = center_views(dataset.beton, choose_views(dataset, size=size).size)
     loader = Loader(dataset, views, batch_size=batch_size or 250, **common)
     fingerprints = [load(spec, say).fingerprint for spec in model]  # one network at a time is in memory, here and below
 

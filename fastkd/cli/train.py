@@ -198,7 +198,7 @@ def train(
     from fastkd.prune.masks.weights import describe_weights
     from fastkd.store.logit_store import LogitStore
     from fastkd.train.about import command_line
-    from fastkd.train.inputs import open_inputs
+    from fastkd.train.inputs import open_inputs, started_center
     from fastkd.train.logs import parse_trackers
     from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
     from fastkd.train.run_folder import started_global_batch
@@ -224,7 +224,9 @@ def train(
     refuse_idle({"standardise_logits": options["standardise_logits"]}, "logits or --teacher", has_teacher)
     weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
     epochs = max(1, options["epochs"])  # less is refused by the recipe, which needs the views first
-    chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha)
+    own_center, val_center = (None, None) if force else share(world, lambda: started_center(out))
+    more = {"num_epochs": epochs, "mix": mix, "mix_alpha": mix_alpha, "center_version": own_center}
+    chosen = choose_views(dataset, views, size, num_seeds, store=store, **more)
     options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
     recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
     start = (
@@ -243,6 +245,7 @@ def train(
         teacher=network,
         val=val,
         val_fields=replace(fields, strict=False),
+        val_version=val_center,
         num_workers=num_workers,
         device=device,
         world=world,

@@ -27,7 +27,13 @@ _SHOWN = ("model", "epochs", "num_kept", "fraction", "kd", "alpha", "tau", "sour
 """What columns and `_loss` tell."""
 _FOLLOWING = ("num_kept", "teacher.num_parameters")
 """What follows from what is told anyway."""
-_SHORT = {"views.num_seeds": "K", "mask.method": "mask", "teacher.model": "teacher", "origin": "mask and teacher"}
+_SHORT = {
+    "views.num_seeds": "K",
+    "val_views_version": "val views",
+    "mask.method": "mask",
+    "teacher.model": "teacher",
+    "origin": "mask and teacher",
+}
 _DETAILS = {"val_top1": "top-1", "mask.method": "mask", "mask.fraction": "fraction", "inputs": ""}
 
 
