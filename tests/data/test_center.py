@@ -1,14 +1,18 @@
 """Center views against what torchvision evaluates on: Resize and CenterCrop of PIL images; versions of their definition."""
 
 import io
+import json
 import math
 import os
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import GOLDEN
 from helpers.commands import fastkd
+from helpers.scripts import benchmark
 from helpers.stores import cache, make_store, random_logits, save_teacher
 from helpers.synthetic import build, encoded, photo, pillow, write_files
 from hypothesis import given
@@ -24,6 +28,7 @@ from fastkd.data.views.draw import Views, boxes, center_view, center_window
 from fastkd.data.views.pixels import BAD_BOX, BAD_JPEG, OK, WRONG_SIZE, cut_view, cut_window
 from fastkd.errors import MismatchError, OptionError
 from fastkd.feed.loader import Loader, choose_views, views_of
+from fastkd.hashing import crc32c
 from fastkd.report.facts import differing, facts_of, label_of
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.tables import read_tables
@@ -78,6 +83,19 @@ def test_views_of_photos_are_torchvisions_to_one_level():
             assert most_apart(found, by_torchvision(picture, 224, 0.875)) <= 1, name
 
 
+def test_the_benchmark_counts_what_differs(monkeypatch, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for i in range(3):
+            archive.writestr(f"a/{i}.jpg", encoded(photo(i, 300 + i, 260)))
+    monkeypatch.setattr(benchmark("measure"), "RESULTS", tmp_path)
+    options = ["--photos", "2", "--rounds", "1", "--name", "found"]
+    monkeypatch.setattr(sys, "argv", ["center", str(tmp_path / "photos.zip"), *options])
+    benchmark("data.center").main()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["photos"], found["all_within_one_level"]) == (2, True)
+    assert all(0 < one["percent_off"] < 50 for one in found["of_torchvision"].values())
+
+
 @given(
     st.integers(1, 700),
     st.integers(1, 700),
@@ -108,6 +126,21 @@ def test_any_part_of_the_resized_image_is_that_of_the_whole(height, width):
                 out = np.empty((h, w, 3), np.uint8)
                 assert cut_window(data, mode, height, width, *sides, top, left, out) == OK
                 np.testing.assert_array_equal(out, whole[top : top + h, left : left + w])
+
+
+GOLDEN_CHECKSUMS = {
+    "baseline-420.jpg": [240626962, 2555710121],
+    "progressive-422.jpg": [1971673819, 4227904360],
+    "grey.jpg": [2915195389, 2500129451],
+    "cmyk.jpg": [3662596228, 1630543105],
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_CHECKSUMS)
+def test_the_pixels_of_given_images_stay_what_they_are(name):
+    content = (GOLDEN / name).read_bytes()
+    found = [center(content, MODE_JPG, 61, 83, size, ratio) for size, ratio in ((40, 0.875), (64, 1.0))]
+    assert [crc32c(one.reshape(-1)) for one in found] == GOLDEN_CHECKSUMS[name]
 
 
 def test_a_window_that_cannot_be_is_a_status():
