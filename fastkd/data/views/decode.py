@@ -14,9 +14,19 @@ import numpy as np
 import torch
 
 from fastkd.data.views import pixels
-from fastkd.data.views.draw import CENTER, CROP_FLIP, PAD, Views, center_view, crop_flip_view, rrc_view
+from fastkd.data.views.draw import (
+    CENTER_BOX,
+    CENTER_CROP,
+    CROP_FLIP,
+    PAD,
+    Views,
+    center_view,
+    center_window,
+    crop_flip_view,
+    rrc_view,
+)
 from fastkd.data.views.mix import blend
-from fastkd.data.views.pixels import OK, check_image, cut_padded_view, cut_view
+from fastkd.data.views.pixels import OK, check_image, cut_padded_view, cut_view, cut_window
 from fastkd.intrinsics import njit, prefetch
 
 _num_threads, _typed_dict = torch.get_num_threads(), numba.typed.Dict
@@ -107,7 +117,10 @@ def _decode_view(
     if code == CROP_FLIP:
         top, left, flip = crop_flip_view(sample_id, aug_seed)
         return cut_padded_view(payload, image["mode"], height, width, top - PAD, left - PAD, flip, out)
-    if code == CENTER:
+    if code == CENTER_CROP:
+        resized_height, resized_width, top, left = center_window(height, width, size, crop_ratio)
+        return cut_window(payload, image["mode"], height, width, resized_height, resized_width, top, left, out)
+    if code == CENTER_BOX:
         top, left, h, w = center_view(height, width, size, crop_ratio)
         return cut_view(payload, image["mode"], height, width, top, left, h, w, 0, out)
     top, left, h, w, flip = rrc_view(sample_id, aug_seed, height, width)

@@ -158,7 +158,7 @@ void copy_flipped(const uint8_t* from, int width, uint8_t* to) {
 
 Status view_of_raw(Decoder& decoder, const uint8_t* data, int width, const Box& box, const Target& target) {
     StoredRows source = {data + 3 * (static_cast<int64_t>(box.top) * width + box.left), 3 * static_cast<int64_t>(width)};
-    if (box.height == target.height && box.width == target.width) { // the weights would be 2^14 at one place
+    if (is_plain(target) && box.height == target.height && box.width == target.width) { // the weights would be 2^14 at one place
         for (int y = 0; y < box.height; y++) {
             if (target.flip) copy_flipped(source.row(y), box.width, target.pixels + y * target.stride);
             else std::memcpy(target.pixels + y * target.stride, source.row(y), 3 * static_cast<size_t>(box.width));
@@ -241,7 +241,7 @@ Status view_of_jpeg(
 extern "C" {
 
 // Raised whenever a function below changes what it takes or gives.
-int32_t fastkd_decoder_version() { return 1; }
+int32_t fastkd_decoder_version() { return 3; }
 
 // One view of a stored image, into `out`.
 //
@@ -264,6 +264,21 @@ int32_t fastkd_view(
     return guarded([&](Decoder& decoder) {
         return raw ? view_of_raw(decoder, data, width, box, target)
                    : view_of_jpeg(decoder, data, size, height, width, box, target);
+    });
+}
+
+// The same of a part of the whole image resized, out_height × out_width pixels from (top, left) on; -1 also for a part beyond it.
+int32_t fastkd_window(
+    const uint8_t* data, uint64_t size, int32_t raw, int32_t height, int32_t width, int64_t resized_height,
+    int64_t resized_width, int64_t top, int64_t left, uint8_t* out, int64_t stride, int32_t out_height, int32_t out_width) {
+    using namespace fastkd;
+    for (int32_t side : {height, width, out_height, out_width}) if (side < 1 || side > kMostSide) return kBadCall;
+    if (top < 0 || left < 0 || top > resized_height - out_height || left > resized_width - out_width) return kBadCall;
+    const Target target = {out, stride, out_height, out_width, false, {resized_height, resized_width, top, left, height, width}};
+    if (raw && size != 3 * static_cast<uint64_t>(height) * width) return kWrongSize;
+    return guarded([&](Decoder& decoder) {
+        return raw ? view_of_raw(decoder, data, width, sources_of(target), target)
+                   : view_of_jpeg(decoder, data, size, height, width, sources_of(target), target);
     });
 }
 

@@ -34,7 +34,7 @@ REASONS = {
 }
 
 _LIBRARY = Path(__file__).with_name("_decoder.so")
-_VERSION = 1  # fastkd_decoder_version() of the sources beside this file
+_VERSION = 3  # fastkd_decoder_version() of the sources beside this file
 
 
 def load_library(path: Path = _LIBRARY) -> ctypes.CDLL:
@@ -60,11 +60,18 @@ def load_library(path: Path = _LIBRARY) -> ctypes.CDLL:
 
 # Named symbols instead of ctypes functions: Numba can cache code that calls them, and compiles once a machine.
 _library = load_library()
-for _name in ("fastkd_view", "fastkd_check_jpeg"):
+for _name in ("fastkd_view", "fastkd_window", "fastkd_check_jpeg"):
     llvmlite.binding.add_symbol(_name, ctypes.cast(getattr(_library, _name), ctypes.c_void_p).value)
 _view = types.ExternalFunction(
     "fastkd_view",
     types.int32(types.voidptr, types.uint64, *[types.int32] * 8, types.voidptr, types.int64, *[types.int32] * 2),
+)
+_window = types.ExternalFunction(
+    "fastkd_window",
+    types.int32(
+        *(types.voidptr, types.uint64, *[types.int32] * 3, *[types.int64] * 4),
+        *(types.voidptr, types.int64, types.int32, types.int32),
+    ),
 )
 _check_jpeg = types.ExternalFunction("fastkd_check_jpeg", types.int32(types.voidptr, types.uint64, *[types.int32] * 2))
 
@@ -102,6 +109,40 @@ def cut_view(
         box_height,
         box_width,
         flip,
+        out.ctypes,
+        3 * out.shape[1],
+        out.shape[0],
+        out.shape[1],
+    )
+
+
+@njit(cache=True, nogil=True)
+def cut_window(
+    payload: np.ndarray,
+    mode: int,
+    height: int,
+    width: int,
+    resized_height: int,
+    resized_width: int,
+    top: int,
+    left: int,
+    out: np.ndarray,
+) -> int:
+    """The part of a whole stored image, resized, from (top, left) on that `out` has room for: uint8 (rows, columns, 3).
+
+    Args:
+        resized_height, resized_width, top, left: in pixels of the resized image, inside it. The rest as for `cut_view`.
+    """
+    return _window(
+        payload.ctypes,
+        len(payload),
+        mode == MODE_RAW,
+        height,
+        width,
+        resized_height,
+        resized_width,
+        top,
+        left,
         out.ctypes,
         3 * out.shape[1],
         out.shape[0],
