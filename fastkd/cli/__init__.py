@@ -17,6 +17,7 @@ from fastkd.cli.plan import plan
 from fastkd.cli.prune import prune
 from fastkd.cli.report import report
 from fastkd.cli.score import score
+from fastkd.cli.sweep import sweep
 from fastkd.cli.train import train
 from fastkd.cli.verify import verify
 
@@ -33,6 +34,7 @@ from fastkd.cli.verify import verify
         merge,
         train,
         evaluate,
+        sweep,
         report,
         inspect,
         verify,

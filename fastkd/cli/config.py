@@ -63,6 +63,57 @@ def _keys(command: click.Command) -> Iterator[tuple[str, click.Parameter, bool]]
         yield from ((flag.lstrip("-"), param, True) for flag in param.secondary_opts)
 
 
+def option_keys(command: click.Command) -> frozenset[str]:
+    """What can be said of a command in a file."""
+    return frozenset(key for key, _, _ in _keys(command))
+
+
+def check_option(command: click.Command, key: str, value: Any) -> None:
+    """Refuses what a file cannot say of a command.
+
+    Raises:
+        OptionError: no such option, or a value that could not be typed so.
+    """
+    context = click.Context(command, info_name=command.name)
+    for name, given in _defaults(command, context, {key: value}).items():
+        param = next(one for one in command.params if one.name == name)
+        if param.callback is not None:
+            try:
+                param.callback(context, param, given)
+            except click.BadParameter as error:
+                raise OptionError(f"{key}: {error.message}") from None
+
+
+def words_of(command: click.Command, values: Mapping[str, Any]) -> list[str]:
+    """A command as it is typed, from what a file says of it: arguments first, options in the order in which they are declared.
+
+    Raises:
+        OptionError: as `check_option`; or the command refuses them together, or lacks one.
+    """
+    context = click.Context(command, info_name=command.name)
+    given = _defaults(command, context, values)
+    arguments: list[str] = []
+    options: list[str] = []
+    for param in command.params:
+        value = given.get(param.name or "")
+        if value is None:
+            continue
+        listed = value if isinstance(value, list) else [value]
+        if isinstance(param, click.Argument):
+            arguments += map(str, listed)
+        elif isinstance(value, bool):
+            flags = param.opts if value else param.secondary_opts
+            options += [max(flags, key=len)] if flags else []
+        else:
+            options += [word for one in listed for word in (max(param.opts, key=len), str(one))]
+    words = [*arguments, *options]
+    try:
+        command.make_context(command.name, list(words))
+    except click.ClickException as error:
+        raise OptionError(f"{command.name}: {error.format_message()}") from None
+    return [str(command.name), *words]
+
+
 def _defaults(command: click.Command, context: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a table by the names of a command's parameters."""
     known = {key: (param, is_no) for key, param, is_no in _keys(command)}

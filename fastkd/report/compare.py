@@ -9,11 +9,13 @@ import statistics
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastkd.errors import FormatError, MissingDependencyError, NotFoundError, OptionError
 from fastkd.fingerprint import fingerprint
+from fastkd.report.axes import NUMBERS, Axes, series_of
 from fastkd.report.facts import Facts, differing, facts_of, label_of, shown_names
+from fastkd.report.series import Point, draw_series
 from fastkd.train.checks import require_files
 from fastkd.train.run_folder import read_result, read_run
 from fastkd.writing import write_marked
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
 BARS = "points: mean of the runs; bars: from the lowest to the highest run"
 
 
-_Finished = tuple[Facts, dict[str, Any], dict[str, Any]]
+class Finished(NamedTuple):
+    """A finished run: what it was, its recipe, what came out of it, and all that run.json says."""
+
+    facts: Facts
+    recipe: dict[str, Any]
+    result: dict[str, Any]
+    head: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,29 +68,41 @@ class Group:
         return asdict(self)
 
 
-def collect_runs(folder: str | Path) -> list[Group]:
-    """Groups of all finished runs below a folder that measured accuracy: those that differ in seeds alone are one.
+def collect_runs(*folders: str | Path) -> list[Group]:
+    """Groups of all finished runs below some folders that measured accuracy: those that differ in seeds alone are one.
 
     Raises:
         NotFoundError: no such folder, or no finished run below it.
         FormatError: a run whose files are damaged.
         CorruptError, MismatchError: a finished run with files that it did not write.
     """
-    folder = Path(folder)
-    runs: dict[str, list[_Finished]] = defaultdict(list)
-    for path in sorted(folder.rglob("result.json")):
-        read = _read_finished(path.parent)
-        if read is not None:
-            runs[json.dumps(read[0], sort_keys=True)].append(read)
-    if not runs:
-        raise NotFoundError(f"{folder}: no finished run with a measured accuracy below it")
-    every = [members[0][0] for members in runs.values()]
+    runs: dict[str, list[Finished]] = defaultdict(list)
+    for read in finished_runs(*folders).values():
+        runs[json.dumps(read.facts, sort_keys=True)].append(read)
+    every = [members[0].facts for members in runs.values()]
     names = differing(every)
-    groups = [_group(members, label_of(members[0][0], every, names), names) for members in runs.values()]
+    groups = [_group(members, label_of(members[0].facts, every, names), names) for members in runs.values()]
     return sorted(groups, key=lambda g: (g.model, g.fraction, g.alpha, g.source, g.label))
 
 
-def _read_finished(out: Path) -> _Finished | None:
+def finished_runs(*folders: str | Path) -> dict[Path, Finished]:
+    """All finished runs below some folders that measured accuracy, in the order of their paths.
+
+    Raises:
+        NotFoundError, FormatError, CorruptError, MismatchError: as `collect_runs`.
+    """
+    found = {}
+    for path in sorted({path for folder in folders for path in Path(folder).rglob("result.json")}):
+        read = _read_finished(path.parent)
+        if read is not None:
+            found[path.parent] = read
+    if not found:
+        told = f"{folders[0]}{f' and {len(folders) - 1} more' if folders[1:] else ''}"
+        raise NotFoundError(f"{told}: no finished run with a measured accuracy below it")
+    return found
+
+
+def _read_finished(out: Path) -> Finished | None:
     """What a finished run was, its recipe, and what came out of it; None where it is no run, or measured no accuracy."""
     head = read_run(out)
     if head is None:
@@ -96,7 +116,7 @@ def _read_finished(out: Path) -> _Finished | None:
     try:
         facts, recipe = facts_of(head), head["params"]["recipe"]
         _require_sense(facts, recipe)
-        return facts, recipe, result
+        return Finished(facts, recipe, result, head)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(
             f"{out}/run.json: damaged ({type(error).__name__}: {error}); remove {out} and train anew"
@@ -114,14 +134,14 @@ def _require_sense(facts: Facts, recipe: dict[str, Any]) -> None:
         raise TypeError(f"{facts['fraction']} of the samples by {facts['model']!r}")
 
 
-def _group(members: list[_Finished], label: str, names: list[str]) -> Group:
-    facts, results = members[0][0], [result for _, _, result in members]
+def _group(members: list[Finished], label: str, names: list[str]) -> Group:
+    facts, results = members[0].facts, [one.result for one in members]
     top1 = [result["val_top1"] for result in results]
     return Group(
         **{name: facts[name] for name in ("model", "num_kept", "fraction", "alpha", "epochs", "source")},
-        tau=members[0][1]["tau"],
+        tau=members[0].recipe["tau"],
         num_runs=len(members),
-        seeds=sorted(recipe["seed"] for _, recipe, _ in members),
+        seeds=sorted(one.recipe["seed"] for one in members),
         top1_mean=statistics.fmean(top1),
         top1_spread=max(top1) - min(top1),
         top1_min=min(top1),
@@ -180,14 +200,17 @@ def format_table(groups: list[Group]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", _caption(groups)])
 
 
-def write_page(groups: list[Group], out: str | Path, folder: str | Path, *, force: bool = False) -> None:
+def write_page(
+    groups: list[Group], out: str | Path, folder: str | Path, *, axes: Axes | None = None, force: bool = False
+) -> None:
     """Writes the table and the plot: an .html page that stands alone, or the plot alone as .png.
 
     Args:
-        folder: where the runs are; a report of the same folder is replaced. force: replace whatever file is there.
+        folder: where the runs are; a report of the same folder is replaced. axes: of the figure; None for the kept fraction
+            and a line for each label. force: replace whatever file is there.
 
     Raises:
-        OptionError: another suffix.
+        OptionError: another suffix; axes as `series_of`.
         MismatchError: a file that is no report of this folder.
         MissingDependencyError: matplotlib is not installed.
     """
@@ -195,7 +218,7 @@ def write_page(groups: list[Group], out: str | Path, folder: str | Path, *, forc
     if out.suffix not in (".html", ".png"):
         raise OptionError(f"--out {out}: expected a name that ends in .html or .png")
     mark = f"fastkd report {fingerprint([os.path.realpath(folder)])}"
-    plot = _plot(groups, mark)
+    plot = _plot(groups, mark, axes)
     if out.suffix == ".html":
         table = "".join(
             f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in row)}</tr>"
@@ -205,12 +228,12 @@ def write_page(groups: list[Group], out: str | Path, folder: str | Path, *, forc
         image = base64.b64encode(plot).decode()
         page = f"<!doctype html><meta charset=utf-8><meta name=generator content='{mark}'><title>fastkd report</title><style>{style}</style><h1>fastkd report</h1>"
         page += f"<table>{table}</table><p>{html.escape(_caption(groups))}</p>"
-        page += f"<p><img alt='top-1 over kept fraction' src='data:image/png;base64,{image}'></p><p>{BARS}</p>"
+        page += f"<p><img alt='top-1 over {NUMBERS[axes.x] if axes else 'kept fraction'}' src='data:image/png;base64,{image}'></p><p>{BARS}</p>"
         plot = page.encode()
     write_marked(out, plot, mark, force=force)
 
 
-def _plot(groups: list[Group], mark: str) -> bytes:
+def _plot(groups: list[Group], mark: str, axes: Axes | None) -> bytes:
     """The figure as PNG, marked by what made it."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -219,8 +242,21 @@ def _plot(groups: list[Group], mark: str) -> bytes:
             "the plot needs matplotlib, which is not installed: pip install 'fastkd[report]'"
         ) from None
     buffer = io.BytesIO()
-    FigureCanvasAgg(draw_figure(groups)).print_png(buffer, metadata={"Software": mark})
+    figure = draw_figure(groups) if axes is None else draw_series(points_of(groups, axes), NUMBERS[axes.x], BARS)
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": mark})
     return buffer.getvalue()
+
+
+def points_of(groups: list[Group], axes: Axes) -> dict[str, dict[str, list[Point]]]:
+    """Facet → line → points of a figure, see `series_of`."""
+
+    def point(x: Any, group: Group) -> Point:
+        return Point(x, group.top1_mean, group.top1_min, group.top1_max)
+
+    return {
+        facet: {line: [point(x, groups[number]) for x, number in points] for line, points in lines.items()}
+        for facet, lines in series_of([group.facts for group in groups], axes).items()
+    }
 
 
 def draw_figure(groups: list[Group]) -> "Figure":

@@ -30,6 +30,7 @@ LINES = {
     "train": TRAIN,
     "evaluate": f"evaluate {{x}} --model {{t}} {CPU}",
     "inspect": "inspect {m} --beton {x} --gallery {out}.png",
+    "sweep": "sweep paper:theorem --set theorem.draws=2 --set theorem.data-seeds=[0] --out {out}",
     "verify": f"verify {{l}} --against {{x}} --teacher {{t}} {CPU}",
 }
 OF_OPTIONS = {

@@ -1,0 +1,65 @@
+"""A warm worker of `fastkd sweep`: `python -m fastkd.cli.worker` runs commands one after the other, each as if it were typed.
+
+A line on stdin is a job, `{"words": […], "log": PATH}`: what the command says goes to the end of the log. A line on stdout says
+that it has ended, `{"code": N}`. With its input, the worker ends: at once, as a command may be killed at any moment.
+"""
+
+import gc
+import json
+import os
+import queue
+import sys
+import threading
+
+from fastkd.cli import main
+from fastkd.stopping import INTERRUPTED
+
+STOPPED = (75, INTERRUPTED)
+
+
+def serve() -> None:
+    """Runs the commands that stdin names."""
+    asked, told = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(nothing, fd)
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in asked:
+            jobs.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        job = json.loads(jobs.get())
+        code = _run(job["words"], job["log"])
+        told.write(json.dumps({"code": code}) + "\n")
+        told.flush()
+        if code in STOPPED:  # it was asked to end
+            os._exit(code)
+
+
+def _run(words: list[str], log: str) -> int:
+    """A command; its exit code."""
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for fd in (1, 2):
+        os.dup2(file, fd)
+    os.close(file)
+    sys.argv = ["fastkd", *words]
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return code
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,1 @@
+"""Suites of runs: read, planned and run, each output once."""

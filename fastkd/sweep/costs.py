@@ -1,0 +1,180 @@
+"""What a plan will take: samples, teacher forwards, bytes, and seconds by rates that are measured here."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastkd.data.beton.dataset import open_dataset
+from fastkd.data.sources.open import open_source
+from fastkd.errors import FastKDError, OptionError
+from fastkd.prune.masks.mask import parse_keep
+from fastkd.store.codec import make_codec
+from fastkd.store.plan import make_plan
+from fastkd.sweep.graph import Plan
+from fastkd.sweep.jobs import Job
+
+_SECONDS, _BATCH = 0.5, 64
+"""How long a network is timed for each of a forward and a training step, and on how many images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """What is known of the training data. size: of a view, in pixels; None before there is a beton."""
+
+    num_samples: int
+    num_classes: int
+    size: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a job takes; None where it is not known yet. images: that a student sees. forwards: images that a teacher sees.
+    size_bytes: of a store. seconds: of this machine, networks alone."""
+
+    images: int | None = 0
+    forwards: int | None = 0
+    size_bytes: int | None = 0
+    seconds: float | None = None
+
+
+def read_data(plan: Plan) -> Data | None:
+    """The training data of a plan: of the beton, or as far as its source tells; None where neither does.
+
+    Raises:
+        FastKDError: the beton is damaged.
+    """
+    job = next(job for job in plan.jobs.values() if job.kind == "beton")
+    if job.path.exists():
+        dataset = open_dataset(job.path)
+        return Data(
+            num_samples=dataset.beton.num_samples,
+            num_classes=dataset.num_classes,
+            size=int(dataset.beton.heights[dataset.beton.sample_ids[0]]),
+        )
+    options: dict[str, Any] = job.about["options"]
+    try:
+        source = open_source(
+            options["source"],
+            root=options.get("root"),
+            classes=options.get("classes"),
+            split=options.get("split", "train"),
+        )
+    except FastKDError:
+        return None
+    return Data(num_samples=len(source), num_classes=len(source.class_names), size=None)
+
+
+def cost_of(plan: Plan, job: Job, data: Data | None, rates: Callable[[str, int, int], tuple[float, float]]) -> Cost:
+    """What a job takes.
+
+    Args:
+        rates: (network, classes, pixels) → images a second of training and of a forward pass.
+    """
+    about = job.about
+    if job.kind not in ("run", "teacher", "store"):
+        return Cost()
+    kept = None if data is None else kept_of(plan, about["mask"], data.num_samples)
+    if data is None or kept is None:
+        return Cost(images=None, forwards=None, size_bytes=None)
+    size = about["views"].get("size", data.size)
+    known = isinstance(about["model"], str) and size is not None
+    train_rate, forward_rate = rates(about["model"], data.num_classes, size) if known else (None, None)
+    if job.kind == "store":
+        num_seeds = about["num_seeds"] or 162
+        codec = make_codec(about["codec"], data.num_classes)
+        made = make_plan(num_rows=kept, num_seeds=num_seeds, codec=codec, epochs=num_seeds)
+        forwards = made.store_forwards
+        seconds = None if forward_rate is None else forwards / forward_rate
+        return Cost(forwards=forwards, size_bytes=made.size_bytes, seconds=seconds)
+    images = kept * about["epochs"]
+    live = about.get("live")
+    seconds = None if train_rate is None else images / train_rate
+    if live is not None and seconds is not None:
+        model = plan.jobs[live].about.get("model")
+        seconds = seconds + images / rates(model, data.num_classes, size)[1] if isinstance(model, str) else None
+    return Cost(images=images, forwards=images if live is not None else 0, seconds=seconds)
+
+
+def live_forwards(plan: Plan, data: Data | None) -> int | None:
+    """Images that live teachers would see in all runs that learn from one; None where it is not known yet."""
+    total = 0
+    for name in plan.runs:
+        about = plan.jobs[name].about
+        if about["distils"]:
+            kept = None if data is None else kept_of(plan, about["mask"], data.num_samples)
+            if kept is None:
+                return None
+            total += kept * about["epochs"]
+    return total
+
+
+def kept_of(plan: Plan, mask: str | None, num_samples: int) -> int | None:
+    """Samples that a mask of the plan will keep; None where `prune` would refuse it."""
+    if mask is None:
+        return num_samples
+    about = plan.jobs[mask].about
+    if "complement" in about:
+        base = kept_of(plan, about["complement"], num_samples)
+        return None if base is None else num_samples - base
+    try:
+        return parse_keep(str(about["keep"]), num_samples)
+    except OptionError:
+        return None
+
+
+def measured_rates(model: str, num_classes: int, size: int) -> tuple[float, float]:
+    """Images a second that a network gets through here: in steps of training, and forward alone, on a GPU where there is one.
+
+    Raises:
+        ModelError: an unknown network.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from fastkd.models.registry import canonical_name, create_model
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = create_model(canonical_name(model), num_classes).to(device).to(memory_format=torch.channels_last)
+    images = torch.zeros(_BATCH, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(_BATCH, dtype=torch.int64, device=device)
+
+    def step() -> None:
+        network.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+
+    def forward() -> None:
+        with torch.no_grad():
+            network(images)
+
+    return _rate(step, device.type), _rate(forward, device.type)
+
+
+def _rate(work: Callable[[], None], device: str) -> float:
+    import torch
+
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    work()
+    wait()
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < _SECONDS:
+        work()
+        wait()
+        count += 1
+    return _BATCH * count / (time.perf_counter() - begin)
+
+
+def weight_of(plan: Plan, job: Job, data: Data | None) -> float:
+    """How much of a sweep's work a job is, for its progress: images that networks see, a training step three times; at least 1."""
+    if job.kind not in ("run", "teacher", "store"):
+        return 1.0
+    num_samples = 1000 if data is None else data.num_samples
+    kept = kept_of(plan, job.about["mask"], num_samples) or 1
+    passes = job.about["num_seeds"] or 162 if job.kind == "store" else 3 * job.about["epochs"]
+    return float(max(1, kept * passes))
+
+
+def total(costs: Mapping[str, Cost], name: str) -> Any:
+    """The sum of one number of some costs; None where one of them is not known."""
+    values = [getattr(cost, name) for cost in costs.values()]
+    return None if any(value is None for value in values) else sum(values)

@@ -1,0 +1,1 @@
+"""A suite: where something is said, what can be said, its cells, all of it."""

@@ -1,0 +1,167 @@
+"""From cells to commands: what is made once, what is shared, and what no command would take."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.commands import fastkd
+from helpers.suites import GRID, kinds, planned
+
+from fastkd.errors import NotFoundError, OptionError
+from fastkd.sweep.costs import Data, cost_of, live_forwards
+from fastkd.sweep.graph import Plan, levels
+
+DIGITS = Data(num_samples=1438, num_classes=10, size=8)
+SECTIONS = GRID[: GRID.index("[matrix]")]
+
+
+def stores(plan: Plan) -> list[tuple[str, int | None]]:
+    """The mask of each store by its label, and its K."""
+    found = [job for job in plan.jobs.values() if job.kind == "store"]
+    return sorted(
+        (plan.jobs[job.about["mask"]].label if job.about["mask"] else "all", job.about["num_seeds"]) for job in found
+    )
+
+
+def test_each_output_is_made_once_and_each_command_comes_after_what_it_reads():
+    plan = planned()
+    assert kinds(plan) == {"beton": 2, "teacher": 1, "mask": 4, "store": 2, "run": 8}
+    names = list(plan.jobs)
+    assert all(names.index(name) < names.index(job.name) for job in plan.jobs.values() for name in job.inputs.values())
+    assert [sorted({job.kind for job in level}) for level in levels(plan, list(plan.jobs.values()))] == [
+        *(["beton"], ["mask", "run", "teacher"][::2], ["run", "store"], ["run"])
+    ]
+
+
+def test_nested_masks_share_the_store_of_the_largest():
+    assert stores(planned()) == [("random-0.3-s0", 5), ("random-0.3-s1", 5)]
+
+
+def test_stores_that_would_together_be_as_large_as_one_of_all_samples_are_that():
+    assert stores(planned(GRID, "prune.keep=[0.1, 0.5]")) == [("all", 5)]
+
+
+def test_runs_of_fewer_views_read_the_store_of_the_most():
+    plan = planned(SECTIONS + "[matrix]\nprune.keep = [0.1]\ntrain.num-seeds = [1, 4, 16]\ntrain.alpha = [0.5]")
+    assert stores(plan) == [("random-0.1-s0", 16)]
+    given = [job.words[job.words.index("--num-seeds") + 1] for job in plan.jobs.values() if job.kind == "run"]
+    assert given == ["1", "4", "16"]
+
+
+@pytest.mark.parametrize(
+    "other", ["cache-logits.codec = ['fp16', 'int8+top4']", "train.size = [8, 16]", "train.kd = ['kd', 'pkt']"]
+)
+def test_what_makes_other_logits_makes_another_store(other):
+    assert len(stores(planned(f"{SECTIONS}[matrix]\nprune.keep = [0.1]\ntrain.alpha = [0.5]\n{other}"))) == 2
+
+
+def test_mixed_views_have_a_store_for_each_mask():
+    plan = planned(SECTIONS + "[matrix]\nprune.keep = [0.1, 0.3]\ntrain.mix = ['cutmix']\ntrain.alpha = [0.5]")
+    assert stores(plan) == [("random-0.1-s0", 5), ("random-0.3-s0", 5)]
+
+
+def test_runs_on_labels_alone_are_one_whatever_tau_and_teacher():
+    text = (
+        SECTIONS + "[teacher.small]\nmodel = 'resnet8'\n[matrix]\ntrain.teacher = ['big', 'small']\ntrain.tau = [2, 4]"
+    )
+    plan = planned(text + "\ntrain.alpha = [0]")
+    assert kinds(plan) == {"beton": 2, "run": 1}
+    assert [len(cells) for cells in plan.runs.values()] == [4]
+
+
+def test_scores_that_a_teachers_run_records_cost_nothing():
+    plan = planned(SECTIONS + "[matrix]\nprune.keep = [0.1]\nprune.method = ['forgetting', 'el2n', 'aum', 'dual']")
+    assert kinds(plan) == {"beton": 2, "teacher": 1, "mask": 4, "store": 4, "run": 4}
+    masks = [job for job in plan.jobs.values() if job.kind == "mask"]
+    assert all(str(job.words[job.words.index("--scores") + 1]).endswith("scores.h5") for job in masks)
+
+
+def test_other_scores_are_computed_by_the_scoring_teacher():
+    plan = planned(
+        "[data]\nsource = 'digits:'\n[teacher.big]\nmodel = 'resnet14'\n[teacher.scorer]\nmodel = 'resnet8'\n"
+        "[score]\nteacher = 'scorer'\n[train]\nmodel = 'resnet8'\n[matrix]\nprune.keep = [0.1]\n"
+        "prune.method = ['grand', 'moderate', 'd2']\nprune.score = ['grand']\ntrain.alpha = [0.5]\n"
+        "[[exclude]]\nprune.method = 'grand'\n"
+    )
+    scores = [job for job in plan.jobs.values() if job.kind == "scores"]
+    assert len(scores) == 2  # grand; moderate's features
+    assert {plan.jobs[job.inputs["model 1"]].label for job in scores} == {"scorer-resnet8"}
+    assert {job.label for job in plan.jobs.values() if job.kind == "teacher"} == {"big-resnet14", "scorer-resnet8"}
+
+
+def test_a_complements_teacher_is_trained_once_on_what_the_largest_mask_leaves():
+    plan = planned(GRID.replace("[train]", "mask = 'complement'\n[train]", 1).replace("seed = [0, 1]", "seed = [0]"))
+    (mask,) = [job for job in plan.jobs.values() if "complement" in job.about]
+    assert plan.jobs[mask.about["complement"]].label == "random-0.3-s0"
+    assert kinds(plan)["teacher"] == 1
+
+
+def test_a_teachers_own_fraction_makes_another_teacher():
+    plan = planned(SECTIONS + "[matrix]\nteacher.big.keep = [0.3, 1.0]\nprune.keep = [0.1]\ntrain.alpha = [0.5]")
+    assert kinds(plan) == {"beton": 2, "teacher": 2, "mask": 2, "store": 2, "run": 2}
+
+
+def test_forwards_are_those_of_the_largest_mask_of_each_seed_and_every_run_reads_them(tmp_path):
+    """The whole of a grid's teacher, counted: N·f_max·K for each seed of masks."""
+    grid = "[matrix]\nprune.keep = [0.05, 0.1, 0.3]\ntrain.alpha = [0, 0.5, 1.0]\ntrain.tau = [2, 4]\n"
+    grid += "train.model = ['resnet8', 'resnet14']\nseed = [0, 1]\n"
+    text = SECTIONS.replace('"resnet14"', '"resnet8"\nepochs = 1').replace("epochs = 5", "epochs = 2") + grid
+    plan = planned(text, "train.views=center", "train.num-seeds=1", folder=tmp_path)
+    assert len(plan.suite.cells) == 72
+    assert len(plan.runs) == 3 * 2 * 2 * (1 + 2 * 2)  # alpha 0 once
+    written = 0
+    for job in plan.jobs.values():
+        if job.kind != "run":
+            job.path.parent.mkdir(parents=True, exist_ok=True)
+            outcome = fastkd(*job.words, "--json")
+            assert outcome.code == 0, outcome.err
+            written += json.loads(outcome.out).get("rows_written", 0)
+    assert written == 2 * round(0.3 * 1438)
+    reckoned = [cost_of(plan, job, DIGITS, lambda *_: (1.0, 1.0)).forwards for job in plan.jobs.values()]
+    assert sum(reckoned) == written
+    assert live_forwards(plan, DIGITS) == 2 * 2 * sum(round(f * 1438) for f in (0.05, 0.1, 0.3)) * 2 * 2 * 2
+
+
+def test_names_follow_from_what_outputs_are():
+    plan, longer, elsewhere = planned(), planned(GRID, "train.epochs=6"), planned(folder=Path("other"))
+    assert set(plan.jobs) == set(elsewhere.jobs)
+    assert not set(plan.runs) & set(longer.runs)
+    assert {name for name in plan.jobs if "/runs" not in name and plan.jobs[name].kind in ("teacher", "mask")} <= set(
+        longer.jobs
+    )
+    assert set(plan.jobs) == set(planned(GRID, "train.num-workers=1", "train.device=cpu").jobs)
+
+
+def test_a_larger_mask_makes_another_store_and_leaves_the_runs_what_they_were():
+    plan, larger = planned(), planned(GRID, "prune.keep=[0.1, 0.3, 0.4]")
+    assert set(plan.runs) < set(larger.runs)
+    assert stores(larger) == [("random-0.4-s0", 5), ("random-0.4-s1", 5)]
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["train.lr=-1"], "--set train.lr=-1: --lr -1.0: expected above 0"),
+        (["train.kd=kdd"], "expected one of"),
+        (["prune.method=forgettin"], "expected one of random"),
+        (["prune.method=scores"], "goes by a score"),
+        (["prune.method=ccs", "prune.score=aum", "prune.drop-hardest=0.3", "prune.neighbours=3"], "--neighbours"),
+        (["train.model=resnet9"], "resnet9"),
+        (["train.source=labels", "train.alpha=0.5"], "weighs a teacher"),
+        (["teacher.other.model=resnet8"], "say which by train.teacher"),
+        (["teacher.big.checkpoint=t.safetensors"], "leave one of both out"),
+        (["teacher.big.method=scores", "teacher.big.score=el2n", "teacher.big.keep=0.5"], "chosen before there are"),
+        (["data.source=[1]"], "expected text"),
+    ],
+)
+def test_what_a_command_would_refuse_is_refused_before_anything_runs(sets, words):
+    with pytest.raises(OptionError, match=r"^(--set|s\.toml)") as caught:
+        planned(GRID, *sets)
+    assert words in str(caught.value)
+
+
+def test_data_that_are_not_there_are_refused():
+    with pytest.raises(NotFoundError, match=r"no\.beton"):
+        planned(GRID, 'data.train="no.beton"')
+    with pytest.raises(OptionError, match=r"\[data\] says no val"):
+        planned("[data]\ntrain = 'digits:'\n[train]\nmodel = 'resnet8'\nsource = 'labels'")
