@@ -137,7 +137,7 @@ def run(commands: list[str], times: int, seed: int, *, light: bool = False) -> d
         for command in commands:
             line = COMMANDS[command][0]
             outcomes, wrong = campaign(line, times, random.Random(f"{seed} {command}"))
-            found["commands"][line] = {name: dict(counts) for name, counts in outcomes.items()}
+            found["commands"][line] = dict(sum(outcomes.values(), Counter()))
             found["wrong"] += wrong
             print(line, sum(outcomes.values(), Counter()), file=sys.stderr, flush=True)
         shutil.rmtree("out")
@@ -157,7 +157,7 @@ def main() -> None:
 
     assert set(COMMANDS) == set(cli.commands), "a command that is not tried, or is no more"
     found = run(list(OF_DATA) if args.light else args.commands.split(","), args.times, args.seed, light=args.light)
-    totals = sum((Counter(of) for line in found["commands"].values() for of in line.values()), Counter())
+    totals = sum((Counter(of) for of in found["commands"].values()), Counter())
     result = {"signals": sum(totals.values()), "seed": args.seed, "totals": dict(totals), **found}
     if args.print:
         print(result)
