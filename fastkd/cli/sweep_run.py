@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastkd.cli.common import progress_bar, say
-from fastkd.errors import MissingDependencyError
+from fastkd.errors import MissingDependencyError, OptionError
 from fastkd.stopping import stop_on_signals
 from fastkd.writing import claim
 
@@ -161,9 +161,14 @@ def collected(plan: "Plan", outcome: "Outcome") -> tuple[dict[str, Any], str]:
         result["csv"] = str(table)
         groups = collect_runs(*folders)
         lines.append(format_table(groups))
+        page = plan.folder / f"{plan.suite.name}.html"
+        job = f"sweep {plan.suite.name}"  # not by its place: a folder may be moved
         try:
-            page = plan.folder / f"{plan.suite.name}.html"
-            write_page(groups, page, Path(plan.folder, plan.suite.name), axes=plan.suite.axes)
+            try:
+                write_page(groups, page, plan.folder, axes=plan.suite.axes, job=job)
+            except OptionError as error:
+                say(f"[report]: {error}; the page has a line for each kind of run")
+                write_page(groups, page, plan.folder, job=job)
             result["page"] = str(page)
         except MissingDependencyError as error:
             say(f"no page: {error}")

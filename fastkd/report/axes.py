@@ -43,6 +43,8 @@ def value_of(facts: Facts, name: str) -> Any:
     if name == "method":
         method = facts.get("mask.method")
         return facts.get("mask.score", method) if method == "scores" else method
+    if name == "alpha" and "alpha_rule" in facts:
+        return "auto"
     if name == "kd":
         return "none" if facts["source"] == "labels" else facts["kd"]
     if name == "steps":

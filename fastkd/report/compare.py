@@ -201,13 +201,20 @@ def format_table(groups: list[Group]) -> str:
 
 
 def write_page(
-    groups: list[Group], out: str | Path, folder: str | Path, *, axes: Axes | None = None, force: bool = False
+    groups: list[Group],
+    out: str | Path,
+    folder: str | Path,
+    *,
+    axes: Axes | None = None,
+    job: str | None = None,
+    force: bool = False,
 ) -> None:
     """Writes the table and the plot: an .html page that stands alone, or the plot alone as .png.
 
     Args:
         folder: where the runs are; a report of the same folder is replaced. axes: of the figure; None for the kept fraction
-            and a line for each label. force: replace whatever file is there.
+            and a line for each label. job: what is replaced instead, wherever it is: a report of this name. force: replace
+            whatever file is there.
 
     Raises:
         OptionError: another suffix; axes as `series_of`.
@@ -217,7 +224,7 @@ def write_page(
     out = Path(out)
     if out.suffix not in (".html", ".png"):
         raise OptionError(f"--out {out}: expected a name that ends in .html or .png")
-    mark = f"fastkd report {fingerprint([os.path.realpath(folder)])}"
+    mark = f"fastkd report {fingerprint([job or os.path.realpath(folder)])}"
     plot = _plot(groups, mark, axes)
     if out.suffix == ".html":
         table = "".join(
