@@ -19,6 +19,7 @@ from fastkd.data.batch import Batch
 from fastkd.data.beton.part import where_from
 from fastkd.data.beton.read import Beton
 from fastkd.data.beton.read_ahead import is_cold, reading_ahead
+from fastkd.data.beton.row_index import open_row_index
 from fastkd.data.memory import BatchMemory
 from fastkd.data.order import PAGES_BATCHES, batch_ids, check_ids, check_order, epoch_order, num_batches
 from fastkd.data.views.decode import (
@@ -120,7 +121,7 @@ class ViewLoader:
         self._mine = np.zeros(beton.num_samples, bool)
         self._mine[self.ids] = True
         check_sizes(views, self.ids, beton.heights, beton.widths, beton.path)
-        self._data = beton.data.view(np.ndarray)
+        self._data, self._rows = beton.data.view(np.ndarray), open_row_index(beton)
         layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "images": ((views.size, views.size, 3), np.dtype("u1")),
             "labels": ((), np.dtype("i8")),
@@ -283,6 +284,7 @@ class ViewLoader:
             storage_state=(
                 self._data,
                 self.beton.sizes,
+                self._rows,
                 aug_seed,
                 status,
                 self._numbers,

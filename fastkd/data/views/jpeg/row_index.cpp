@@ -75,7 +75,7 @@ RowIndex open_row_index(const Frame& frame, const uint8_t* entry, uint64_t entry
 
 int64_t make_row_index(const Frame& frame, const uint8_t* data, uint64_t size, uint8_t* entry, int64_t room) {
     const int64_t rows_size = static_cast<int64_t>(frame.mcu_rows) * kRowBytes;
-    if (room < kEntryHead + rows_size || size > kMostIndexed) return 0;
+    if (frame.mcu_rows < kFewestRows || room < kEntryHead + rows_size || size > kMostIndexed) return 0;
     struct Work {
         Lane lane;
         uint8_t room[kStreamRoom];

@@ -12,6 +12,7 @@
 namespace fastkd {
 
 constexpr int kEntryHead = 8, kRowBytes = 10;
+constexpr int kFewestRows = 4; // of an image that has an entry
 constexpr uint64_t kMostIndexed = 1 << 29; // bytes of an image whose bits 32 bits can number
 
 struct RowStart {
