@@ -1,9 +1,11 @@
-// One view of one stored image: region decode by libjpeg-turbo, resize by resize.cpp, a row at a time.
+// One view of one stored image: region decode, by fastkd itself or by libjpeg-turbo, resize by resize.cpp, a row at a time.
 //
-// A JPEG is entropy-decoded down to the last row of the box; the inverse DCT (the accurate integer one), upsampling
-// ("fancy") and colour conversion run only for the box and one more pixel to both sides, which the upsampling looks at:
-// the pixels of the box are those of a whole decode. Errors of libjpeg, and its warnings too, end the call. A thread has
-// one scratch memory, which goes with it; an image has a decompressor of its own.
+// libjpeg reads the header. A JPEG of the regular kind (frame.h) is then decoded by the code in jpeg/, from the first row of the
+// box where a row index says where that begins. All others, and those whose scan is not sound, are libjpeg's: entropy-decoded
+// down to the last row of the box; the inverse DCT (the accurate integer one), upsampling ("fancy") and colour conversion run
+// only for the box and one more pixel to both sides, which the upsampling looks at. Both give the pixels of a whole decode.
+// Errors of libjpeg, and its warnings too, end the call. A thread has one scratch memory, which goes with it; an image has a
+// decompressor of its own.
 #include <algorithm>
 #include <csetjmp>
 #include <cstdint>
@@ -19,6 +21,11 @@ namespace fastkd {
 namespace {
 
 constexpr int kMostSide = 65'535; // of any image
+#ifdef FASTKD_LIBJPEG // all images libjpeg's way: the same pixels, to compare with
+constexpr bool kDecodesItself = false;
+#else
+constexpr bool kDecodesItself = true;
+#endif
 constexpr int kUnaligned = 8;     // libjpeg-turbo writes aligned rows past the caches, and they are needed at once
 
 thread_local Decoder decoder_of_thread;
@@ -127,10 +134,9 @@ Status view_of_raw(Decoder& decoder, const uint8_t* data, int width, const Box& 
 
 // The view of a JPEG that fastkd decodes itself, with the entry of its row index or without. False where that is not done, or not
 // to its end: `target` is then in part written, and what there is to say of the image libjpeg says.
-bool view_of_baseline(
-    Decoder& decoder, const Stored& stored, const Box& box, const Target& target) {
+bool view_of_baseline(Decoder& decoder, const Stored& stored, const Box& box, const Target& target) {
     Frame frame;
-    if (!find_frame(decoder, frame)) return false;
+    if (!kDecodesItself || !find_frame(decoder, frame)) return false;
     Passes passes;
     BaselineRows source = {};
     lay_out(decoder, [&](Pieces& pieces) {

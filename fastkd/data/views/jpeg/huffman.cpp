@@ -33,7 +33,7 @@ bool make_table(Table& table, bool is_dc, const uint8_t lengths[17], const uint8
     for (int n = 1; n <= 16; n++) {
         table.first[n] = index - static_cast<int>(code);
         for (int i = 0; i < lengths[n]; i++, index++, code++) {
-            if (code >> n) return false;
+            if (code >> n || (is_dc && values[index] > 15)) return false;
             const Symbol symbol = symbol_of(is_dc, n, values[index]);
             table.symbols[index] = symbol;
             if (n <= kFastBits)

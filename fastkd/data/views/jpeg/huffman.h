@@ -31,7 +31,7 @@ struct Table {
 };
 
 // The table of codes: lengths[n] of length n, values[i] what the i-th stands for. Made anew only where it is another one.
-// False where the codes contradict each other; the table is then not to be used.
+// False where the codes contradict each other, or a DC code says more than 15 bits; the table is then not to be used.
 bool make_table(Table& table, bool is_dc, const uint8_t lengths[17], const uint8_t values[256]);
 
 // The symbol that the left-aligned bits begin with, where its code is longer than kFastBits.

@@ -87,7 +87,10 @@ void BaselineRows::begin_row(Lane& lane, int row) {
     if (!index) return;
     const RowStart start = index.start(*frame, data, row);
     const uint8_t* end = frame->end;
-    if (row + 1 < frame->mcu_rows) end = std::min(end, index.start(*frame, data, row + 1).at + 2); // the next row's first byte
+    if (row + 1 < frame->mcu_rows) { // as far as to the next row's first byte, with kCut bytes behind it
+        const uint8_t* next = index.start(*frame, data, row + 1).at;
+        end = next + std::min<int64_t>(end - next, 2 * (kCut + 1));
+    }
     lane.stream.begin(std::min(start.at, end), end, start.bit, rooms[&lane - lanes]);
     std::copy_n(start.dc, 3, lane.dc);
 }

@@ -53,7 +53,9 @@ void Stream::slide() {
     std::memmove(buffer, next, left);
     const Unstuffed found = unstuff(raw, raw_end, buffer + left, kStreamBytes);
     raw = found.from;
-    is_ended = found.at_marker || raw == raw_end;
+    is_ended = found.at_ff || raw == raw_end;
+    const bool at_marker = found.at_ff && raw_end - raw >= 2 && raw[1] != 0xFF;
+    unsure = is_ended && !at_marker ? kCut : 0;
     std::memset(found.to, 0, kMostMcu + 64);
     next = buffer, end = found.to;
 }

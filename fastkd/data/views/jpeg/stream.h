@@ -7,6 +7,7 @@ namespace fastkd {
 
 constexpr int kMostMcu = 6 * 64 * 4;                   // bytes that decoding an MCU may go on, whatever they are
 constexpr int kStreamBytes = 1 << 14;                  // that the buffer takes at a time
+constexpr int kCut = 16; // bytes before an end without a marker that libjpeg may read beyond, and warn
 constexpr int kStreamRoom = kStreamBytes + 2 * kMostMcu + 64; // what it needs
 
 // Bits are read from `bits`, the next one highest: `count` of them are valid, 56 and more after `refill`.
@@ -19,16 +20,17 @@ struct Stream {
     uint64_t bits;
     int count;
     int64_t slid; // bytes that were in the buffer and are not any more
-    bool is_ended; // by the end of the bytes, or a marker
+    bool is_ended;
+    int unsure; // bytes in front of `end` that count as not there: none in front of a marker, else kCut
 
     // Begins at a bit, 0 … 7, of the first byte.
     void begin(const uint8_t* from, const uint8_t* to, int bit, uint8_t* room);
 
-    // Has kMostMcu bytes in the buffer, where there are so many. False where more bits were read than there were.
+    // Has kMostMcu bytes in the buffer, where there are so many. False where more bits were read than there surely were.
     bool top_up() {
         if (end - next >= kMostMcu) return true;
         if (!is_ended) slide();
-        return 8 * (next - end) <= count;
+        return 8 * (next - end + unsure) <= count;
     }
 
     // Bits that have been read since the first byte.
@@ -49,12 +51,11 @@ private:
     void slide();
 };
 
-// Copies bytes without the zeros that follow each 0xFF, up to a marker, the end, or `most` bytes; says how far it came, and
-// whether at a marker or at a 0xFF that nothing follows.
+// Copies bytes without the zeros that follow each 0xFF, up to another 0xFF, the end, or `most` bytes; says how far it came.
 struct Unstuffed {
     const uint8_t* from;
     uint8_t* to;
-    bool at_marker;
+    bool at_ff;
 };
 Unstuffed unstuff(const uint8_t* from, const uint8_t* from_end, uint8_t* to, int64_t most);
 
