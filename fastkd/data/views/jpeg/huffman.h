@@ -5,7 +5,7 @@
 
 namespace fastkd {
 
-constexpr int kFastBits = 11; // codes up to so long are found in one look-up
+constexpr int kFastBits = 10; // codes up to so long are found in one look-up
 constexpr int kMostBits = 27; // of a code and its value: 16 and 11
 
 // What a code says, in 32 bits: from the lowest on six of the code's length, two of nothing, six of the value's length, two of
