@@ -80,9 +80,7 @@ def differences(
     found = {
         way: decoders.view(libraries[name], payload, image, box, out, flip, rows) for way, (name, rows) in ways.items()
     }
-    return [
-        way for way, (status, pixels) in found.items() if status != expected[0] or (pixels != expected[1]).any()
-    ]
+    return [way for way, (status, pixels) in found.items() if status != expected[0] or (pixels != expected[1]).any()]
 
 
 def compare(libraries: dict[str, ctypes.CDLL], source: Source | None, count: int, seed: int = 0) -> Counter:

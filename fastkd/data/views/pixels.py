@@ -64,7 +64,8 @@ def load_library(path: Path = _LIBRARY) -> ctypes.CDLL:
 # Named symbols instead of ctypes functions: Numba can cache code that calls them, and compiles once a machine.
 _library = load_library()
 _library.fastkd_index_rows.restype = ctypes.c_int64
-for _name in ("fastkd_view", "fastkd_indexed_view", "fastkd_check_jpeg"):
+SYMBOLS = ("fastkd_view", "fastkd_indexed_view", "fastkd_check_jpeg")
+for _name in SYMBOLS:
     llvmlite.binding.add_symbol(_name, ctypes.cast(getattr(_library, _name), ctypes.c_void_p).value)
 _view = types.ExternalFunction(
     "fastkd_view",
