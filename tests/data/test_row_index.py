@@ -129,7 +129,7 @@ def test_the_index_of_another_beton_is_refused(beton, tmp_path):
         ViewLoader(beton, VIEWS)
     done = fastkd("verify", beton.path)
     assert done.code == 1
-    assert "x.beton.rows: belongs to another beton" in done.err
+    assert "x.beton.rows: belongs to another beton" in done.out
     assert fastkd("verify", beton.path, "--write-manifest").code == 0
 
 
