@@ -2,15 +2,19 @@
 
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
-from helpers.commands import fastkd
+from helpers.commands import fastkd as run
+from helpers.ranks import forked, wait_for
 from helpers.scripts import benchmark
-from helpers.synthetic import build, encoded, overwrite, photo, write_files
+from helpers.synthetic import PAGE, build, encoded, overwrite, photo, write_files
 
-from fastkd.data.beton.build import build_part
+import fastkd.data.beton.pages
+from fastkd.data.beton.build import build_beton, build_part
 from fastkd.data.beton.dataset import open_dataset
+from fastkd.data.beton.encode import WriteOptions
 from fastkd.data.beton.part import numbered_as_full
 from fastkd.data.beton.read import Beton, manifest_path, open_beton
 from fastkd.data.beton.row_index import (
@@ -22,6 +26,7 @@ from fastkd.data.beton.row_index import (
 )
 from fastkd.data.beton.verify import verify_beton
 from fastkd.data.loader import ViewLoader
+from fastkd.data.sources.open import open_source
 from fastkd.data.views.draw import Views
 from fastkd.errors import FormatError, MismatchError, OptionError
 
@@ -89,13 +94,36 @@ def test_a_build_leaves_no_older_index_and_no_piece_of_one(beton, tmp_path):
     assert verify_beton(open_beton(beton.path)) == []
 
 
+def test_a_build_that_was_killed_and_gone_on_with_has_the_index_of_an_undisturbed_one(tmp_path):
+    noise = np.random.default_rng(1).integers(0, 256, (8, 560, 560, 3), dtype=np.uint8)
+    source = write_files(tmp_path / "images", {f"a/{i}.jpg": encoded(noise[i], quality=98) for i in range(8)})
+
+    def build_until(at: int) -> None:
+        def die(done: int, total: int) -> None:
+            if done == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        fastkd.data.beton.pages._COMMIT_BYTES = PAGE
+        options = WriteOptions(mode="keep", page_size=PAGE)
+        build_beton(open_source(source), tmp_path / "x.beton", options, num_workers=1, progress=die)
+
+    assert wait_for([forked(lambda: build_until(6))]) == [-signal.SIGKILL]
+    assert (tmp_path / "x.beton.journal").stat().st_size > 200
+    beton = build(source, tmp_path / "x.beton", "keep")
+    assert verify_beton(beton) == []
+    assert np.count_nonzero(open_row_index(beton)[1]) == 8
+    whole = build(source, tmp_path / "y.beton", "keep")
+    assert row_index_path(beton.path).read_bytes() == row_index_path(whole.path).read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("x.*")) == ["x.beton", "x.beton.json", "x.beton.rows"]
+
+
 def test_verify_makes_the_index_of_a_beton_that_has_none(beton):
     path = row_index_path(beton.path)
     content = path.read_bytes()
     path.unlink()
-    assert fastkd("verify", beton.path).code == 0
+    assert run("verify", beton.path).code == 0
     assert not path.exists()
-    done = fastkd("verify", beton.path, "--write-manifest")
+    done = run("verify", beton.path, "--write-manifest")
     assert done.code == 0
     assert f"x.beton.rows: rows of {NUM_IMAGES - 2} images" in done.err
     assert path.read_bytes() == content
@@ -127,10 +155,10 @@ def test_the_index_of_another_beton_is_refused(beton, tmp_path):
         MismatchError, match=r"x\.beton\.rows: belongs to another beton than x\.beton stands here; `fastkd"
     ):
         ViewLoader(beton, VIEWS)
-    done = fastkd("verify", beton.path)
+    done = run("verify", beton.path)
     assert done.code == 1
     assert "x.beton.rows: belongs to another beton" in done.out
-    assert fastkd("verify", beton.path, "--write-manifest").code == 0
+    assert run("verify", beton.path, "--write-manifest").code == 0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ class RowIndexWriter:
 
     def close(self) -> None:
         """Ends the writing; what is not finished is gone."""
-        self._file.close()
+        with suppress(OSError):  # of a full disk, told where it was written
+            self._file.close()
         self.partial.unlink(missing_ok=True)
 
 

@@ -64,6 +64,7 @@ void lay_out(Decoder& decoder, const Place& place) {
     Pieces counted = {0};
     place(counted);
     reserve(decoder, counted.used);
+    FASTKD_ALLOW(decoder.scratch, decoder.scratch_bytes);
     Pieces pieces = {reinterpret_cast<uintptr_t>(decoder.scratch)};
     place(pieces);
 }
@@ -257,6 +258,7 @@ int32_t fastkd_check_jpeg(const uint8_t* data, uint64_t size, int32_t height, in
         start(decoder);
         skip_rows(decoder, height - 1);
         reserve(decoder, 4 * static_cast<size_t>(width)); // CMYK at most
+        FASTKD_ALLOW(decoder.scratch, decoder.scratch_bytes);
         JSAMPROW row = decoder.scratch;
         jpeg_read_scanlines(&decoder.info, &row, 1);
         jpeg_finish_decompress(&decoder.info);
