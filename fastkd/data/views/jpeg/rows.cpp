@@ -1,6 +1,6 @@
 #include "rows.h"
 
-#include "colour.h"
+#include "../colour.h"
 
 namespace fastkd {
 namespace {

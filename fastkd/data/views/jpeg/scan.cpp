@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "../cpu.h"
-#include "dct.h"
+#include "../dct.h"
 
 namespace fastkd {
 namespace {

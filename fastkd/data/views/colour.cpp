@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "../cpu.h"
+#include "cpu.h"
 
 namespace fastkd {
 namespace {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../cpu.h"
+#include "cpu.h"
 
 namespace fastkd {
 namespace {
