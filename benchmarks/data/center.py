@@ -27,7 +27,7 @@ from fastkd.data.loader import ViewLoader
 from fastkd.data.modes import MODE_JPG, MODE_RAW
 from fastkd.data.sources.open import open_source
 from fastkd.data.views.draw import Views, center_window
-from fastkd.data.views.pixels import OK, cut_window
+from fastkd.data.views.pixels import NO_ENTRY, OK, cut_window
 
 CROPS = ((224, 0.875), (224, 224 / 232), (64, 0.875), (160, 1.0), (288, 0.9))
 
@@ -42,9 +42,11 @@ def differences(photos: dict[str, bytes], size: int, crop_ratio: float) -> dict[
         wanted = np.asarray(transform(image.convert("RGB")))
         out = np.empty((size, size, 3), np.uint8)
         data = np.frombuffer(content, np.uint8)
-        if cut_window(data, MODE_JPG, image.height, image.width, *window, out) != OK:  # which build-beton encodes anew
+        if (
+            cut_window(data, MODE_JPG, image.height, image.width, *window, out, NO_ENTRY) != OK
+        ):  # which build-beton encodes anew
             raw = np.frombuffer(image.convert("RGB").tobytes(), np.uint8)
-            assert cut_window(raw, MODE_RAW, image.height, image.width, *window, out) == OK
+            assert cut_window(raw, MODE_RAW, image.height, image.width, *window, out, NO_ENTRY) == OK
         apart = np.abs(out.astype(int) - wanted)
         most = max(most, int(apart.max()))
         shares.append(100 * (apart > 0).mean())

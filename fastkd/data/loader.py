@@ -19,6 +19,7 @@ from fastkd.data.batch import Batch
 from fastkd.data.beton.part import where_from
 from fastkd.data.beton.read import Beton
 from fastkd.data.beton.read_ahead import is_cold, reading_ahead
+from fastkd.data.beton.row_index import open_row_index
 from fastkd.data.epochs import Epochs
 from fastkd.data.flow import Block, Piece, default_num_workers, grouped, plan_flow
 from fastkd.data.memory import BatchMemory
@@ -113,7 +114,7 @@ class ViewLoader(Epochs):
         self._mine = np.zeros(beton.num_samples, bool)
         self._mine[self.ids] = True
         check_sizes(views, self.ids, beton.heights, beton.widths, beton.path)
-        self._data = beton.data.view(np.ndarray)
+        self._data, self._rows = beton.data.view(np.ndarray), open_row_index(beton)
         layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "images": ((views.size, views.size, 3), np.dtype("u1")),
             "labels": ((), np.dtype("i8")),
@@ -270,6 +271,7 @@ class ViewLoader(Epochs):
             storage_state=(
                 self._data,
                 self.beton.sizes,
+                self._rows,
                 aug_seed,
                 status,
                 self._numbers,

@@ -25,7 +25,7 @@ from fastkd.data.identity import center_views
 from fastkd.data.loader import ViewLoader
 from fastkd.data.modes import MODE_JPG, MODE_RAW
 from fastkd.data.views.draw import Views, boxes, center_view, center_window
-from fastkd.data.views.pixels import BAD_BOX, BAD_JPEG, OK, WRONG_SIZE, cut_view, cut_window
+from fastkd.data.views.pixels import BAD_BOX, BAD_JPEG, NO_ENTRY, OK, WRONG_SIZE, cut_view, cut_window
 from fastkd.errors import MismatchError, OptionError
 from fastkd.feed.loader import Loader, choose_views, views_of
 from fastkd.hashing import crc32c
@@ -50,7 +50,7 @@ def by_torchvision(image: Image.Image, size: int, crop_ratio: float) -> np.ndarr
 def center(payload: bytes, mode: int, height: int, width: int, size: int, crop_ratio: float) -> np.ndarray:
     out = np.full((size, size, 3), 77, np.uint8)
     window = center_window(height, width, size, crop_ratio)
-    assert cut_window(np.frombuffer(payload, np.uint8), mode, height, width, *window, out) == OK
+    assert cut_window(np.frombuffer(payload, np.uint8), mode, height, width, *window, out, NO_ENTRY) == OK
     return out
 
 
@@ -124,7 +124,7 @@ def test_any_part_of_the_resized_image_is_that_of_the_whole(height, width):
         for top, left, h, w in ((0, 0, *sides), (1, 2, 3, 3), (sides[0] - 2, sides[1] - 1, 2, 1), (2, 0, 1, 5)):
             for data, mode in ((payload, MODE_RAW), (np.frombuffer(content, np.uint8), MODE_JPG)):
                 out = np.empty((h, w, 3), np.uint8)
-                assert cut_window(data, mode, height, width, *sides, top, left, out) == OK
+                assert cut_window(data, mode, height, width, *sides, top, left, out, NO_ENTRY) == OK
                 np.testing.assert_array_equal(out, whole[top : top + h, left : left + w])
 
 
@@ -147,10 +147,10 @@ def test_a_window_that_cannot_be_is_a_status():
     content = np.frombuffer(encoded(photo(3, 20, 30)), np.uint8)
     out = np.empty((8, 8, 3), np.uint8)
     for window in ((8, 8, 1, 0), (8, 8, 0, 1), (8, 8, -1, 0), (7, 9, 0, 0), (0, 0, 0, 0)):
-        assert cut_window(content, MODE_JPG, 20, 30, *window, out) == BAD_BOX
-    assert cut_window(content[:300], MODE_JPG, 20, 30, 10, 15, 0, 0, out) == BAD_JPEG
-    assert cut_window(content, MODE_JPG, 20, 31, 10, 15, 0, 0, out) == WRONG_SIZE
-    assert cut_window(content, MODE_RAW, 20, 30, 10, 15, 0, 0, out) == WRONG_SIZE
+        assert cut_window(content, MODE_JPG, 20, 30, *window, out, NO_ENTRY) == BAD_BOX
+    assert cut_window(content[:300], MODE_JPG, 20, 30, 10, 15, 0, 0, out, NO_ENTRY) == BAD_JPEG
+    assert cut_window(content, MODE_JPG, 20, 31, 10, 15, 0, 0, out, NO_ENTRY) == WRONG_SIZE
+    assert cut_window(content, MODE_RAW, 20, 30, 10, 15, 0, 0, out, NO_ENTRY) == WRONG_SIZE
 
 
 # Versions

@@ -7,6 +7,17 @@
 
 #include "resize.h"
 
+#ifdef __SANITIZE_ADDRESS__ // tells where a piece of memory ends, which is within one allocation
+#include <sanitizer/asan_interface.h>
+#define FASTKD_FORBID(from, bytes) ASAN_POISON_MEMORY_REGION(from, bytes)
+#define FASTKD_ALLOW(from, bytes) ASAN_UNPOISON_MEMORY_REGION(from, bytes)
+constexpr int kFence = 64;
+#else
+#define FASTKD_FORBID(from, bytes)
+#define FASTKD_ALLOW(from, bytes)
+constexpr int kFence = 0;
+#endif
+
 namespace fastkd {
 
 struct Box {
@@ -51,7 +62,8 @@ struct Pieces {
     template <typename T>
     T* take(size_t count) {
         T* piece = reinterpret_cast<T*>(base + used);
-        used += (count * sizeof(T) + 63) / 64 * 64;
+        used += (count * sizeof(T) + 63) / 64 * 64 + kFence;
+        if (base && kFence) FASTKD_FORBID(piece + count, base + used - reinterpret_cast<uintptr_t>(piece + count));
         return piece;
     }
 };
