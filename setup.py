@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -23,10 +24,12 @@ class BuildLibrary(build_ext):
         return name.replace(".", os.sep) + ".so"
 
 
+views = Path("fastkd/data/views")
+sources, headers = (sorted(map(str, views.rglob(f"*.{ending}"))) for ending in ("cpp", "h"))
 decoder = Extension(
     "fastkd.data.views._decoder",
-    sources=[f"fastkd/data/views/{name}.cpp" for name in ("decoder", "resize", "page_errors")],
-    depends=["fastkd/data/views/passes.h", "fastkd/data/views/resize.h", "setup.py"],
+    sources=sources,
+    depends=[*headers, "setup.py"],
     extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *pkg_config("--cflags", "libjpeg")],
     extra_link_args=pkg_config("--libs", "libjpeg") or ["-ljpeg"],
     language="c++",

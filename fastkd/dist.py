@@ -143,8 +143,12 @@ def _require_own_gpu(world: World, device: str) -> None:
     gpu = str(getattr(torch.cuda.get_device_properties(device), "uuid", device))
     world.store.set(keys[world.rank], f"{this_node()} {gpu}")
     found: dict[bytes, int] = {}
-    for rank, key in enumerate(keys):
-        first = found.setdefault(world.store.get(key), rank)
+    gpus = [world.store.get(key) for key in keys]
+    world.store.set(f"fastkd/seen/{world.rank}", "")
+    if world.is_main:  # with it ends the store
+        world.store.wait([f"fastkd/seen/{rank}" for rank in range(world.size)])
+    for rank, one in enumerate(gpus):
+        first = found.setdefault(one, rank)
         if first != rank:
             raise OptionError(
                 f"ranks {first} and {rank} are on one GPU, each needs its own: start as many processes on a node as it has GPUs "

@@ -91,7 +91,7 @@ def test_one_more_loss_trains_from_a_store(extended, raw_beton, raw_mask, teache
     logits = fastkd.LogitStore(teacher_store)
     scale = np.square(logits.read(logits.sample_ids, 0)).mean()
     assert 0 < step_losses(tmp_path / "run")[0] < 100 * scale
-    with pytest.raises(AssertionError, match="expected one of mse, kd, dkd, at"):
+    with pytest.raises(AssertionError, match="expected one of mse, kd, dkd, dist"):
         run(*train, "--kd", "nothing", "--out", "other", *CPU)
 
 

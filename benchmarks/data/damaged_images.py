@@ -2,7 +2,8 @@
 
 COUNT damaged copies of small pictures in every format that Pillow writes and three forms of JPEG: cut, bytes changed, most of
 them near the head, pieces of zeros, pieces put elsewhere. Each is encoded in all three modes, in a child process that an alarm
-ends after 60 s and that finds a Ghostscript of ours in its PATH, which tells on being started. An outcome is
+ends after 60 s and that finds programs of ours in its PATH under the names of those that Pillow knows (Ghostscript, djpeg, netpbm's),
+which tell on being started; Python tells of any other that it starts itself. An outcome is
 
     refused   a SourceError, in one line that begins with the file's name
     stored    the loader decodes it; raw and kept pixels are those that Pillow decodes
@@ -39,6 +40,22 @@ JPEGS = {
     "JPEG restarts": {"restart_marker_rows": 1},
 }
 NAME = "a/0.png"
+PROGRAMS = (
+    "gs",
+    "gswin64c",
+    "gswin32c",
+    "djpeg",
+    "cjpeg",
+    "ppmtogif",
+    "ppmquant",
+    "giftopnm",
+    "xv",
+    "display",
+    "convert",
+)
+"""What Pillow, or what it was once able to do, starts."""
+STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn")
+"""Python's events of a program being started."""
 
 
 def picture() -> Image.Image:
@@ -112,6 +129,8 @@ def child(kind: str, count: int, seed: int) -> Counter:
     assert content is not None
     for mode in MODES:
         outcome(content, mode)  # loads what encodes, which may take long
+    started: list[str] = []
+    sys.addaudithook(lambda event, arguments: started.append(event) if event in STARTS else None)
     outcomes: Counter = Counter()
     for number in range(count):
         copy = damaged(content, rng)
@@ -122,6 +141,7 @@ def child(kind: str, count: int, seed: int) -> Counter:
                 result = outcome(copy, mode)
             except Exception as error:
                 result = f"wrong: {type(error).__name__}: {error}"
+            result = f"wrong: a program was started: {started[-1]}" if started else result
             outcomes[result if "wrong" not in result else f"{result} (number {number}, {mode})"] += 1
     signal.alarm(0)
     return outcomes
@@ -140,9 +160,10 @@ def main() -> None:
         return
     outcomes: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "gs")
-        program.write_text(f"#!/bin/sh\ntouch {folder}/started\n")
-        program.chmod(0o755)
+        for name in PROGRAMS:
+            program = Path(folder, name)
+            program.write_text(f"#!/bin/sh\ntouch {folder}/started\n")
+            program.chmod(0o755)
         environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
         for kind in kinds():
             command = measure.script(__spec__.name, "--child", kind, args.count // len(kinds()), args.seed)

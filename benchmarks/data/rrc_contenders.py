@@ -30,16 +30,31 @@ def fastkd_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
     return lambda epoch: sum(len(batch) for batch in loader.epoch(epoch))
 
 
+def before_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
+    """The loader with a build of the decoder that leaves every JPEG to libjpeg, as the decoder of before did."""
+    import llvmlite.binding
+
+    from benchmarks.data.decoders import load
+    from fastkd.data.views import pixels
+
+    library = load(folder / "libjpeg.so")
+    for symbol in pixels.SYMBOLS:  # of these the compiled code knows the names alone, until it is first called
+        llvmlite.binding.add_symbol(symbol, ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value)
+    return fastkd_epochs(folder, name, num_workers)
+
+
 def loop_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
     import numpy as np
 
     from fastkd.data.beton.read import open_beton
+    from fastkd.data.beton.row_index import open_row_index
     from fastkd.data.order import epoch_order
     from fastkd.data.views.draw import Views, boxes
     from fastkd.data.views.pixels import load_library
 
     beton, ids = open_beton(folder / f"{name.split('@')[0]}.beton"), np.load(folder / f"{name}.npy")
-    view = ctypes.cast(load_library().fastkd_view, ctypes.c_void_p)
+    view = ctypes.cast(load_library().fastkd_indexed_view, ctypes.c_void_p)
+    index, entries = open_row_index(beton)
     loop = ctypes.CDLL(str(folder / "loop.so")).loop
     loop.restype = ctypes.c_int64
     batch = np.zeros((BATCH, SIZE, SIZE, 3), np.uint8)
@@ -53,15 +68,17 @@ def loop_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
         order = epoch_order(ids, epoch=epoch, shuffle=True, seed=0)
         stored = np.stack([beton.sizes, beton.modes, beton.heights, beton.widths], 1)[order].astype(np.int64)
         drawn = boxes(views, order, epoch, beton.heights[order], beton.widths[order])
-        prepared.append([beton.ptrs[order], np.ascontiguousarray(stored), drawn])
+        prepared.append([beton.ptrs[order], np.ascontiguousarray(stored), drawn, entries[order].astype(np.int64)])
 
     def run(epoch: int) -> int:
-        starts, stored, drawn = prepared[epoch % 8]
+        starts, *arrays = prepared[epoch % 8]
         statuses = loop(
             view,
             pointer(beton.data),
-            *(pointer(array) for array in (starts, stored, drawn)),
+            *(pointer(array) for array in (starts, *arrays)),
             ctypes.c_int64(len(starts)),
+            pointer(index),
+            ctypes.c_int64(len(index)),
             pointer(batch),
             ctypes.c_int64(BATCH),
             SIZE,
@@ -145,6 +162,7 @@ def dali_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
 
 CONTENDERS: dict[str, Callable[[Path, str, int], Epoch]] = {
     "fastkd": fastkd_epochs,
+    "before": before_epochs,
     "loop": loop_epochs,
     "ffcv": ffcv_epochs,
     "torchvision": torchvision_epochs,

@@ -26,6 +26,7 @@ from benchmarks.data.photos import some
 from fastkd.data.beton.build import WriteOptions, build_beton
 from fastkd.data.beton.dataset import Dataset, open_dataset
 from fastkd.data.beton.read import Beton
+from fastkd.data.beton.row_index import open_row_index
 from fastkd.data.sources.open import open_source
 from fastkd.data.views.draw import Views, boxes
 from fastkd.data.views.pixels import load_library
@@ -54,9 +55,10 @@ class DecodeLoop:
         compiler, source = os.environ.get("CXX", "c++"), measure.ROOT / "benchmarks" / "data" / "rrc_decode_loop.cpp"
         command = [compiler, "-std=c++17", "-O2", "-shared", "-fPIC", source, "-o", folder / "loop.so"]
         subprocess.run(command, check=True)
+        self._index, self._entries = open_row_index(beton)
         self._loop = ctypes.CDLL(str(folder / "loop.so")).loop
         self._loop.restype = ctypes.c_int64
-        self._view = ctypes.cast(load_library().fastkd_view, ctypes.c_void_p)
+        self._view = ctypes.cast(load_library().fastkd_indexed_view, ctypes.c_void_p)
 
     def decode(self, ids: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         """Views of some samples by their boxes, int64 (B, 5): uint8 (B, size, size, 3); without the GIL."""
@@ -64,10 +66,11 @@ class DecodeLoop:
         starts = beton.ptrs[ids]
         stored = np.stack([beton.sizes, beton.modes, beton.heights, beton.widths], 1)[ids].astype(np.int64)
         out = np.empty((len(ids), size, size, 3), np.uint8)
-        file, *arrays = (ctypes.c_void_p(array.ctypes.data) for array in (beton.data, starts, stored, drawn, out))
-        begin, known, box, batch = arrays
-        count = ctypes.c_int64(len(ids))
-        assert self._loop(self._view, file, begin, known, box, count, batch, count, size) == 0
+        rows = self._entries[ids].astype(np.int64)
+        arrays = beton.data, starts, stored, drawn, rows, self._index, out
+        *stored_at, index, batch = (ctypes.c_void_p(array.ctypes.data) for array in arrays)
+        count, index_bytes = ctypes.c_int64(len(ids)), ctypes.c_int64(len(self._index))
+        assert self._loop(self._view, *stored_at, count, index, index_bytes, batch, count, size) == 0
         return out
 
     def epoch(self, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.agree import share
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
 from fastkd.cli.numbers import MOST_BATCH, Real
@@ -111,7 +112,7 @@ def cache_logits(
     from fastkd.store.tables import read_tables
     from fastkd.teacher.fill import fill_store
     from fastkd.teacher.network import embedding_of
-    from fastkd.teacher.recipe import StoreRecipe
+    from fastkd.teacher.recipe import StoreRecipe, stored_center
 
     refuse_idle({"tau": tau}, "max-kl", max_kl)
     with_embedding = parse_outputs(outputs)
@@ -119,7 +120,8 @@ def cache_logits(
     mapping = read_class_map(class_map)
     dataset = open_dataset(beton, fields)
     kept = Mask.load(mask) if mask else None
-    chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha)
+    version = None if force else share(world, lambda: stored_center(out, *reuse))
+    chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha, center_version=version)
     network = match_teacher(teacher, teacher_flags, dataset, device, mapping)
     require_size(
         network.model, network.name, network.norm.size or chosen.size, "give --teacher-size, or another --size"

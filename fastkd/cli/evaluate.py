@@ -71,7 +71,7 @@ def evaluate(
     fastkd evaluate test.beton --model run/
     """
     from fastkd.data.beton.dataset import open_dataset, relabelled
-    from fastkd.data.views.draw import Views
+    from fastkd.data.identity import center_views
     from fastkd.feed.loader import Loader, choose_views
     from fastkd.models.classes import read_class_map
     from fastkd.models.fitting import require_size
@@ -95,7 +95,7 @@ def evaluate(
     )
     outputs = match_outputs(dataset.classes, network.classes, mapping)
     dataset = relabelled(dataset, outputs, network.classes)
-    views = Views("center", choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
+    views = center_views(dataset.beton, choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
     require_size(network.model, network.name, network.norm.size or views.size, "give another --size")
     loader = Loader(
         dataset, views, batch_size=batch_size, num_workers=num_workers, prefetch=prefetch, device=device, world=world

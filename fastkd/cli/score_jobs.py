@@ -37,7 +37,7 @@ def by_networks(
     common: dict[str, Any],
 ) -> Job:
     """Scores by networks, centre crops."""
-    from fastkd.data.views.draw import Views
+    from fastkd.data.identity import center_views
     from fastkd.dist import World
     from fastkd.errors import MismatchError
     from fastkd.feed.loader import Loader, choose_views
@@ -58,7 +58,7 @@ def by_networks(
             log=log,
         )
 
-    views = Views("center", choose_views(dataset, size=size).size)
+    views = center_views(dataset.beton, choose_views(dataset, size=size).size)
     alone = common | {"world": World()}  # a batch is one rank's
     loader = Loader(dataset, views, batch_size=batch_size or 250, **alone)
     say(f"score: {loader.describe()}")

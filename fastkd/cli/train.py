@@ -43,7 +43,7 @@ _SECTIONS = {
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision ema-weights",
     "Student": "model init reset-head norm ema sync-bn resize-from seed",
-    "Loss": "kd alpha alpha-rule beta layers teacher-layers label-smoothing tau tau-squared",
+    "Loss": "kd alpha alpha-rule beta layers teacher-layers label-smoothing tau tau-squared standardise-logits",
     "Schedule": "epochs batch-size lr momentum weight-decay schedule",
     "Speed": "amp compiled resident num-workers prefetch device",
     "Scores on the way": "record never-learned dual-window el2n-epochs",
@@ -69,7 +69,7 @@ _SECTIONS = {
     "--model",
     required=True,
     metavar="NAME",
-    help="The student: resnet8 … resnet110, wrn_40_2, cifar_resnet18/34/50, a torchvision or timm: name.",
+    help="The student: resnet8 … resnet110, resnet8x4, wrn_40_2, cifar_vgg8, … (see fastkd/models), a torchvision or timm: name.",
 )
 @click.option(
     "--init",
@@ -183,7 +183,7 @@ def train(
     from fastkd.prune.masks.weights import describe_weights
     from fastkd.store.logit_store import LogitStore
     from fastkd.train.about import command_line
-    from fastkd.train.inputs import open_inputs
+    from fastkd.train.inputs import open_inputs, started_center
     from fastkd.train.logs import parse_trackers
     from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
     from fastkd.train.run_folder import started_global_batch
@@ -206,9 +206,12 @@ def train(
     kept = Mask.load(mask) if mask else None
     store = LogitStore(logits) if logits else None
     has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
+    refuse_idle({"standardise_logits": options["standardise_logits"]}, "logits or --teacher", has_teacher)
     weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
     epochs = max(1, options["epochs"])  # less is refused by the recipe, which needs the views first
-    chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha)
+    own_center, val_center = (None, None) if force else share(world, lambda: started_center(out))
+    more = {"num_epochs": epochs, "mix": mix, "mix_alpha": mix_alpha, "center_version": own_center}
+    chosen = choose_views(dataset, views, size, num_seeds, store=store, **more)
     options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
     recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
     start = (
@@ -227,6 +230,7 @@ def train(
         teacher=network,
         val=val,
         val_fields=replace(fields, strict=False),
+        val_version=val_center,
         num_workers=num_workers,
         prefetch=prefetch,
         device=device,

@@ -43,7 +43,9 @@ def states_every(context: click.Context, option: click.Parameter, value: str | N
     """A callback for --checkpoint-every; what `parse_states` cannot read is a usage error."""
     if value is not None and not _STATES.fullmatch(value):
         raise click.BadParameter(
-            f"{value!r} is neither a number of steps nor one of epochs, e.g. 10epochs.", context, option
+            f"{value!r} is not in the range of steps, 1 … 999999999, nor a number of epochs, e.g. 10epochs.",
+            context,
+            option,
         )
     return value
 
@@ -79,7 +81,7 @@ loss_options = option_list(
         default="kd",
         show_default=True,
         metavar="METHOD",
-        help="kd, dkd: (1-alpha) CE + alpha KD. at, ft, sp, hint, vid, nst, ab, fsp with a live --teacher, rkd, pkt, cc, crd with one or "
+        help="kd, dkd, dist, mlld, ttm, wttm: (1-alpha) CE + alpha KD. at, ft, sp, hint, vid, nst, ab, fsp with a live --teacher, rkd, pkt, cc, crd with one or "
         "a store's embeddings: CE + alpha KD + beta R.",
     ),
     click.option(
@@ -95,7 +97,7 @@ loss_options = option_list(
         type=NumberText(),
         callback=_number_or("native"),
         metavar="X|native",
-        help="Weight of R; native: RepDistiller's.  [default: 1; dkd 8]",
+        help="Weight of R, or of what dkd, dist, mlld add; native: RepDistiller's.  [default: 1; dkd 8]",
     ),
     click.option(
         "--layers", metavar="A,B,…", help="Modules that R compares.  [default: the stages, or the head's input]"
@@ -110,6 +112,9 @@ loss_options = option_list(
         default=True,
         show_default=True,
         help="Multiply the distillation loss by tau squared.",
+    ),
+    click.option(
+        "--standardise-logits", is_flag=True, help="With kd, dkd, dist: distil the Z-scores of each sample's logits."
     ),
 )
 
@@ -200,8 +205,13 @@ def headline(recipe: "Recipe", inputs: "RunInputs") -> str:
     if recipe.alpha > 0 and (inputs.teacher is not None or loader.logits is not None):
         both = "the store, embeddings too" if loader.embeddings is not None else "the store"
         source = both if inputs.teacher is None else f"{inputs.teacher.name}, live"
-        square = "times" if recipe.tau_squared else "not times"
-        loss = f"alpha {recipe.alpha:g}, tau {recipe.tau:g}, {recipe.kd.upper() if recipe.kd in LOGIT_LOSSES else 'KD'} {square} tau², logits from {source}"
+        own = recipe.kd if recipe.kd in LOGIT_LOSSES else "kd"
+        square = "times tau², " if recipe.tau_squared else "not times tau², "
+        added = f", beta {recipe.beta:g}" if LOGIT_LOSSES[own].beta else ""
+        loss = (
+            f"alpha {recipe.alpha:g}{added}, tau {recipe.tau:g}, {own.upper()} {square if LOGIT_LOSSES[own].squares else ''}"
+            f"{'standardised ' if recipe.standardise_logits else ''}logits from {source}"
+        )
     if recipe.kd in METHODS:
         loss = f"CE + {recipe.alpha:g}·KD + {recipe.beta:g}·{recipe.kd.upper()}; {loss}"
     return (

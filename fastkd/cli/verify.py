@@ -25,7 +25,7 @@ from fastkd.dist import read_world
 @click.option(
     "--write-manifest",
     is_flag=True,
-    help="Write the manifest of a beton that has none, a damaged one or another beton's.",
+    help="Write the manifest of a beton that has none, a damaged one or another beton's; and its row index.",
 )
 @click.option(
     "--against", metavar="BETON", type=click.Path(path_type=Path), help="Compute rows of stores again, from this beton."
@@ -61,12 +61,18 @@ def verify(
         raise click.UsageError("--against and --teacher are given together")
     refuse_idle({"rows": rows} | teacher_flags, "against", against)
     if write_manifest:
+        from fastkd.data.beton.read import open_beton
         from fastkd.data.beton.renew import renew_manifest
+        from fastkd.data.beton.row_index import write_row_index
 
         for path in files:
             manifest, told = renew_manifest(path, fields)
             used = "; fields {image} and {label}".format(**manifest["fields"]) if "fields" in manifest else ""
             say(f"{path}.json: {told}; fingerprint {manifest['fingerprint']}{used}")
+            num_entries = write_row_index(open_beton(path, fields))
+            say(
+                f"{path}.rows: {f'rows of {num_entries:,} images' if num_entries else 'not made, no image of it has one'}"
+            )
     problems: list[str] = []
     notes: list[str] = []
     with progress_bar("verify", "samples") as progress:

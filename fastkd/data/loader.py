@@ -19,6 +19,7 @@ from fastkd.data.batch import Batch
 from fastkd.data.beton.part import where_from
 from fastkd.data.beton.read import Beton
 from fastkd.data.beton.read_ahead import is_cold, reading_ahead
+from fastkd.data.beton.row_index import open_row_index
 from fastkd.data.epochs import Epochs
 from fastkd.data.flow import Block, Piece, default_num_workers, grouped, plan_flow
 from fastkd.data.memory import BatchMemory
@@ -113,7 +114,7 @@ class ViewLoader(Epochs):
         self._mine = np.zeros(beton.num_samples, bool)
         self._mine[self.ids] = True
         check_sizes(views, self.ids, beton.heights, beton.widths, beton.path)
-        self._data = beton.data.view(np.ndarray)
+        self._data, self._rows = beton.data.view(np.ndarray), open_row_index(beton)
         layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "images": ((views.size, views.size, 3), np.dtype("u1")),
             "labels": ((), np.dtype("i8")),
@@ -142,7 +143,8 @@ class ViewLoader(Epochs):
 
     def describe(self) -> str:
         """Who makes the batches, and the memory that takes, in words."""
-        return f"{self.num_workers} loader threads, at most {self.most_bytes / 1e6:,.1f} MB of batches"
+        threads = "1 loader thread" if self.num_workers == 1 else f"{self.num_workers} loader threads"
+        return f"{threads}, at most {self.most_bytes / 1e6:,.1f} MB of batches"
 
     def epoch(self, epoch: int, *, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, with aug_seed = epoch mod num_seeds; from any batch on, for a run that resumes."""
@@ -269,6 +271,7 @@ class ViewLoader(Epochs):
             storage_state=(
                 self._data,
                 self.beton.sizes,
+                self._rows,
                 aug_seed,
                 status,
                 self._numbers,

@@ -83,6 +83,7 @@ def ab_loss(connected_BDHW: Tensor, teacher_BDHW: Tensor, margin: float = 1.0) -
 
     A teacher's value above 0 asks for a student's above the margin, any other for one below its negative. Sum over
     channels and positions, mean over the batch; only the sign of the teacher counts, so its maps may come after a ReLU.
+    RepDistiller's scale of the layers is in `Boundaries`.
 
     Args:
         connected_BDHW: the student's map through its connector, with the teacher's channels, before a ReLU.

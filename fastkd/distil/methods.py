@@ -1,23 +1,18 @@
-"""The distillation methods that look inside the teacher, by name: their layers, their trainable parts, their weights.
+"""The distillation methods by name: losses on logits, and those that look inside the teacher, with layers and weights.
 
-Each is a module whose forward takes the tensors caught in student and teacher and returns the term R of the loss
+Each of the latter is a module whose forward takes the tensors caught in student and teacher and returns the term R of the loss
 (appendix E of the paper: CE + alpha·KD + beta·R), and a second term that trains its own parts and takes no weight.
 """
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.distil import features, logits, relations
 from fastkd.distil.contrast import Contrast
+from fastkd.distil.parts import Boundaries, Factors, Flows, Pairs, Regressed, Shape, hint_regressor, vid_regressor
 from fastkd.errors import OptionError
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,15 +32,17 @@ class Context:
 class Method:
     """A way to distil.
 
-    layers: which tensors it looks at: `stages`, `middle` (one stage), `last` (stage), `flow` (first stage's input and the
-    stages) or `embedding`. native: its weight in RepDistiller; None where fastkd's form has none there. one_label: whether
-    it goes by one label a sample.
+    layers: which tensors it looks at: `stages`, `preact` (the stages before their last ReLU), `middle` (one stage), `last`
+    (stage), `flow` (first stage's input and the stages) or `embedding`. native: its weight in RepDistiller; None where
+    fastkd's form has none there. one_label: whether it goes by one label a sample. version: of its formula, raised where the
+    same tensors give another R; part of a run's identity.
     """
 
     layers: str
     native: float | None
     make: Callable[[list[Shape], list[Shape], Context], nn.Module]
     one_label: bool = False
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,106 +50,15 @@ class LogitLoss:
     """A loss between logits that takes KD's place in (1 - alpha)·CE + alpha·KD.
 
     loss: (student_BC, teacher_BC, labels, tau, beta, scale_tau_squared, weights) → scalar. beta: the weight of what it adds
-    to KD, its authors' own; 0 where it adds nothing. one_label: whether it goes by one label a sample.
+    to KD, its authors' own; 0 where it adds nothing. one_label: whether it goes by one label a sample. standardises: whether
+    it may be of standardised logits. squares: whether its formula has a factor of tau squared.
     """
 
     loss: Callable[[Tensor, Tensor, Tensor, float, float, bool, Tensor | None], Tensor]
     beta: float = 0.0
     one_label: bool = False
-
-
-class Pairs(nn.Module):
-    """A loss without parts of its own, summed over the layers."""
-
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, student: list[Tensor], teacher: list[Tensor], **_: object) -> tuple[Tensor, Tensor]:
-        total = torch.stack([self.loss(s, t) for s, t in zip(student, teacher, strict=True)]).sum()
-        return total, torch.zeros_like(total)
-
-
-class Flows(nn.Module):
-    """FSP over neighbouring layers."""
-
-    def forward(self, student: list[Tensor], teacher: list[Tensor], **_: object) -> tuple[Tensor, Tensor]:
-        pairs = zip(student, student[1:], teacher, teacher[1:], strict=False)
-        losses = [features.fsp_loss((s1, s2), (t1, t2)) for s1, s2, t1, t2 in pairs]
-        total = torch.stack(losses).sum()
-        return total, torch.zeros_like(total)
-
-
-class Regressed(nn.Module):
-    """A loss between the student's maps through a regressor each and the teacher's; `sigma`: with trained variances."""
-
-    def __init__(
-        self,
-        student: list[Shape],
-        teacher: list[Shape],
-        regressor: Callable[[int, int], nn.Module],
-        loss: Callable[..., Tensor],
-        *,
-        sigma: bool = False,
-    ) -> None:
-        super().__init__()
-        self.regressors = nn.ModuleList(regressor(s[0], t[0]) for s, t in zip(student, teacher, strict=True))
-        # softplus(raw) + 1e-5 = 5, RepDistiller's initial variance
-        raw = math.log(math.exp(5 - 1e-5) - 1)
-        self.raw_variances = nn.ParameterList(torch.full((t[0],), raw) for t in teacher) if sigma else None
-        self.loss = loss
-
-    def variances(self) -> list[tuple[Tensor, ...]]:
-        """σ² of each layer's channels; empty tuples for losses without."""
-        if self.raw_variances is None:
-            return [()] * len(self.regressors)
-        return [(F.softplus(raw) + 1e-5,) for raw in self.raw_variances]
-
-    def forward(self, student: list[Tensor], teacher: list[Tensor], **_: object) -> tuple[Tensor, Tensor]:
-        means = (regress(s) for regress, s in zip(self.regressors, student, strict=True))
-        losses = [self.loss(mean, t, *var) for mean, t, var in zip(means, teacher, self.variances(), strict=True)]
-        total = torch.stack(losses).sum()
-        return total, torch.zeros_like(total)
-
-
-class Factors(nn.Module):
-    """Factor transfer: the teacher's paraphraser (an autoencoder) and the student's translator (Kim et al. 2018).
-
-    The paraphraser learns beside the student, from its own term, rather than in 30 epochs before.
-    """
-
-    def __init__(self, student: list[Shape], teacher: list[Shape]) -> None:
-        super().__init__()
-        width, factor = teacher[0][0], max(1, teacher[0][0] // 2)
-        self.encoder = _convs(width, width, factor, factor)
-        self.decoder = _convs(factor, factor, width, width)
-        self.translator = _convs(student[0][0], student[0][0], factor, factor)
-
-    def forward(self, student: list[Tensor], teacher: list[Tensor], **_: object) -> tuple[Tensor, Tensor]:
-        factor = self.encoder(teacher[0])
-        return features.ft_loss(self.translator(student[0]), factor.detach()), F.mse_loss(
-            self.decoder(factor), teacher[0]
-        )
-
-
-def _convs(*widths: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.1)]
-    return nn.Sequential(*layers)
-
-
-def _hint_regressor(before: int, after: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(before, after, 1), nn.BatchNorm2d(after), nn.ReLU())
-
-
-def _connector(before: int, after: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
-
-
-def _vid_regressor(before: int, after: int) -> nn.Module:
-    convs = [nn.Conv2d(width, after, 1, bias=False) for width in (before, after, after)]
-    return nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
+    standardises: bool = False
+    squares: bool = True
 
 
 def _flows(student: list[Shape], teacher: list[Shape], context: Context) -> nn.Module:
@@ -172,7 +78,8 @@ LOGIT_LOSSES: dict[str, LogitLoss] = {
     "kd": LogitLoss(
         lambda s, t, labels, tau, beta, squared, weights: logits.kd_loss(
             s, t, tau=tau, scale_tau_squared=squared, weights=weights
-        )
+        ),
+        standardises=True,
     ),
     "dkd": LogitLoss(
         lambda s, t, labels, tau, beta, squared, weights: logits.dkd_loss(
@@ -180,6 +87,30 @@ LOGIT_LOSSES: dict[str, LogitLoss] = {
         ),
         beta=8.0,
         one_label=True,
+        standardises=True,
+    ),
+    "dist": LogitLoss(
+        lambda s, t, labels, tau, beta, squared, weights: logits.dist_loss(
+            s, t, tau=tau, beta=beta, scale_tau_squared=squared, weights=weights
+        ),
+        beta=1.0,
+        standardises=True,
+    ),
+    "mlld": LogitLoss(
+        lambda s, t, labels, tau, beta, squared, weights: logits.mlld_loss(
+            s, t, tau=tau, beta=beta, scale_tau_squared=squared, weights=weights
+        ),
+        beta=1.0,
+    ),
+    "ttm": LogitLoss(
+        lambda s, t, labels, tau, beta, squared, weights: logits.ttm_loss(s, t, tau=tau, weights=weights),
+        squares=False,
+    ),
+    "wttm": LogitLoss(
+        lambda s, t, labels, tau, beta, squared, weights: logits.ttm_loss(
+            s, t, tau=tau, by_smoothness=True, weights=weights
+        ),
+        squares=False,
     ),
 }
 """Losses on logits alone, by the name that --kd takes."""
@@ -188,10 +119,10 @@ METHODS: dict[str, Method] = {
     "at": Method("stages", 1000.0, _plain(features.at_loss)),
     "ft": Method("last", 200.0, lambda s, t, c: Factors(s, t)),
     "sp": Method("last", 3000.0, _plain(features.sp_loss)),
-    "hint": Method("middle", 100.0, lambda s, t, c: Regressed(s, t, _hint_regressor, features.hint_loss)),
-    "vid": Method("stages", 1.0, lambda s, t, c: Regressed(s, t, _vid_regressor, features.vid_loss, sigma=True)),
+    "hint": Method("middle", 100.0, lambda s, t, c: Regressed(s, t, hint_regressor, features.hint_loss)),
+    "vid": Method("stages", 1.0, lambda s, t, c: Regressed(s, t, vid_regressor, features.vid_loss, sigma=True)),
     "nst": Method("stages", 50.0, _plain(features.nst_loss)),
-    "ab": Method("stages", 1.0, lambda s, t, c: Regressed(s, t, _connector, features.ab_loss)),
+    "ab": Method("preact", 1.0, lambda s, t, c: Boundaries(s, t), version=2),  # 1 had no scale, and maps after the ReLU
     "fsp": Method("flow", 50.0, _flows),
     "rkd": Method("embedding", 1.0, _plain(relations.rkd_loss)),
     "pkt": Method("embedding", 30000.0, _plain(relations.pkt_loss)),
@@ -252,4 +183,6 @@ def choose_layers(name: str, stages: Sequence[str], embedding: Callable[[], str]
         return [f"{layers[0]}:input", *layers]
     if kind == "middle" and not given:
         return [layers[len(layers) // 2]]
+    if kind == "preact" and not given:
+        return [f"{layer}:preact" for layer in layers]
     return [layers[-1]] if kind == "last" else layers

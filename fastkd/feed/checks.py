@@ -23,7 +23,7 @@ def views_of(tables: StoreTables) -> Views:
         spec = tables.header.params["views"]
         extra = {"crop_ratio": spec["crop_ratio"]} if "crop_ratio" in spec else {}
         mix = Mix(spec["mix"]["kind"], spec["mix"]["alpha"]) if "mix" in spec else None
-        return Views(spec["kind"], spec["size"], tables.num_seeds, mix=mix, **extra)
+        return Views(spec["kind"], spec["size"], tables.num_seeds, mix=mix, version=spec["version"], **extra)
     except (KeyError, TypeError, OptionError) as error:
         raise FormatError(
             f"{tables.path}: does not say which views its logits are of ({error}); fill it anew"

@@ -12,6 +12,7 @@ from fastkd.arguments import as_ids, as_path
 from fastkd.data.batch import Batch
 from fastkd.data.beton.dataset import Dataset, open_dataset
 from fastkd.data.beton.fields import AS_FOUND, Fields
+from fastkd.data.identity import center_views
 from fastkd.data.loader import ViewLoader
 from fastkd.data.views.draw import NUM_CROP_FLIP_VIEWS, Views
 from fastkd.data.views.mix import Mix
@@ -53,6 +54,7 @@ def choose_views(
     num_epochs: int = 50,
     mix: str | None = None,
     mix_alpha: float | None = None,
+    center_version: int | None = None,
 ) -> Views:
     """The views asked for; what is left open is the store's, or what suits the images.
 
@@ -61,6 +63,7 @@ def choose_views(
 
     Args:
         mix: `cutmix` or `mixup`. mix_alpha: of it; 1 where it is left open.
+        center_version: of `center`, see `center_views`.
 
     Raises:
         OptionError: as `Views` and `Mix`; an alpha without a mix.
@@ -73,7 +76,9 @@ def choose_views(
             raise MismatchError(
                 f"{store.tables.path}: its views are {found}; leave --mix and --mix-alpha out, or make a store of those asked for"
             )
-        return replace(own, kind=kind or own.kind, size=size or own.size, num_seeds=num_seeds or own.num_seeds)
+        version = own.version if kind in (None, own.kind) else None
+        size, num_seeds = size or own.size, num_seeds or own.num_seeds
+        return replace(own, kind=kind or own.kind, size=size, num_seeds=num_seeds, version=version)
     ids = dataset.beton.sample_ids
     heights, widths = dataset.beton.heights[ids], dataset.beton.widths[ids]
     side = int(heights[0])
@@ -84,7 +89,8 @@ def choose_views(
     if mix is None and mix_alpha is not None:
         raise OptionError(f"--mix-alpha {mix_alpha:g} does nothing without --mix")
     mixed = None if mix is None else Mix(mix, 1.0 if mix_alpha is None else mix_alpha)
-    return Views(kind, size, num_seeds or seeds.get(kind, 1), mix=mixed)
+    version = center_views(dataset.beton, size, version=center_version).version if kind == "center" else None
+    return Views(kind, size, num_seeds or seeds.get(kind, 1), mix=mixed, version=version)
 
 
 class Loader(ViewLoader):

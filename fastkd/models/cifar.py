@@ -1,13 +1,23 @@
-"""The residual networks for small images: ResNet-8 … 110 (He et al., 2016) and wide ones (Zagoruyko & Komodakis, 2016).
+"""Networks for small images: ResNet-8 … 110 (He et al., 2016), wide ones (Zagoruyko & Komodakis, 2016), VGG-8 … 19.
 
 Module names are those of RepDistiller, so that its checkpoints, mdistiller's and, after renaming the head, akamaster's
 load as they are. Every network takes float images (B, 3, H, W), H and W at least 8, and returns logits (B, C).
 """
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastkd.errors import ModelError
+
+CIFAR_RESNETS = {f"resnet{depth}": (depth, (16, 16, 32, 64)) for depth in (8, 14, 20, 32, 44, 56, 110)}
+CIFAR_RESNETS |= {f"resnet{depth}x4": (depth, (32, 64, 128, 256)) for depth in (8, 32)}
+"""Depth, and channels of stem and stages, by name."""
+WIDE_RESNETS = {f"wrn_{depth}_{widen}": (depth, widen) for depth, widen in ((16, 1), (16, 2), (40, 1), (40, 2))}
+"""Depth and widening factor by name."""
+SMALL_STEM_RESNETS = {f"cifar_resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50)}
+"""Networks of torchvision's with the stem for small images, by the names of the originals."""
 
 
 class SubsamplePad(nn.Module):
@@ -40,10 +50,11 @@ class BasicBlock(nn.Module):
         else:
             conv = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
             self.downsample = nn.Sequential(conv, nn.BatchNorm2d(channels))
+        self.relu = nn.ReLU()  # a module, for what looks at the sum before it
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.downsample(x))
+        return self.relu(self.bn2(self.conv2(out)) + self.downsample(x))
 
 
 class CifarResNet(nn.Module):
@@ -83,7 +94,7 @@ class CifarResNet(nn.Module):
         self.layer2 = _stage(widths[1], widths[2], 2, num_blocks, shortcut)
         self.layer3 = _stage(widths[2], widths[3], 2, num_blocks, shortcut)
         self.fc = nn.Linear(widths[3], num_classes)
-        _init_convs(self)
+        init_convs(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
@@ -126,16 +137,22 @@ class WideStage(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """The wide residual network, depth 6n + 4, without dropout.
+    """The wide residual network, depth 6n + 4, without dropout. Its stages end in sums, which the next batch norm reads.
 
     Args:
         depth: number of layers, 40 for wrn_40_2.
-        widen_factor: multiple of the plain widths 16, 32, 64; at least 2.
+        widen_factor: multiple of the plain widths 16, 32, 64; at least 1.
         num_classes: number of logits.
 
     Raises:
         ModelError: another depth or widening factor.
     """
+
+    tap_names: ClassVar = {
+        "block1:preact": "block2.layer.0.bn1",
+        "block2:preact": "block3.layer.0.bn1",
+        "block3:preact": "bn1",
+    }
 
     def __init__(self, depth: int, widen_factor: int, num_classes: int) -> None:
         super().__init__()
@@ -143,8 +160,8 @@ class WideResNet(nn.Module):
             raise ModelError(
                 f"a wide residual network of depth {depth} does not exist: the depth must be 6n + 4, n >= 1"
             )
-        if widen_factor < 2:
-            raise ModelError(f"a widening factor of {widen_factor} is not a wide residual network: expected at least 2")
+        if widen_factor < 1:
+            raise ModelError(f"a widening factor of {widen_factor} does not exist: expected at least 1")
         num_blocks = depth // 6
         widths = [16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
@@ -153,12 +170,53 @@ class WideResNet(nn.Module):
         self.block3 = WideStage(widths[1], widths[2], 2, num_blocks)
         self.bn1 = nn.BatchNorm2d(widths[2])
         self.fc = nn.Linear(widths[2], num_classes)
-        _init_convs(self)
+        init_convs(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+
+
+VGG_CONVS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""Convolutions of each block of VGG, by its depth (Simonyan & Zisserman, 2015, table 1; 8: RepDistiller's)."""
+
+
+class CifarVGG(nn.Module):
+    """VGG with batch norms and one linear layer, as RepDistiller has it.
+
+    Blocks end in a batch norm; the ReLUs behind them are modules of their own. Between the blocks maps are halved by
+    maxima, before the last block only where images have 64 pixels or more.
+
+    Args:
+        depth: one of VGG_CONVS. num_classes: number of logits.
+    """
+
+    feature_stages = ("relu1", "relu2", "relu3", "relu4")
+    tap_names: ClassVar = {"relu1:input": "relu0"}  # what the first stage starts from
+
+    def __init__(self, depth: int, num_classes: int) -> None:
+        super().__init__()
+        before = 3
+        for i, (width, count) in enumerate(zip((64, 128, 256, 512, 512), VGG_CONVS[depth], strict=True)):
+            layers: list[nn.Module] = []
+            for _ in range(count):
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+                before = width
+            self.add_module(f"block{i}", nn.Sequential(*layers[:-1]))
+            self.add_module(f"relu{i}", nn.ReLU())
+        self.classifier = nn.Linear(before, num_classes)
+        init_convs(self)
+        nn.init.normal_(self.classifier.weight, 0, 0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_halvings = 4 if x.shape[2] >= 64 else 3
+        for i in range(5):
+            x = self.get_submodule(f"relu{i}")(self.get_submodule(f"block{i}")(x))
+            if i < num_halvings:
+                x = F.max_pool2d(x, 2)
+        return self.classifier(x.mean((2, 3)))
 
 
 def small_stem(model: nn.Module) -> nn.Module:
@@ -169,12 +227,14 @@ def small_stem(model: nn.Module) -> nn.Module:
     """
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
-    _init_convs(model.conv1)
+    init_convs(model.conv1)
     return model
 
 
-def _init_convs(model: nn.Module) -> None:
+def init_convs(model: nn.Module) -> None:
     """He et al.'s initialisation by fan-out, as RepDistiller's; batch norms already start at 1 and 0."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,7 +1,7 @@
 """Networks by name, and weights into networks.
 
-A name is one of the CIFAR networks (`resnet20`, `wrn_40_2`, `cifar_resnet50` for the ResNet-50 of ImageNet's widths), one
-of torchvision's classification networks (`resnet50`) or `timm:NAME`. torchvision and timm are imported only where one of
+A name is one of the CIFAR networks (`resnet20`, `wrn_40_2`, `cifar_vgg8`, `cifar_resnet50` for the ResNet-50 of ImageNet's
+widths), one of torchvision's classification networks (`resnet50`) or `timm:NAME`. torchvision and timm are imported only where one of
 their names, or an error's suggestions, need them.
 """
 
@@ -9,8 +9,9 @@ import collections
 import difflib
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -18,12 +19,17 @@ from torch import Tensor, nn
 
 from fastkd.errors import MissingDependencyError, ModelError, OptionError
 from fastkd.fingerprint import fingerprint
-from fastkd.models.cifar import CifarResNet, WideResNet, small_stem
+from fastkd.models import cifar
+from fastkd.models.cifar_mobile import CifarMobileNetV2, CifarShuffleNetV1, CifarShuffleNetV2
 
-CIFAR_RESNET_DEPTHS = {f"resnet{depth}": depth for depth in (8, 14, 20, 32, 44, 56, 110)}
-WIDE_CIFAR_RESNETS = {f"cifar_resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50)}
-"""Networks of torchvision's with the stem for small images, by the names of the originals."""
-CIFAR_MODELS = (*CIFAR_RESNET_DEPTHS, "wrn_40_2", *WIDE_CIFAR_RESNETS)
+_PLAIN_CIFAR: dict[str, Callable[[int], nn.Module]] = {
+    **{name: partial(cifar.WideResNet, *shape) for name, shape in cifar.WIDE_RESNETS.items()},
+    **{f"cifar_vgg{depth}": partial(cifar.CifarVGG, depth) for depth in cifar.VGG_CONVS},
+    "cifar_mobilenetv2": CifarMobileNetV2,
+    "cifar_shufflenetv1": CifarShuffleNetV1,
+    "cifar_shufflenetv2": CifarShuffleNetV2,
+}
+CIFAR_MODELS = (*cifar.CIFAR_RESNETS, *_PLAIN_CIFAR, *cifar.SMALL_STEM_RESNETS)
 
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")  # these return tuples of logits while they train
 _FOREIGN_COUNTER = re.compile(r"(^|\.)(n_averaged|total_ops|total_params)$")  # torch's AveragedModel, thop
@@ -61,17 +67,18 @@ def create_model(name: str, num_classes: int, *, shortcut: str = "B") -> nn.Modu
     name = canonical_name(name)
     if num_classes < 1:
         raise OptionError(f"{name}: num_classes is {num_classes}, expected at least 1")
-    if name in CIFAR_RESNET_DEPTHS:
-        return CifarResNet(CIFAR_RESNET_DEPTHS[name], num_classes, shortcut)
+    if name in cifar.CIFAR_RESNETS:
+        depth, widths = cifar.CIFAR_RESNETS[name]
+        return cifar.CifarResNet(depth, num_classes, shortcut, widths)
     if shortcut != "B":
         raise ModelError(
-            f"{name}: has no shortcut {shortcut!r}; the CIFAR ResNets alone ({', '.join(CIFAR_RESNET_DEPTHS)}) have"
+            f"{name}: has no shortcut {shortcut!r}; the CIFAR ResNets alone ({', '.join(cifar.CIFAR_RESNETS)}) have"
         )
-    if name == "wrn_40_2":
-        return WideResNet(40, 2, num_classes)
-    if name in WIDE_CIFAR_RESNETS:
-        original = WIDE_CIFAR_RESNETS[name]
-        return small_stem(torchvision_for(original).get_model(original, weights=None, num_classes=num_classes))
+    if name in _PLAIN_CIFAR:
+        return _PLAIN_CIFAR[name](num_classes)
+    if name in cifar.SMALL_STEM_RESNETS:
+        original = cifar.SMALL_STEM_RESNETS[name]
+        return cifar.small_stem(torchvision_for(original).get_model(original, weights=None, num_classes=num_classes))
     if name.startswith("timm:"):
         return timm_for(name).create_model(name.removeprefix("timm:"), pretrained=False, num_classes=num_classes)
     if name in _AUXILIARY_HEADS:
@@ -202,7 +209,7 @@ def _match(
     num_classes = next((len(head) for head in heads if head.ndim), _PROBE_CLASSES)
     for key, shape in probe.items():
         expected = (num_classes, *shape[1:]) if shape[:1] == (_PROBE_CLASSES,) else shape
-        if key not in found and not _is_counter(key):
+        if key not in found and not key.endswith("num_batches_tracked"):
             told = str(expected).replace(str(_PROBE_CLASSES), "classes")
             return found, num_classes, f"{key} is missing, expected shape {told}"
         if key in found and tuple(found[key].shape) != expected:
@@ -214,7 +221,7 @@ def _match(
 
 def _rename(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names of akamaster and of RepDistiller's resnetv2 as ours: head `linear`, option B under `shortcut`."""
-    if name not in CIFAR_RESNET_DEPTHS and name not in WIDE_CIFAR_RESNETS:
+    if name not in cifar.CIFAR_RESNETS and name not in cifar.SMALL_STEM_RESNETS:
         return dict(state)
     return {
         re.sub(r"^linear\.", "fc.", key.replace(".shortcut.", ".downsample.")): value for key, value in state.items()
@@ -223,11 +230,7 @@ def _rename(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _shortcut(name: str, state: Mapping[str, Tensor]) -> str:
     has_parameters = any(".downsample." in key or ".shortcut." in key for key in state)
-    return "A" if name in CIFAR_RESNET_DEPTHS and not has_parameters else "B"
-
-
-def _is_counter(key: str) -> bool:
-    return key.endswith("num_batches_tracked")
+    return "A" if name in cifar.CIFAR_RESNETS and not has_parameters else "B"
 
 
 def _shapes(name: str, shortcut: str, device: str = "meta") -> dict[str, tuple[int, ...]]:

@@ -13,11 +13,13 @@ _STAGE = re.compile(r"(layer|block|stage)s?[._]?\d+")
 
 
 class Taps:
-    """Catches tensors inside a network: `layer2` is that module's output, `fc:input` what the module reads.
+    """Catches tensors inside a network: `layer2` is that module's output, `fc:input` what the module reads, `layer2:preact`
+    what the ReLU reads that the module ends with (see `preact_name`).
 
     Args:
         model: the network, not compiled.
-        names: of modules, as `named_modules` gives them, with `:input` where the module's input is meant.
+        names: of modules, as `named_modules` gives them, with `:input` or `:preact` where those are meant. A network may say
+            by `tap_names` that one of them is to be found elsewhere.
         option: the option that gave the names, for messages.
 
     Raises:
@@ -29,17 +31,23 @@ class Taps:
         self._caught: dict[str, Tensor] = {}
         modules = dict(model.named_modules())
         for name in self.names:
-            module_name, _, what = name.partition(":")
-            if module_name not in modules or not module_name or what not in ("", "input"):
+            module_name, _, what = getattr(model, "tap_names", {}).get(name, name).partition(":")
+            if module_name not in modules or not module_name or what not in ("", "input", "preact"):
                 close = (
                     difflib.get_close_matches(name, [known for known in modules if known], n=3) or list(modules)[1:4]
                 )
                 raise OptionError(
                     f"{option} {name}: {type(model).__name__} has no such module: did you mean {', '.join(close)}?"
                 )
+            if what == "preact":
+                module_name, _, what = preact_name(model, module_name).partition(":")
             if what:
-                modules[module_name].register_forward_pre_hook(
-                    lambda _module, inputs, key=name: self._caught.__setitem__(key, inputs[0])
+                own = modules[module_name]
+                overwrites = getattr(own, "inplace", False)  # as torchvision's ReLUs do with what they read
+                own.register_forward_pre_hook(
+                    lambda _module, inputs, key=name, clones=overwrites: self._caught.__setitem__(
+                        key, inputs[0].clone() if clones else inputs[0]
+                    )
                 )
             else:
                 modules[module_name].register_forward_hook(
@@ -66,8 +74,24 @@ class Taps:
 
 
 def stage_names(model: nn.Module) -> list[str]:
-    """The stages of a residual network by their usual names: layer1 …, block1 …; empty where it has none."""
-    return [name for name, _ in model.named_children() if _STAGE.fullmatch(name)]
+    """What a network names as its stages (`feature_stages`), or the modules layer1 …, block1 …; empty where it has none."""
+    own = getattr(model, "feature_stages", None)
+    return list(own) if own else [name for name, _ in model.named_children() if _STAGE.fullmatch(name)]
+
+
+def preact_name(model: nn.Module, stage: str) -> str:
+    """Where the values of a stage are before its last ReLU, as a name for `Taps`.
+
+    That is what the last ReLU reads that the stage, or its last block, has as its own; of a stage without one its output.
+    """
+    name, module = stage, model.get_submodule(stage)
+    while isinstance(module, nn.Sequential) and len(module):
+        child, module = list(module.named_children())[-1]
+        name = f"{name}.{child}"
+    if isinstance(module, nn.ReLU):
+        return f"{name}:input"
+    relus = [child for child, one in module.named_children() if isinstance(one, nn.ReLU)]
+    return f"{name}.{relus[-1]}:input" if relus else stage
 
 
 def embedding_name(model: nn.Module, way_out: str = "give --layers") -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fastkd.distil.methods import METHODS
+from fastkd.distil.methods import LOGIT_LOSSES, METHODS
 
 Facts = dict[str, Any]
 """Name → plain value; `mask.…`, `teacher.…` and `logits.…` are of the input that is named first."""
@@ -22,12 +22,18 @@ _AS_VIEWS = ("logits.num_seeds", "logits.views.")
 _OF_TEACHER = ("kd", "tau", "tau_squared", "beta", "layers", "teacher_layers", "alpha_rule")
 """What does not bear on a student of labels alone."""
 _OF_METHODS = ("beta", "layers", "teacher_layers")
-"""What does not bear on plain KD."""
+"""What does not bear on losses between logits that add nothing to KD."""
 _SHOWN = ("model", "epochs", "num_kept", "fraction", "kd", "alpha", "tau", "source")
 """What columns and `_loss` tell."""
 _FOLLOWING = ("num_kept", "teacher.num_parameters")
 """What follows from what is told anyway."""
-_SHORT = {"views.num_seeds": "K", "mask.method": "mask", "teacher.model": "teacher", "origin": "mask and teacher"}
+_SHORT = {
+    "views.num_seeds": "K",
+    "val_views_version": "val views",
+    "mask.method": "mask",
+    "teacher.model": "teacher",
+    "origin": "mask and teacher",
+}
 _DETAILS = {"val_top1": "top-1", "mask.method": "mask", "mask.fraction": "fraction", "inputs": ""}
 
 
@@ -57,7 +63,8 @@ def facts_of(head: dict[str, Any]) -> Facts:
     if alone:
         without = (*_OF_TEACHER, "teacher.", "logits.")
     else:
-        without = (*_AS_VIEWS, *(_OF_METHODS if recipe["kd"] == "kd" else ()))
+        adds = recipe["kd"] not in LOGIT_LOSSES or LOGIT_LOSSES[recipe["kd"]].beta > 0
+        without = (*_AS_VIEWS, *(() if adds else _OF_METHODS))
     return {
         name: NOT_RECORDED if value is None and _family(name) == "teacher" else value
         for name, value in facts.items()

@@ -48,8 +48,9 @@ def merge_stores(
     done = np.stack([one.done == 1 for one in tables])  # (shards, K, num_blocks)
     missing = int(np.count_nonzero(~done.any(axis=0)))
     if missing:
+        names = ", ".join(str(one.path) for one in tables)
         raise UnfinishedError(
-            f"{missing} of {first.done.size} blocks are in none of the shards {', '.join(str(one.path) for one in tables)}"
+            f"{missing} of {first.done.size} blocks are in none of the {len(tables)} shards ({names})"
         )
     require_space(Path(out), first.size_bytes)
     mapped = [[one.map_records(output) for output in one.outputs] for one in tables]

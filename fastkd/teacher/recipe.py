@@ -1,6 +1,8 @@
 """What a logit store is made from."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,13 +10,23 @@ import numpy as np
 from fastkd.data.beton.dataset import Dataset
 from fastkd.data.identity import view_identity
 from fastkd.data.views.draw import Views
-from fastkd.errors import OptionError
-from fastkd.feed.loader import kept_ids
+from fastkd.errors import FastKDError, OptionError
+from fastkd.feed.loader import kept_ids, views_of
 from fastkd.models.classes import names_fingerprint
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.codec import Codec, make_codec
-from fastkd.store.tables import embedding_codec
+from fastkd.store.tables import embedding_codec, read_tables
 from fastkd.teacher.network import Embedding, Teacher
+
+
+def stored_center(*paths: Path) -> int | None:
+    """The version of the `center` views of the first of some stores that is there and holds such; None where none does."""
+    for path in paths:
+        with suppress(FastKDError):  # what is no store is told by whoever fills or reads it
+            views = views_of(read_tables(path))
+            if views.kind == "center":
+                return views.version
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

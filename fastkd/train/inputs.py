@@ -7,6 +7,7 @@ from typing import Any
 
 from fastkd.data.beton.dataset import Dataset, open_dataset, relabelled
 from fastkd.data.beton.fields import AS_FOUND, Fields
+from fastkd.data.identity import center_views
 from fastkd.data.views.draw import Views
 from fastkd.dist import World
 from fastkd.distil.methods import METHODS, teacher_needed
@@ -20,6 +21,7 @@ from fastkd.teacher.network import Teacher
 from fastkd.train.about import about_run
 from fastkd.train.metrics import EVAL_BATCH
 from fastkd.train.recipe import Recipe
+from fastkd.train.run_folder import read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,6 +56,7 @@ def open_inputs(
     global_batch: int | None = None,
     resident: str = "off",
     val_fields: Fields = AS_FOUND,
+    val_version: int | None = None,
     class_map: ClassMap | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> RunInputs:
@@ -63,7 +66,7 @@ def open_inputs(
         store, teacher: where both are given, the teacher must be the store's, and the store is used.
         val: path of a beton to measure accuracy on.
         global_batch: samples of a step on all ranks together; None for the recipe's batch size × ranks.
-        val_fields: which of `val` hold the image and the label.
+        val_fields: which of `val` hold the image and the label. val_version: of the views of it; None for the newest.
         resident: `auto`, `on` or `off`: see `make_resident`.
         class_map: says which class is which, where names do not; part of the run's identity.
         log: called with lines for people.
@@ -110,6 +113,7 @@ def open_inputs(
         world=world,
     )
     val_loader: Loader | Resident | None = None
+    of_val: dict[str, Any] = {}
     if val is not None:
         val_data = open_dataset(val, val_fields)
         outputs, line = match_classes(val_data.classes, dataset.classes, class_map)
@@ -117,7 +121,9 @@ def open_inputs(
             log(line)
         val_data = relabelled(val_data, outputs, dataset.classes)
         fingerprints["val"] = val_data.fingerprint
-        center = Views("center", views.size)
+        center = center_views(val_data.beton, views.size, version=val_version)
+        if center.version != 1:
+            of_val = {"val_views_version": center.version}
         common: dict[str, Any] = {"num_workers": num_workers, "prefetch": prefetch, "device": device, "world": world}
         whole = Loader(val_data, center, batch_size=EVAL_BATCH, **common)
         val_loader = make_resident(whole, None, "off" if why_not(whole) else resident)
@@ -131,10 +137,27 @@ def open_inputs(
             "views": views.identity() | {"num_seeds": views.num_seeds},
             "fraction": len(loader.ids) / dataset.beton.num_samples,
             "num_kept": len(loader.ids),
+            **of_val,
             **({"class_map": class_map.identity()} if class_map is not None else {}),
             **({"weights": mask.header.params.get("weights")} if mask is not None and mask.weights is not None else {}),
         },
     )
+
+
+def started_center(out: Path) -> tuple[int | None, int | None]:
+    """The versions of `center` views of the run that a folder holds: of its own views, and of those it is measured on.
+
+    None for what is not of a version that has begun. Runs of before version 2 do not say of what they are measured on.
+
+    Raises:
+        FormatError: a damaged run.json.
+    """
+    params = (read_json(out / "run.json") or {}).get("params")
+    if not isinstance(params, dict):
+        return None, None
+    views, measured = params.get("views"), params.get("val_views_version", 1)
+    own = views.get("version") if isinstance(views, dict) and views.get("kind") == "center" else None
+    return (own if isinstance(own, int) else None), (measured if isinstance(measured, int) else None)
 
 
 def _require_embeddings(recipe: Recipe, store: LogitStore | None) -> None:

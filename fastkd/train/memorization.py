@@ -12,6 +12,7 @@ import torch
 from fastkd.agree import share
 from fastkd.artefact import Header, read_artefact, write_artefact
 from fastkd.data.beton.dataset import Dataset
+from fastkd.data.identity import center_views
 from fastkd.data.views.draw import Views
 from fastkd.dist import World, barrier, sum_over_ranks
 from fastkd.errors import FormatError, MismatchError, OptionError
@@ -80,6 +81,8 @@ def score_memorization(
         "views": views.identity() | {"num_seeds": views.num_seeds},
         "norm": norm.describe(),
     }
+    if (center := center_views(dataset.beton, views.size)).version != 1:
+        params["center"] = center.identity()
 
     def trials() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for m in range(num_models):
@@ -128,7 +131,7 @@ def _one_network(
     barrier(world)
     model = load_model(run / "model.safetensors")[0].to(device).to(memory_format=torch.channels_last)
     correct = np.zeros(dataset.beton.num_samples, np.uint8)
-    every = Loader(dataset, Views("center", views.size), batch_size=EVAL_BATCH, **common)
+    every = Loader(dataset, center_views(dataset.beton, views.size), batch_size=EVAL_BATCH, **common)
     with torch.inference_mode():
         for batch in every.epoch(0):
             if len(batch):

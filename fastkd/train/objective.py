@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastkd.distil.logits import ce_loss, mixed_loss
+from fastkd.distil.logits import ce_loss, mixed_loss, standardised
 from fastkd.distil.methods import LOGIT_LOSSES, METHODS
 from fastkd.train.recipe import Recipe
 
@@ -21,7 +21,7 @@ def objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, and of its terms CE and KD (0 where alpha is).
 
-    `kd`, `dkd`: (1 - alpha)·CE + alpha·KD (paper, Eq. 2). Others: CE + alpha·KD + beta·R (appendix E).
+    LOGIT_LOSSES: (1 - alpha)·CE + alpha·KD (paper, Eq. 2). METHODS: CE + alpha·KD + beta·R (appendix E).
 
     Args:
         student_BC, teacher_BC: float32 (B, C), raw logits; no teacher where alpha is 0.
@@ -41,6 +41,8 @@ def objective(
     if recipe.alpha > 0:
         assert teacher_BC is not None
         loss = LOGIT_LOSSES.get(recipe.kd, LOGIT_LOSSES["kd"]).loss
+        if recipe.standardise_logits:
+            student_BC, teacher_BC = standardised(student_BC), standardised(teacher_BC)
         kd = loss(student_BC, teacher_BC, labels, recipe.tau, recipe.beta, recipe.tau_squared, weights)
     if recipe.kd in METHODS:
         return ce + recipe.alpha * kd + recipe.beta * method_term, ce, kd

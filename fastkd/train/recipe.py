@@ -35,13 +35,15 @@ class Recipe:
     kd: str = "kd"
     """One of LOGIT_LOSSES: (1 - alpha)·CE + alpha·KD (Eq. 2); of METHODS: CE + alpha·KD + beta·R (appendix E)."""
     alpha: float = 0.5
-    """Weight of distillation, 0 … 1 with `kd` and `dkd`, else 0 or more; 0 with `kd` trains on labels alone."""
+    """Weight of distillation, 0 … 1 with LOGIT_LOSSES, else 0 or more; 0 with them trains on labels alone."""
     beta: float = 1.0
-    """Weight of R; with `dkd` that of the classes other than the label."""
+    """Weight of R; with `dkd`, `dist` and `mlld` that of what they add: see their functions."""
     tau: float = 4.0
     """Temperature of distillation."""
     tau_squared: bool = True
     """Whether the distillation term is multiplied by τ²."""
+    standardise_logits: bool = False
+    """Whether the distillation term is of the logits' Z-scores."""
     layers: tuple[str, ...] = ()
     """Modules of the student that the method looks at; empty for its stages or embedding."""
     teacher_layers: tuple[str, ...] = ()
@@ -91,13 +93,22 @@ class Recipe:
 
     def describe(self) -> dict[str, Any]:
         """As JSON, which has lists alone, for the identity of what is made by the recipe."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        version = METHODS[self.kd].version if self.kd in METHODS else 1
+        found = asdict(self) | ({"kd_version": version} if version > 1 else {})
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in found.items()
+            if name not in _SINCE or value != _SINCE[name]
+        }
 
     @property
     def distils(self) -> bool:
         """Whether anything of a teacher is needed."""
         return self.alpha > 0 or self.kd in METHODS
 
+
+_SINCE = {"standardise_logits": False}
+"""Fields that runs of before had no word of, which stay the same runs where the value is this one."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "crop-flip": {},
@@ -111,7 +122,7 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
     """The recipe that suits the views, with the options that are not None over it.
 
     Args:
-        beta: a number, `native` for the weight that the method has in RepDistiller, or None for the paper's 1 (`dkd`: 8).
+        beta: a number, `native` for the weight that the method has in RepDistiller, or None for the paper's 1 (logit losses: their authors').
 
     Raises:
         OptionError: a value out of range.
@@ -125,8 +136,15 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
         given["beta"] = native_weight(kd)
     elif beta is not None:
         given["beta"] = _number(beta, "--beta", "a number or native")
-    if beta is not None and kd == "kd":
+    own = LOGIT_LOSSES.get(kd)
+    if beta is not None and own is not None and not own.beta:
         raise OptionError(f"--beta {beta} is the weight of what --kd adds to KD: give --kd too, e.g. --kd vid")
+    if given.get("standardise_logits") and not (own or LOGIT_LOSSES["kd"]).standardises:
+        raise OptionError(
+            f"--standardise-logits: --kd {kd} compares logits as they are; leave it out, or use kd, dkd or dist"
+        )
+    if given.get("tau_squared") is False and not (own or LOGIT_LOSSES["kd"]).squares:
+        raise OptionError(f"--no-tau-squared: --kd {kd} has no factor of tau squared; leave it out")
     for name in ("layers", "teacher_layers"):
         if given.get(name) and kd not in METHODS:
             flag = f"--{name.replace('_', '-')} {','.join(given[name])}"

@@ -125,8 +125,9 @@ def run(command: str, beton: Path, network: Path, data: dict[str, Path], out: Pa
 
 
 def told(outcome: Outcome) -> str:
-    """What a command says besides what it trains."""
-    return "\n".join(line for line in outcome.err.splitlines() if not line.startswith("train: "))
+    """What a command says besides what it trains and who loads."""
+    lines = [line for line in outcome.err.splitlines() if not line.startswith("train: ")]
+    return "\n".join(line for line in lines if "loader thread" not in line)
 
 
 def accuracy(outcome: Outcome) -> float | None:

@@ -1,22 +1,15 @@
 """Resizing: the integer formula, to the bit."""
 
 import ctypes
-import os
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
-from helpers import ROOT
 from helpers.decoding import view
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from fastkd.data.modes import MODE_RAW
-from fastkd.data.views.pixels import load_library
-
-COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 
 def weights(length: int, out: int) -> np.ndarray:
@@ -73,13 +66,8 @@ def test_pixels_outside_the_box_do_not_matter():
     np.testing.assert_array_equal(*found)
 
 
-@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-def test_a_machine_without_avx2_makes_the_same_bytes(tmp_path):
-    sources = [str(ROOT / "fastkd" / "data" / "views" / name) for name in ("decoder.cpp", "resize.cpp")]
-    path = tmp_path / "plain.so"
-    command = [COMPILER, "-std=c++17", "-O2", "-shared", "-fPIC", "-DFASTKD_PLAIN", *sources, "-ljpeg", "-o", path]
-    subprocess.run(command, check=True, timeout=120)
-    plain = load_library(path)
+def test_a_machine_without_avx2_makes_the_same_bytes(libraries):
+    plain = libraries["plain"]
     rng = np.random.default_rng(3)
     for _ in range(300):
         height, width, out_height, out_width = (int(x) for x in rng.integers(1, 90, 4))

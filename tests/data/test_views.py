@@ -217,6 +217,7 @@ def test_an_identity_tells_views_apart_but_not_the_number_of_their_seeds():
         Views("rrc", 33),
         Views("center", 32),
         Views("center", 32, 1, 0.9),
+        Views("center", 32, version=1),
     ]
     assert len({str(views.identity()) for views in families}) == len(families)
     assert Views("rrc", 32, 7).identity() == Views("rrc", 32, 9).identity()

@@ -221,7 +221,7 @@ def test_native_weights_are_repdistillers():
         (["--kd", "vid"], "--kd vid looks inside the teacher, which a store does not hold: give --teacher CKPT"),
         (["--kd", "vid", "--teacher", "T10", "--layers", "stem"], "--layers stem: CifarResNet has no such module"),
         (["--kd", "vid", "--teacher", "T7"], r"raw.beton has 10 classes, .*seven.safetensors has 7"),
-        (["--kd", "vidd"], "--kd vidd: expected one of kd, dkd, at"),
+        (["--kd", "vidd"], "--kd vidd: expected one of kd, dkd, dist"),
         (["--beta", "2"], "--beta 2 is the weight of what --kd adds to KD"),
         (["--alpha", "0.5", "--alpha-rule", "0.1:1"], "--alpha-rule 0.1:1 is for --alpha auto"),
         (["--teacher-layers", "layer1"], "--teacher-layers layer1: --kd kd looks at logits alone; give a --kd"),

@@ -193,7 +193,9 @@ def test_what_is_neither_steps_nor_epochs_is_a_usage_error(text):
         cli, ["train", "x.beton", "--model", "resnet8", "--out", "run", f"--checkpoint-every={text}"]
     )
     assert outcome.exit_code == 2
-    assert "is neither a number of steps nor one of epochs, e.g. 10epochs" in " ".join(outcome.output.split())
+    assert "is not in the range of steps, 1 … 999999999, nor a number of epochs, e.g. 10epochs" in " ".join(
+        outcome.output.split()
+    )
 
 
 def test_a_gpus_random_numbers_are_kept_with_a_state(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from fastkd.data.beton.manifest import require_manifest
 from fastkd.data.beton.pages import PageWriter
 from fastkd.data.beton.part import require_rows
 from fastkd.data.beton.read import Beton, manifest_path, open_beton, read_manifest, write_manifest
+from fastkd.data.beton.row_index import require_row_index, row_index_path
 from fastkd.data.beton.workers import Item, encode_all, probe, require_room
 from fastkd.data.sources.files import shown, stamp_of
 from fastkd.data.sources.open import Source
@@ -41,7 +42,7 @@ def build_beton(
     log: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Writes a beton and its manifest; both appear whole or not at all. The beton of the same build stays as it is.
+    """Writes a beton, its manifest and its row index; they appear whole or not at all. The beton of the same build stays as it is.
 
     Killed or stopped after its first 256 MiB, the same build goes on where it was, or where a file of the source changed.
 
@@ -199,6 +200,7 @@ def _write(
     files = [name for name in inputs if os.path.exists(name)]
     with claim(path, inputs=files, log=log) as real, claim(manifest_path(real), inputs=files):
         require_manifest(manifest_path(real))
+        require_row_index(row_index_path(real))
         found = None if force else _find_beton(Path(path), real, job, stamps)
         if found is not None:
             log(f"{path}: this beton is there already, it is told again")
@@ -251,11 +253,13 @@ def _find_beton(path: Path, real: Path, job: str, stamps: Callable[[], np.ndarra
 
 
 def _put_in_place(writer: PageWriter, path: Path, names: list[str], **fields: Any) -> dict[str, Any]:
-    """Gives a beton and its manifest their names, the manifest first: a beton never stands beside that of another."""
+    """Gives a beton, its manifest and its row index their names, the beton last: a beton never stands beside that of another."""
     writer.finish()
     beton, entries = open_beton(writer.partial), writer.entries[: writer.num_samples]
     sync_file(writer.partial)
-    manifest_path(path).unlink(missing_ok=True)  # an older beton's: it would contradict the new file
+    for older in (manifest_path(path), row_index_path(path)):
+        older.unlink(missing_ok=True)  # it would contradict the new file
+    writer.rows.finish(beton)
     manifest = write_manifest(
         beton,
         path,

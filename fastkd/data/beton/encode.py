@@ -9,7 +9,7 @@ from fastkd.data.modes import MODE_JPG, MODE_RAW
 from fastkd.data.sources.jpeg import Jpeg, find_jpeg
 from fastkd.data.sources.open import Source
 from fastkd.data.sources.picture import MAX_PIXELS, decode, size_of
-from fastkd.data.views.pixels import OK, check_image, cut_view
+from fastkd.data.views.pixels import OK, check_image, cut_view, index_entry
 from fastkd.errors import OptionError, SourceError
 
 MODES = ("raw", "jpg", "keep")
@@ -47,7 +47,7 @@ class WriteOptions:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One image as the beton stores it: uint8 payload, its BLAKE2b-128 and its CRC-32."""
+    """One image as the beton stores it: uint8 payload, its BLAKE2b-128 and its CRC-32, its entry in the row index."""
 
     mode: int
     height: int
@@ -55,11 +55,12 @@ class Encoded:
     payload: np.ndarray
     digest: bytes
     crc32: int
+    rows: bytes
 
 
 def stored(mode: int, height: int, width: int, payload: np.ndarray) -> Encoded:
-    """A payload with its digests."""
-    return Encoded(mode, height, width, payload, *digests(payload))
+    """A payload with its digests and its entry in the row index."""
+    return Encoded(mode, height, width, payload, *digests(payload), index_entry(payload, mode, height, width))
 
 
 def default_mode(source: Source) -> tuple[str, str]:

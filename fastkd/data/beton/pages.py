@@ -24,6 +24,8 @@ import numpy as np
 from fastkd.data.beton.encode import Encoded
 from fastkd.data.beton.fields import SAMPLE_ID_FIELD
 from fastkd.data.beton.read import FIELD_BYTES, HEADER_BYTES
+from fastkd.data.beton.row_index import RowIndexWriter
+from fastkd.data.views.pixels import index_entry
 
 _COMMIT_BYTES = 256 * 2**20
 _MAGIC = b"fastkd journal 2\n"
@@ -103,8 +105,19 @@ class PageWriter:
         except OSError:
             self.close(keep=self.num_commits > 0)
             raise
+        self.rows = RowIndexWriter(path)
+        self._index_committed()
         self._file.seek(self.page_start)
         self._bypass_cache(True)
+
+    def _index_committed(self) -> None:
+        """The row index of what an earlier process wrote, made anew of the pages."""
+        if self.num_samples:
+            data = np.memmap(self.partial, np.uint8, "r")
+            for mode, width, height, ptr, size in self.entries[["mode", "width", "height", "ptr", "size"]][
+                : self.num_samples
+            ].tolist():
+                self.rows.add(index_entry(data[ptr : ptr + size], mode, height, width))
 
     def _bypass_cache(self, on: bool) -> None:
         """Whether what is written from now on goes past the page cache; nothing where that cannot be done."""
@@ -166,6 +179,7 @@ class PageWriter:
             image.digest,
             image.crc32,
         )
+        self.rows.add(image.rows)
         self._used += size
         self.num_samples += 1
 
@@ -237,6 +251,7 @@ class PageWriter:
         """Ends the writing; with `keep` what was committed stays, for the same job to go on from."""
         self._thread.shutdown()
         self._file.close()
+        self.rows.close()
         if not keep:
             self.partial.unlink(missing_ok=True)
             self.journal_path.unlink(missing_ok=True)

@@ -1,10 +1,12 @@
-"""Reading a whole beton and checking all of it: every payload against the manifest, every image by decoding it."""
+"""Reading a whole beton and checking all of it: every payload against the manifest, every image by
+decoding it, every entry of the row index by making it again."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from fastkd.data.beton.read import Beton, beton_fingerprint, check_labels, payload_digests, read_manifest
+from fastkd.data.beton.row_index import damaged_entries, row_index_path
 from fastkd.data.views.decode import check_images
 from fastkd.data.views.pixels import OK, REASONS
 from fastkd.errors import FormatError
@@ -20,7 +22,7 @@ def verify_beton(beton: Beton, progress: Callable[[int, int], None] = lambda don
         One line for each problem; of damaged samples the first twenty, then their number.
 
     Raises:
-        FormatError, MismatchError: a manifest that is damaged or another beton's; a file that becomes shorter meanwhile.
+        FormatError, MismatchError: a manifest or a row index that is damaged or another beton's; a file that becomes shorter meanwhile.
     """
     manifest = read_manifest(beton, columns=True)
     problems = []
@@ -46,6 +48,12 @@ def verify_beton(beton: Beton, progress: Callable[[int, int], None] = lambda don
         problems.append(f"sample {sample_id}: {reason}{name}")
     if len(bad) > _LISTED:
         problems.append(f"{len(bad)} damaged samples in all")
+    entries = damaged_entries(beton)
+    if entries:
+        problems.append(
+            f"{row_index_path(beton.path).name}: {len(entries)} entries are not those of their images, that of sample {entries[0]} "
+            f"first; `fastkd verify --write-manifest {beton.path}` makes it again"
+        )
     return problems
 
 

@@ -13,10 +13,10 @@ import numba.typed
 import numpy as np
 import torch
 
-from fastkd.data.views import pixels
-from fastkd.data.views.draw import CENTER, CROP_FLIP, PAD, Views, center_view, crop_flip_view, rrc_view
+from fastkd.data.views import draw, pixels
+from fastkd.data.views.draw import Views, center_view, center_window, crop_flip_view, rrc_view
 from fastkd.data.views.mix import blend
-from fastkd.data.views.pixels import OK, check_image, cut_padded_view, cut_view
+from fastkd.data.views.pixels import OK, RowIndex, check_image, cut_indexed_view, cut_padded_view, cut_window
 from fastkd.intrinsics import njit, prefetch
 
 _num_threads, _typed_dict = torch.get_num_threads(), numba.typed.Dict
@@ -97,6 +97,7 @@ def _decode_view(
     images: np.ndarray,
     data: np.ndarray,
     sizes: np.ndarray,
+    rows: RowIndex,
     out: np.ndarray,
 ) -> int:
     """Cuts one view of a sample into `out`, uint8 (size, size, 3); returns OK, or what it fails of."""
@@ -104,14 +105,21 @@ def _decode_view(
     height, width = np.int64(image["height"]), np.int64(image["width"])
     start = np.int64(image["data_ptr"])
     payload = data[start : start + sizes[sample_id]]
-    if code == CROP_FLIP:
+    if code == draw.CROP_FLIP:
         top, left, flip = crop_flip_view(sample_id, aug_seed)
-        return cut_padded_view(payload, image["mode"], height, width, top - PAD, left - PAD, flip, out)
-    if code == CENTER:
+        return cut_padded_view(payload, image["mode"], height, width, top - draw.PAD, left - draw.PAD, flip, out)
+    index, starts = rows
+    begin = np.int64(min(starts[sample_id], np.uint64(len(index))))
+    entry = index[begin:] if begin > 0 else index[:0]
+    if code == draw.CENTER_CROP:
+        resized_height, resized_width, top, left = center_window(height, width, size, crop_ratio)
+        return cut_window(payload, image["mode"], height, width, resized_height, resized_width, top, left, out, entry)
+    if code == draw.CENTER_BOX:
         top, left, h, w = center_view(height, width, size, crop_ratio)
-        return cut_view(payload, image["mode"], height, width, top, left, h, w, 0, out)
-    top, left, h, w, flip = rrc_view(sample_id, aug_seed, height, width)
-    return cut_view(payload, image["mode"], height, width, top, left, h, w, flip, out)
+        flip = 0
+    else:
+        top, left, h, w, flip = rrc_view(sample_id, aug_seed, height, width)
+    return cut_indexed_view(payload, image["mode"], height, width, top, left, h, w, flip, out, entry)
 
 
 @njit(cache=True, nogil=True)
@@ -125,13 +133,14 @@ def _decode_views(
     images: np.ndarray,
     data: np.ndarray,
     sizes: np.ndarray,
+    rows: RowIndex,
     status: np.ndarray,
     mixing: None,
     out: np.ndarray,
 ) -> None:
     """Cuts one view of each sample into `out`, uint8 (B, size, size, 3); what fails is noted in `status`, int32 (B,)."""
     for b in range(len(ids)):
-        found = _decode_view(code, size, crop_ratio, ids[b], aug_seed, images, data, sizes, out[b])
+        found = _decode_view(code, size, crop_ratio, ids[b], aug_seed, images, data, sizes, rows, out[b])
         if found != OK:
             status[b] = found
 
@@ -147,6 +156,7 @@ def _decode_mixed_views(
     images: np.ndarray,
     data: np.ndarray,
     sizes: np.ndarray,
+    rows: RowIndex,
     status: np.ndarray,
     mixing: tuple[np.ndarray, np.ndarray],
     out: np.ndarray,
@@ -155,9 +165,9 @@ def _decode_mixed_views(
     partners, regions = mixing
     other = np.empty((size, size, 3), np.uint8)
     for b in range(len(ids)):
-        found = _decode_view(code, size, crop_ratio, ids[b], aug_seed, images, data, sizes, out[b])
+        found = _decode_view(code, size, crop_ratio, ids[b], aug_seed, images, data, sizes, rows, out[b])
         if found == OK:
-            found = _decode_view(code, size, crop_ratio, partners[b], aug_seed, images, data, sizes, other)
+            found = _decode_view(code, size, crop_ratio, partners[b], aug_seed, images, data, sizes, rows, other)
             if found != OK:
                 found += OF_PARTNER
         if found == OK:
@@ -187,7 +197,7 @@ class Column:
 class ViewDecoder(Operation):
     """Decoder of an RGB image field: one seeded view of each sample of the batch, and its rows of the columns.
 
-    All numbers come with each batch, in `storage_state`: (file, sizes, aug_seed, status, `view_numbers`, columns, mixing),
+    All numbers come with each batch, in `storage_state`: (file, sizes, row index, aug_seed, status, `view_numbers`, columns, mixing),
     so that what is compiled for one loader serves all whose views are mixed, or not, and whose columns unpack alike.
     Views and rows come out of one operation, since calling a compiled one takes as long as decoding the rows of a whole
     batch.
@@ -209,7 +219,7 @@ class ViewDecoder(Operation):
         unpack, unpack_more = [*self.unpacks, *spare][:2]
 
         def decode(ids, out, images, state):  # type: ignore[no-untyped-def]
-            data, sizes, aug_seed, status, (code, mix, size, crop_ratio), columns, mixing = state
+            data, sizes, rows, aug_seed, status, (code, mix, size, crop_ratio), columns, mixing = state
             # Numba leaves out what a constant excludes before it looks at types: without columns it sees None alone.
             if has_rows:
                 records, num_rows, row_bytes, salt = columns[1]
@@ -221,7 +231,7 @@ class ViewDecoder(Operation):
                 more_records, _, _, more_salt = columns[2]
                 unpack_more(more_records, numbers, more_salt, out[2], good)
                 _note_bad(good, status)
-            decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, status, mixing, out[0])
+            decode_views(code, mix, size, crop_ratio, ids, aug_seed, images, data, sizes, rows, status, mixing, out[0])
             return out
 
         return decode

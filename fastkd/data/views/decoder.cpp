@@ -1,81 +1,42 @@
-// One view of one stored image: region decode by libjpeg-turbo, resize by resize.cpp, a row at a time.
+// One view of one stored image: region decode, by fastkd itself or by libjpeg-turbo, resize by resize.cpp, a row at a time.
 //
-// A JPEG is entropy-decoded down to the last row of the box; the inverse DCT (the accurate integer one), upsampling
-// ("fancy") and colour conversion run only for the box and one more pixel to both sides, which the upsampling looks at:
-// the pixels of the box are those of a whole decode. Errors of libjpeg, and its warnings too, end the call. A thread has
-// one scratch memory, which goes with it; an image has a decompressor of its own.
+// libjpeg reads the header. A JPEG of the regular kind (frame.h) is then decoded by the code in jpeg/, from the first row of the
+// box where a row index says where that begins. All others, and those whose scan is not sound, are libjpeg's: entropy-decoded
+// down to the last row of the box; the inverse DCT (the accurate integer one), upsampling ("fancy") and colour conversion run
+// only for the box and one more pixel to both sides, which the upsampling looks at. Both give the pixels of a whole decode.
+// Errors of libjpeg, and its warnings too, end the call. A thread has one scratch memory, which goes with it; an image has a
+// decompressor of its own.
 #include <algorithm>
 #include <csetjmp>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
-#if !__has_include(<jpeglib.h>)
-#error "fastkd needs libjpeg-turbo's headers: apt install libjpeg-dev, or conda install -c conda-forge libjpeg-turbo"
-#endif
-// In this order: jerror.h needs jpeglib.h, which needs cstdio.
-#include <jpeglib.h>
-#include <jerror.h>
-
+#include "jpeg/libjpeg.h"
+#include "jpeg/row_index.h"
+#include "jpeg/rows.h"
 #include "passes.h"
-
-#if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 2000000
-#error "fastkd needs libjpeg-turbo 2.0 or newer: another libjpeg cannot decode a part of an image"
-#endif
 
 namespace fastkd {
 namespace {
 
-enum Status : int32_t { kBadCall = -1, kOk = 0, kBadJpeg = 1, kWrongSize = 2, kNoMemory = 3 };
-
-constexpr int kMostScans = 100;   // of a progressive JPEG; encoders write about ten, a bomb thousands
 constexpr int kMostSide = 65'535; // of any image
+#ifdef FASTKD_LIBJPEG // all images libjpeg's way: the same pixels, to compare with
+constexpr bool kDecodesItself = false;
+#else
+constexpr bool kDecodesItself = true;
+#endif
 constexpr int kUnaligned = 8;     // libjpeg-turbo writes aligned rows past the caches, and they are needed at once
 
-struct Decoder {
-    jpeg_decompress_struct info = {};
-    jpeg_error_mgr errors = {};
-    jpeg_progress_mgr progress = {};
-    std::jmp_buf escape;
-    Status status = kOk;
-    bool created = false;
-    uint8_t* scratch = nullptr;
-    size_t scratch_bytes = 0;
-
-    // Ends a decompressor with its image: one that goes on keeps its tables, and an image without tables would be decoded
-    // with those of the image before.
-    void close() {
-        if (created) jpeg_destroy_decompress(&info);
-        created = false;
-    }
-
-    ~Decoder() {
-        close();
-        std::free(scratch);
-    }
-};
-
-[[noreturn]] void leave(Decoder& decoder, Status status) {
-    decoder.status = status;
-    std::longjmp(decoder.escape, 1);
-}
-
-Decoder& decoder_of(j_common_ptr info) { return *static_cast<Decoder*>(info->client_data); }
-
-void on_error(j_common_ptr info) {
-    leave(decoder_of(info), info->err->msg_code == JERR_OUT_OF_MEMORY ? kNoMemory : kBadJpeg);
-}
-
-void on_message(j_common_ptr info, int level) {
-    if (level < 0) leave(decoder_of(info), kBadJpeg);
-}
-
-void on_progress(j_common_ptr info) {
-    if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMostScans) leave(decoder_of(info), kBadJpeg);
-}
-
 thread_local Decoder decoder_of_thread;
+
+// The bytes of an image, and of its entry in a row index; none where `entry_size` is 0.
+struct Stored {
+    const uint8_t* data;
+    uint64_t size;
+    const uint8_t* entry;
+    uint64_t entry_size;
+};
 
 // Runs `work(decoder)` with a place for libjpeg's errors to jump to. Nothing on the way may need a destructor.
 template <typename Work>
@@ -103,6 +64,7 @@ void lay_out(Decoder& decoder, const Place& place) {
     Pieces counted = {0};
     place(counted);
     reserve(decoder, counted.used);
+    FASTKD_ALLOW(decoder.scratch, decoder.scratch_bytes);
     Pieces pieces = {reinterpret_cast<uintptr_t>(decoder.scratch)};
     place(pieces);
 }
@@ -158,7 +120,7 @@ void copy_flipped(const uint8_t* from, int width, uint8_t* to) {
 
 Status view_of_raw(Decoder& decoder, const uint8_t* data, int width, const Box& box, const Target& target) {
     StoredRows source = {data + 3 * (static_cast<int64_t>(box.top) * width + box.left), 3 * static_cast<int64_t>(width)};
-    if (box.height == target.height && box.width == target.width) { // the weights would be 2^14 at one place
+    if (is_plain(target) && box.height == target.height && box.width == target.width) { // the weights would be 2^14 at one place
         for (int y = 0; y < box.height; y++) {
             if (target.flip) copy_flipped(source.row(y), box.width, target.pixels + y * target.stride);
             else std::memcpy(target.pixels + y * target.stride, source.row(y), 3 * static_cast<size_t>(box.width));
@@ -171,48 +133,44 @@ Status view_of_raw(Decoder& decoder, const uint8_t* data, int width, const Box& 
     return kOk;
 }
 
-// Reads the header, refuses what cannot be a whole image of this size, and starts to decompress.
-void start(Decoder& decoder, const uint8_t* data, uint64_t size, int height, int width) {
-    jpeg_decompress_struct& info = decoder.info;
-    info.err = jpeg_std_error(&decoder.errors);
-    decoder.errors.error_exit = on_error;
-    decoder.errors.emit_message = on_message;
-    info.client_data = &decoder;
-    jpeg_create_decompress(&info);
-    decoder.created = true;
-    decoder.progress.progress_monitor = on_progress;
-    info.progress = &decoder.progress;
-    jpeg_mem_src(&info, const_cast<uint8_t*>(data), static_cast<unsigned long>(size));
-    jpeg_read_header(&info, TRUE);
-    if (info.image_height != static_cast<JDIMENSION>(height) || info.image_width != static_cast<JDIMENSION>(width))
-        leave(decoder, kWrongSize);
-    // A block takes a bit at least, so that a short file cannot claim an image that takes minutes. Arithmetic coding,
-    // which nobody uses, has no such bound, and reads zeros behind the end of the data without a warning.
-    const uint64_t columns = (width + 8 * info.max_h_samp_factor - 1) / (8 * info.max_h_samp_factor);
-    const uint64_t rows = (height + 8 * info.max_v_samp_factor - 1) / (8 * info.max_v_samp_factor);
-    if (info.arith_code || columns * rows > 8 * size) leave(decoder, kBadJpeg);
-    switch (info.jpeg_color_space) {
-    case JCS_GRAYSCALE:
-    case JCS_RGB:
-    case JCS_YCbCr: info.out_color_space = JCS_RGB; break;
-    case JCS_CMYK:
-    case JCS_YCCK: info.out_color_space = JCS_CMYK; break;
-    default: leave(decoder, kBadJpeg);
-    }
-    info.dct_method = JDCT_ISLOW;
-    info.do_fancy_upsampling = TRUE;
-    info.do_block_smoothing = FALSE;
-    jpeg_start_decompress(&info);
+// The view of a JPEG that fastkd decodes itself, with the entry of its row index or without. False where that is not done, or not
+// to its end: `target` is then in part written, and what there is to say of the image libjpeg says.
+bool view_of_baseline(Decoder& decoder, const Stored& stored, const Box& box, const Target& target) {
+    Frame frame;
+    if (!kDecodesItself || !find_frame(decoder, frame)) return false;
+    Passes passes;
+    BaselineRows source = {};
+    lay_out(decoder, [&](Pieces& pieces) {
+        passes.place(pieces, box, target);
+        source.place(pieces, frame, box, std::min(passes.vertical.taps, box.height));
+    });
+    source.data = stored.data;
+    source.index = open_row_index(frame, stored.entry, stored.entry_size, stored.data, stored.size);
+    source.begin();
+    if (source.is_sound) passes.run(source, target);
+    source.finish();
+    return source.is_sound;
+}
+
+void start(Decoder& decoder) {
+    decoder.info.dct_method = JDCT_ISLOW;
+    decoder.info.do_fancy_upsampling = TRUE;
+    decoder.info.do_block_smoothing = FALSE;
+    jpeg_start_decompress(&decoder.info);
 }
 
 void skip_rows(Decoder& decoder, int count) {
     if (count && jpeg_skip_scanlines(&decoder.info, count) != static_cast<JDIMENSION>(count)) leave(decoder, kBadJpeg);
 }
 
-Status view_of_jpeg(
-    Decoder& decoder, const uint8_t* data, uint64_t size, int height, int width, const Box& box, const Target& target) {
+Status view_of_jpeg(Decoder& decoder, const Stored& stored, int height, int width, const Box& box, const Target& target) {
     j_decompress_ptr info = &decoder.info;
-    start(decoder, data, size, height, width);
+    read_header(decoder, stored.data, stored.size, height, width);
+    if (view_of_baseline(decoder, stored, box, target)) {
+        decoder.close();
+        return kOk;
+    }
+    start(decoder);
     // Of a strip with less than two columns of chroma libjpeg-turbo upsamples otherwise, so none is narrower than a block.
     const int right = std::min(width, std::max(box.left + box.width + 1, 8 * info->max_h_samp_factor));
     JDIMENSION left = std::max(0, std::min(box.left - 1, right - 8 * info->max_h_samp_factor));
@@ -241,19 +199,20 @@ Status view_of_jpeg(
 extern "C" {
 
 // Raised whenever a function below changes what it takes or gives.
-int32_t fastkd_decoder_version() { return 1; }
+int32_t fastkd_decoder_version() { return 4; }
 
 // One view of a stored image, into `out`.
 //
 // data, size: the stored bytes: a JPEG, or 3·height·width bytes of RGB where `raw` is set.
 // height, width: of the stored image, as the beton's table says. top … box_width: the box, inside the image.
 // flip: mirror the view left to right. out: out_height rows of out_width RGB pixels, `stride` bytes apart.
+// entry: `entry_size` bytes at which the image's entry in a row index (row_index.h) begins; other bytes, or none, cost time alone.
 // Returns 0; 1 where the JPEG does not decode, 2 where it (or the raw data) has another size, 3 where memory is short,
 // -1 for a box outside the image or a size outside 1 … 65535. `out` is then in part written.
-int32_t fastkd_view(
+int32_t fastkd_indexed_view(
     const uint8_t* data, uint64_t size, int32_t raw, int32_t height, int32_t width, int32_t top, int32_t left,
     int32_t box_height, int32_t box_width, int32_t flip, uint8_t* out, int64_t stride, int32_t out_height,
-    int32_t out_width) {
+    int32_t out_width, const uint8_t* entry, uint64_t entry_size) {
     using namespace fastkd;
     for (int32_t side : {height, width, box_height, box_width, out_height, out_width})
         if (side < 1 || side > kMostSide) return kBadCall;
@@ -263,17 +222,59 @@ int32_t fastkd_view(
     if (raw && size != 3 * static_cast<uint64_t>(height) * width) return kWrongSize;
     return guarded([&](Decoder& decoder) {
         return raw ? view_of_raw(decoder, data, width, box, target)
-                   : view_of_jpeg(decoder, data, size, height, width, box, target);
+                   : view_of_jpeg(decoder, {data, size, entry, entry_size}, height, width, box, target);
     });
+}
+
+// The same of a part of the whole image resized, out_height × out_width pixels from (top, left) on; -1 also for a part beyond it.
+int32_t fastkd_window(
+    const uint8_t* data, uint64_t size, int32_t raw, int32_t height, int32_t width, int64_t resized_height,
+    int64_t resized_width, int64_t top, int64_t left, uint8_t* out, int64_t stride, int32_t out_height, int32_t out_width,
+    const uint8_t* entry, uint64_t entry_size) {
+    using namespace fastkd;
+    for (int32_t side : {height, width, out_height, out_width}) if (side < 1 || side > kMostSide) return kBadCall;
+    if (top < 0 || left < 0 || top > resized_height - out_height || left > resized_width - out_width) return kBadCall;
+    const Target target = {out, stride, out_height, out_width, false, {resized_height, resized_width, top, left, height, width}};
+    if (raw && size != 3 * static_cast<uint64_t>(height) * width) return kWrongSize;
+    return guarded([&](Decoder& decoder) {
+        return raw ? view_of_raw(decoder, data, width, sources_of(target), target)
+                   : view_of_jpeg(decoder, {data, size, entry, entry_size}, height, width, sources_of(target), target);
+    });
+}
+
+// A view as the first, without a row index.
+int32_t fastkd_view(
+    const uint8_t* data, uint64_t size, int32_t raw, int32_t height, int32_t width, int32_t top, int32_t left,
+    int32_t box_height, int32_t box_width, int32_t flip, uint8_t* out, int64_t stride, int32_t out_height,
+    int32_t out_width) {
+    return fastkd_indexed_view(
+        data, size, raw, height, width, top, left, box_height, box_width, flip, out, stride, out_height, out_width, nullptr, 0);
+}
+
+// Makes the entry of a JPEG in a row index, at most `room` bytes: its size, or 0 where the image has none.
+int64_t fastkd_index_rows(
+    const uint8_t* data, uint64_t size, int32_t height, int32_t width, uint8_t* entry, int64_t room) {
+    using namespace fastkd;
+    int64_t entry_size = 0;
+    const Status status = guarded([&](Decoder& decoder) {
+        read_header(decoder, data, size, height, width);
+        Frame frame;
+        if (find_frame(decoder, frame)) entry_size = make_row_index(frame, data, size, entry, room);
+        decoder.close();
+        return kOk;
+    });
+    return status == kOk ? entry_size : 0;
 }
 
 // Decodes a whole JPEG to its last byte and says, as above, whether every view of it can be had.
 int32_t fastkd_check_jpeg(const uint8_t* data, uint64_t size, int32_t height, int32_t width) {
     using namespace fastkd;
     return guarded([&](Decoder& decoder) {
-        start(decoder, data, size, height, width);
+        read_header(decoder, data, size, height, width);
+        start(decoder);
         skip_rows(decoder, height - 1);
         reserve(decoder, 4 * static_cast<size_t>(width)); // CMYK at most
+        FASTKD_ALLOW(decoder.scratch, decoder.scratch_bytes);
         JSAMPROW row = decoder.scratch;
         jpeg_read_scanlines(&decoder.info, &row, 1);
         jpeg_finish_decompress(&decoder.info);

@@ -18,11 +18,13 @@ from fastkd.errors import OptionError
 from fastkd.hashing import draw_below, draw_unit
 from fastkd.intrinsics import njit
 
-CROP_FLIP, RRC, CENTER = 0, 1, 2
-KINDS = {"crop-flip": CROP_FLIP, "rrc": RRC, "center": CENTER}
-VIEW_VERSION = 1
-"""Raised whenever the same (sample_id, aug_seed) would give another box or flip."""
+CROP_FLIP, RRC, CENTER_BOX, CENTER_CROP = range(4)
+KINDS = {"crop-flip": (CROP_FLIP,), "rrc": (RRC,), "center": (CENTER_BOX, CENTER_CROP)}
+"""What the compiled decoder calls each version of a kind, 1 first. A kind gets another version whenever the same (sample_id,
+aug_seed) would give another box, flip or resize; those of before stay, for the stores and runs that were made with them."""
 
+MOST_RESIZED = 65_535
+"""Pixels of the shorter side of an image that `center` resizes."""
 PAD = 4
 NUM_OFFSETS = (2 * PAD + 1) ** 2
 NUM_CROP_FLIP_VIEWS = 2 * NUM_OFFSETS
@@ -44,6 +46,7 @@ class Views:
     crop_ratio: `center` only: side of the crop over the image's shorter side. An image that already has the output
         size is taken whole.
     mix: mixes each view with that of another kept sample; None for views as they are.
+    version: of the kind's definition; None for the newest.
     """
 
     kind: str
@@ -51,6 +54,7 @@ class Views:
     num_seeds: int = 1
     crop_ratio: float = 0.875
     mix: Mix | None = None
+    version: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str) or self.kind not in KINDS:
@@ -59,7 +63,12 @@ class Views:
         mix = Mix(self.mix) if isinstance(self.mix, str) else self.mix
         if not isinstance(mix, Mix | None):
             raise OptionError(f"mix is {mix!r}, expected a Mix or its kind")
+        newest = len(KINDS[self.kind])
+        version = (
+            newest if self.version is None else as_whole(self.version, f"the version of views {self.kind}", 1, newest)
+        )
         of_python = {
+            "version": version,
             "size": size,
             "num_seeds": num_seeds,
             "crop_ratio": as_number(self.crop_ratio, "crop_ratio"),
@@ -74,11 +83,15 @@ class Views:
             )
         if not 0 < self.crop_ratio <= 1:
             raise OptionError(f"crop ratio {self.crop_ratio}, expected 0 < ratio <= 1")
+        if self.code == CENTER_CROP and self.size > MOST_RESIZED * self.crop_ratio:
+            raise OptionError(
+                f"crop ratio {self.crop_ratio} of {self.size} pixels: images would be resized to more than {MOST_RESIZED:,}"
+            )
 
     @property
     def code(self) -> int:
-        """The kind as the integer that the compiled decoder takes."""
-        return KINDS[self.kind]
+        """The kind and its version as the integer that the compiled decoder takes."""
+        return KINDS[self.kind][(self.version or 1) - 1]
 
     def identity(self) -> dict[str, Any]:
         """What decides a view, num_seeds and the set of kept samples aside; part of a store's identity."""
@@ -89,7 +102,7 @@ class Views:
         extra = own.get(self.kind, {"crop_ratio": self.crop_ratio})
         if self.mix is not None:
             extra = extra | {"mix": self.mix.identity()}
-        return {"kind": self.kind, "size": self.size, "version": VIEW_VERSION, **extra}
+        return {"kind": self.kind, "size": self.size, "version": self.version, **extra}
 
 
 @njit(cache=True, nogil=True)
@@ -158,6 +171,25 @@ def center_view(height: int, width: int, size: int, crop_ratio: float) -> tuple[
 
 
 @njit(cache=True, nogil=True)
+def center_window(height: int, width: int, size: int, crop_ratio: float) -> tuple[int, int, int, int]:
+    """What torchvision's Resize and CenterCrop do: the sides of the whole image resized, and (top, left) of the crop in it.
+
+    The shorter side becomes size / crop_ratio, rounded down as in timm (224 / 0.875 = 256), the longer one is rounded down,
+    the crop's offsets to the nearest even. An image that already has the output size is taken whole.
+    """
+    if height == size and width == size:
+        return height, width, 0, 0
+    short = max(size, math.floor(size / crop_ratio * (1 + 1e-12)))  # 224 / (224 / 232) is to be 232
+    resized_height, resized_width = (
+        (short, short * width // height) if height <= width else (short * height // width, short)
+    )
+    top, left = (resized_height - size) // 2, (resized_width - size) // 2
+    top += ((resized_height - size) % 2) * (top % 2)
+    left += ((resized_width - size) % 2) * (left % 2)
+    return resized_height, resized_width, top, left
+
+
+@njit(cache=True, nogil=True)
 def _boxes(
     code: int,
     size: int,
@@ -174,6 +206,9 @@ def _boxes(
             out[i] = (top, left, heights[i], widths[i], flip)
         elif code == RRC:
             out[i] = rrc_view(sample_ids[i], aug_seed, heights[i], widths[i])
+        elif code == CENTER_CROP:
+            _, _, top, left = center_window(heights[i], widths[i], size, crop_ratio)
+            out[i] = (top, left, size, size, 0)
         else:
             out[i, :4] = center_view(heights[i], widths[i], size, crop_ratio)
     return out
@@ -187,7 +222,7 @@ def boxes(views: Views, sample_ids: np.ndarray, aug_seed: int, heights: np.ndarr
 
     Returns:
         int64 (n, 5): top, left, height, width, flip. In pixels of the stored image; for `crop-flip` in pixels of the
-        image padded by 4. Divided by the image's height and width the box holds at any output size.
+        image padded by 4, for `center` from version 2 on of the image resized (see `center_window`). Divided by the image's height and width the box holds at any output size.
 
     Raises:
         OptionError: an aug_seed that the family does not have.

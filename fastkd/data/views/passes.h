@@ -7,10 +7,28 @@
 
 #include "resize.h"
 
+#ifdef __SANITIZE_ADDRESS__ // tells where a piece of memory ends, which is within one allocation
+#include <sanitizer/asan_interface.h>
+#define FASTKD_FORBID(from, bytes) ASAN_POISON_MEMORY_REGION(from, bytes)
+#define FASTKD_ALLOW(from, bytes) ASAN_UNPOISON_MEMORY_REGION(from, bytes)
+constexpr int kFence = 64;
+#else
+#define FASTKD_FORBID(from, bytes)
+#define FASTKD_ALLOW(from, bytes)
+constexpr int kFence = 0;
+#endif
+
 namespace fastkd {
 
 struct Box {
     int top, left, height, width;
+};
+
+// A part of the whole image resized; none, of which the height is 0, where it is the box that is resized.
+struct Window {
+    int64_t height, width; // of the whole image after resizing
+    int64_t top, left;     // of the part in it
+    int image_height, image_width;
 };
 
 struct Target {
@@ -18,7 +36,23 @@ struct Target {
     int64_t stride; // bytes from row to row
     int height, width;
     bool flip;
+    Window window = {};
 };
+
+// Whether a target is not resized, or by the ratio of its box alone.
+inline bool is_plain(const Target& target) {
+    const Window& whole = target.window;
+    return !whole.height || (whole.height == whole.image_height && whole.width == whole.image_width);
+}
+
+// The pixels of the image that a window is made of.
+inline Box sources_of(const Target& target) {
+    const Window& whole = target.window;
+    int top, left, bottom, right;
+    find_sources(whole.image_height, whole.height, whole.top, target.height, top, bottom);
+    find_sources(whole.image_width, whole.width, whole.left, target.width, left, right);
+    return {top, left, bottom - top, right - left};
+}
 
 // Scratch memory of a call, handed out piece by piece.
 struct Pieces {
@@ -28,7 +62,8 @@ struct Pieces {
     template <typename T>
     T* take(size_t count) {
         T* piece = reinterpret_cast<T*>(base + used);
-        used += (count * sizeof(T) + 63) / 64 * 64;
+        used += (count * sizeof(T) + 63) / 64 * 64 + kFence;
+        if (base && kFence) FASTKD_FORBID(piece + count, base + used - reinterpret_cast<uintptr_t>(piece + count));
         return piece;
     }
 };
@@ -40,18 +75,26 @@ struct Passes {
     int16_t* blended[2];
 
     void place(Pieces& pieces, const Box& box, const Target& target) {
-        vertical = place_axis(pieces, box.height, target.height);
-        horizontal = place_axis(pieces, box.width, target.width);
+        const Window& whole = target.window;
+        if (whole.height) {
+            vertical = place_axis(pieces, box.height, target.height, whole.image_height, whole.height, whole.top, box.top);
+            horizontal = place_axis(pieces, box.width, target.width, whole.image_width, whole.width, whole.left, box.left);
+        } else {
+            vertical = place_axis(pieces, box.height, target.height, box.height, target.height, 0, 0);
+            horizontal = place_axis(pieces, box.width, target.width, box.width, target.width, 0, 0);
+        }
         rows = pieces.take<const uint8_t*>(vertical.taps);
         for (int16_t*& row : blended) row = pieces.take<int16_t>(width());
     }
 
     int width() const { return 3 * std::max(horizontal.length, horizontal.taps) + kSlack; }
 
-    static Axis place_axis(Pieces& pieces, int length, int out) {
-        const int taps = count_taps(length, out), places = (out + 3) / 4 * 4;
+    static Axis place_axis(
+        Pieces& pieces, int length, int out, int64_t whole_length, int64_t whole_out, int64_t from, int64_t start) {
+        const int taps = count_taps(whole_length, whole_out), places = (out + 3) / 4 * 4;
         int* first = pieces.take<int>(places);
-        return {length, out, taps, first, pieces.take<int16_t>(static_cast<size_t>(places) * taps)};
+        int16_t* weights = pieces.take<int16_t>(static_cast<size_t>(places) * taps);
+        return {length, out, taps, first, weights, whole_length, whole_out, from, start};
     }
 
     template <typename Rows>

@@ -129,16 +129,23 @@ FASTKD_AVX2 void blend_columns_avx2(const int16_t* const source[2], const Axis& 
 
 } // namespace
 
-int count_taps(int length, int out) {
-    const int64_t reach = 2 * static_cast<int64_t>(std::max(length, out));
+int count_taps(int64_t length, int64_t out) {
+    const int64_t reach = 2 * std::max(length, out);
     return static_cast<int>((((reach + out - 1) / out) + 1) / 2 * 2);
 }
 
+void find_sources(int64_t length, int64_t out, int64_t from, int64_t count, int& first, int& end) {
+    const int64_t reach = 2 * std::max(length, out);
+    const int64_t before = (2 * from + 1) * length - reach - out, after = (2 * (from + count) - 1) * length + reach - out;
+    first = before < 0 ? 0 : static_cast<int>(before / (2 * out) + 1);
+    end = static_cast<int>(std::min(length, (after + 2 * out - 1) / (2 * out)));
+}
+
 void fill_axis(const Axis& axis, bool flip) {
-    const int64_t length = axis.length, out = axis.out, reach = 2 * std::max(length, out);
+    const int64_t length = axis.whole_length, out = axis.whole_out, reach = 2 * std::max(length, out);
     int64_t begin = 0;
-    for (int64_t i = 0; i < out; i++) {
-        const int64_t centre = (2 * i + 1) * length;
+    for (int64_t i = 0; i < axis.out; i++) {
+        const int64_t centre = (2 * (axis.from + i) + 1) * length;
         while ((2 * begin + 1) * out <= centre - reach) begin++;
         const auto triangle = [&](int64_t x) {
             const int64_t distance = (2 * x + 1) * out - centre;
@@ -148,20 +155,20 @@ void fill_axis(const Axis& axis, bool flip) {
         int64_t end = begin;
         for (int64_t w; end < length && (w = triangle(end)) > 0; end++) total += w;
         const uint64_t inverse = (uint64_t{1} << 62) / total;
-        const int64_t place = flip ? out - 1 - i : i;
-        const int64_t first = std::min(begin, std::max<int64_t>(0, length - axis.taps));
+        const int64_t place = flip ? axis.out - 1 - i : i;
+        const int64_t first = std::min(begin - axis.start, std::max<int64_t>(0, axis.length - axis.taps));
         int16_t* weights = axis.weights + place * axis.taps;
         std::fill(weights, weights + axis.taps, int16_t{0});
         uint64_t sum = 0, before = 0;
         for (int64_t x = begin; x < end; x++) {
             sum += triangle(x);
             const uint64_t rounded = (sum * inverse + (uint64_t{1} << 47)) >> 48;
-            weights[x - first] = static_cast<int16_t>(rounded - before);
+            weights[x - axis.start - first] = static_cast<int16_t>(rounded - before);
             before = rounded;
         }
         axis.first[place] = static_cast<int>(first);
     }
-    for (int64_t i = out; i % 4; i++) {
+    for (int64_t i = axis.out; i % 4; i++) {
         axis.first[i] = 0;
         std::fill(axis.weights + i * axis.taps, axis.weights + (i + 1) * axis.taps, int16_t{0});
     }

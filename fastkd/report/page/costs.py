@@ -42,9 +42,9 @@ def costs_of(groups: Sequence[Group]) -> Costs:
             rows[store] = max(rows[store], group.num_kept * views)
             if store not in row_bytes:
                 row_bytes[store] = _row_bytes(Path(run["path"]), group.facts.get("logits.codec"))
-    sizes = [None if row_bytes[store] is None else count * row_bytes[store] for store, count in rows.items()]
-    known = [size for size in sizes if size is not None]
-    return Costs(seconds, live, taken + sum(rows.values()), sum(known) if len(known) == len(sizes) else None, len(rows))
+    sizes = [count * size for store, count in rows.items() if (size := row_bytes[store]) is not None]
+    size = sum(sizes) if len(sizes) == len(rows) else None
+    return Costs(seconds, live, taken + sum(rows.values()), size, len(rows))
 
 
 def _row_bytes(run: Path, codec: object) -> int | None:

@@ -34,7 +34,7 @@ _WORDS = {
     "num-seeds": "numbers of views K",
     "codec": "codecs",
 }
-_MOST_TOLD = 6
+_MOST_TOLD = 4
 
 
 class Difference(NamedTuple):
@@ -49,7 +49,8 @@ class Difference(NamedTuple):
         return self.error is not None and abs(self.points) > 2 * self.error
 
     def __str__(self) -> str:
-        return f"{self.points:+.2f}" + (" (one run)" if self.error is None else f" ± {self.error:.2f}")
+        points = f"{self.points:+.2f}".replace("-", "−")
+        return points + (" (of one run)" if self.error is None else f" ± {self.error:.2f}")
 
 
 def difference(one: Group, other: Group) -> Difference:
@@ -101,19 +102,25 @@ def _distillation(groups: Sequence[Group]) -> list[str]:
 
 def _best(groups: Sequence[Group], name: str) -> list[str]:
     """Which value of a name is best where nothing else differs."""
-    sets: dict[str, list[Group]] = defaultdict(list)
+    settings: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         if value_of(group.facts, name) is not None and not (name in ("kd", "alpha") and group.source == "labels"):
-            sets[_others(group.facts, name)].append(group)
-    told = []
-    for members in sets.values():
-        first, *others = sorted(members, key=lambda group: -group.top1_mean)
-        if others:
-            best, next_best = (text_of(value_of(group.facts, name)) for group in (first, others[0]))
-            ahead = difference(first, others[0])
-            where = _where(first, groups, without=name)
-            told.append(f"{best} ({where}: {ahead} over {next_best}{'' if ahead.is_clear else ', not clear'})")
-    return [f"Of the {_WORDS[name]}, the best is, in points over the next: {_listed(told)}."] if told else []
+            settings[_others(group.facts, name)].append(group)
+    compared = [sorted(members, key=lambda group: -group.top1_mean) for members in settings.values() if len(members) > 1]
+    if not compared:
+        return []
+    told: dict[str, list[str]] = defaultdict(list)
+    for first, second, *_ in compared:
+        ahead = difference(first, second)
+        if ahead.is_clear:
+            told[text_of(value_of(first.facts, name))].append(f"{_where(first, groups, without=name)}: {ahead}")
+    parts = [f"{value} in {len(where)} ({_listed(where)})" for value, where in told.items()]
+    num_settings = f"{len(compared)} setting{'s' * (len(compared) > 1)}"
+    if not parts:
+        return [f"Of the {_WORDS[name]}, none is clearly the best in any of {num_settings}."]
+    rest = len(compared) - sum(map(len, told.values()))
+    unclear = f"; in {rest} the first two are not clearly apart" if rest else ""
+    return [f"Of the {_WORDS[name]}, by points over the next, the best in {num_settings}: {', '.join(parts)}{unclear}."]
 
 
 def _others(facts: Facts, name: str) -> str:

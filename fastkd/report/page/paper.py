@@ -9,7 +9,7 @@ from fastkd.report.facts import Facts
 from fastkd.report.page.findings import Difference, difference
 
 PAPER = "Ben Baruch et al., Distilling the Knowledge in Data Pruning, ICML 2025"
-OF_POINTS = "CIFAR-100; section 1 (random) and table 1 (forgetting)"
+OF_POINTS = "CIFAR-100: section 1, table 1"
 
 _TABLE_1 = {
     "none": (14.46, 22.21, 49.41, 67.47),

@@ -237,9 +237,9 @@ def places_of(figure: Figure) -> list[Any]:
     found: dict[Any, float] = {}
     for lines in figure.panels.values():
         for x, group in (point for points in lines.values() for point in points):
-            size = group.facts.get("teacher.num_parameters") if figure.x == "teacher" else None
+            size = group.facts.get("teacher.num_parameters") if figure.x == "teacher" else 0
             if x is not None:
-                found.setdefault(x, x if _is_number(x) else size if _is_number(size) else 0)
+                found.setdefault(x, float(x) if _is_number(x) else float(size) if _is_number(size) else 0.0)
     return sorted(found, key=lambda x: (not _is_number(x), found[x], str(x)))
 
 
@@ -250,7 +250,7 @@ def _is_number(value: object) -> bool:
 def _x_axis(name: str, places: Sequence[Any], is_number: bool) -> dict[str, Any]:
     """Numbers have a tick at each place, on a logarithmic axis where the largest is eight times the smallest or more."""
     if not is_number:
-        axis = {"labelAngle": -25 if len(places) > 3 else 0, "title": NUMBERS[name], "labelLimit": 140}
+        axis: dict[str, Any] = {"labelAngle": -25 if len(places) > 3 else 0, "title": NUMBERS[name], "labelLimit": 140}
         return {"field": "x", "type": "ordinal", "sort": [text_of(place) for place in places], "axis": axis}
     ends = (
         [0.8 * places[0], 1.2 * places[0]]

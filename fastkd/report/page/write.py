@@ -35,7 +35,7 @@ from fastkd.report.series import Figure, figure_of, figures_of, shared_by
 from fastkd.writing import write_marked
 
 BARS = {"range": "lowest to highest run", "interval": "95 % interval of the mean", "none": "none"}
-_PAPER = "The paper’s own numbers"
+_HERE, _PAPER = "These runs", "The paper’s own numbers"
 
 
 class Drawn(NamedTuple):
@@ -125,9 +125,10 @@ def _draw(figure: Figure, anchors: Mapping[int, str]) -> Drawn:
     }
     published = list(_published(figure)) if figure.x == "fraction" else []
     if published:
+        panels = {title or _HERE: panel for title, panel in panels.items()}
         at = sorted({*places, *(row["x"] for row in published)})
         domain = domain_of(row["mean"] for row in published)
-        panels[f"{_PAPER}: {paper.OF_POINTS}"] = panel_spec(figure.x, published, at, domain, styles)
+        panels[f"{_PAPER} ({paper.OF_POINTS})"] = panel_spec(figure.x, published, at, domain, styles)
     return Drawn(figure, styles, panels)
 
 
