@@ -106,7 +106,9 @@ def _best(groups: Sequence[Group], name: str) -> list[str]:
     for group in groups:
         if value_of(group.facts, name) is not None and not (name in ("kd", "alpha") and group.source == "labels"):
             settings[_others(group.facts, name)].append(group)
-    compared = [sorted(members, key=lambda group: -group.top1_mean) for members in settings.values() if len(members) > 1]
+    compared = [
+        sorted(members, key=lambda group: -group.top1_mean) for members in settings.values() if len(members) > 1
+    ]
     if not compared:
         return []
     told: dict[str, list[str]] = defaultdict(list)
@@ -168,4 +170,4 @@ def _word(facts: Mapping, name: str) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     more = len(parts) - _MOST_TOLD
-    return ", ".join(parts[:_MOST_TOLD]) + (f" and {more} more, see the table" if more > 0 else "")
+    return "; ".join(parts[:_MOST_TOLD]) + (f" and {more} more in the table" if more > 0 else "")

@@ -165,26 +165,13 @@ def as_file(figure: Figure, panels: Mapping[str, Mapping[str, Any]]) -> dict[str
     drawn: list[dict[str, Any]] = []
     for title, spec in panels.items():
         inner = {name: value for name, value in spec.items() if name not in ("params", "width")}
+        inner["layer"] = [dict(layer) for layer in spec["layer"]]
         drawn.append(inner | {"width": 380, "title": {"text": title, "fontSize": 11}})
-    legend = {
-        "title": None,
-        "orient": "bottom",
-        "columns": 2 if len(drawn) > 1 else 1,
-        "labelLimit": 0,
-        "symbolType": "stroke",
-    }
-    legend |= {"symbolStrokeWidth": 2, "symbolSize": 300}
-    for spec in drawn[:1]:
-        spec["layer"] = [
-            layer
-            | {
-                "encoding": {
-                    name: one | ({"legend": legend} if name in ("color", "strokeDash") else {})
-                    for name, one in layer["encoding"].items()
-                }
-            }
-            for layer in spec["layer"]
-        ]
+    legend: dict[str, Any] = {"title": None, "orient": "bottom", "columns": min(2, len(drawn)), "labelLimit": 0}
+    legend |= {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 300}
+    for layer in drawn[0]["layer"]:
+        of_lines = {name: layer["encoding"][name] for name in ("color", "strokeDash") if name in layer["encoding"]}
+        layer["encoding"] = layer["encoding"] | {name: one | {"legend": legend} for name, one in of_lines.items()}
     title = {"text": figure.title, "subtitle": f"points: means of the runs; {RANGE}", "anchor": "start"}
     return {
         "background": "white",
@@ -237,9 +224,9 @@ def places_of(figure: Figure) -> list[Any]:
     found: dict[Any, float] = {}
     for lines in figure.panels.values():
         for x, group in (point for points in lines.values() for point in points):
-            size = group.facts.get("teacher.num_parameters") if figure.x == "teacher" else 0
+            size = group.facts.get("teacher.num_parameters", 0) if figure.x == "teacher" else 0
             if x is not None:
-                found.setdefault(x, float(x) if _is_number(x) else float(size) if _is_number(size) else 0.0)
+                found.setdefault(x, float(x) if _is_number(x) else float(size) if isinstance(size, int) else 0.0)
     return sorted(found, key=lambda x: (not _is_number(x), found[x], str(x)))
 
 
