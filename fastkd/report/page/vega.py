@@ -163,12 +163,12 @@ def draw_png(spec: Mapping[str, Any], mark: str) -> bytes:
 def as_file(figure: Figure, panels: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The panels of a figure, by their titles, side by side, with a title, a legend and a white ground."""
     drawn: list[dict[str, Any]] = []
-    for title, spec in panels.items():
+    for heading, spec in panels.items():
         inner = {name: value for name, value in spec.items() if name not in ("params", "width")}
         inner["layer"] = [dict(layer) for layer in spec["layer"]]
-        drawn.append(inner | {"width": 380, "title": {"text": title, "fontSize": 11}})
+        drawn.append(inner | {"width": 380, "title": {"text": heading, "fontSize": 11}})
     legend: dict[str, Any] = {"title": None, "orient": "bottom", "columns": min(2, len(drawn)), "labelLimit": 0}
-    legend |= {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 300}
+    legend |= {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 300, "symbolOpacity": 1}
     for layer in drawn[0]["layer"]:
         of_lines = {name: layer["encoding"][name] for name in ("color", "strokeDash") if name in layer["encoding"]}
         layer["encoding"] = layer["encoding"] | {name: one | {"legend": legend} for name, one in of_lines.items()}
