@@ -127,10 +127,10 @@ def _closer(
             )
             if gallery is not None:
                 chosen = scores.choose(score)
-                values, high = scores.values[chosen], scores.methods[chosen].get("direction", "kept first")
+                values, high = scores.values[chosen], scores.methods[chosen].get("direction", "high = kept first")
                 title = f"{chosen} of {dataset.beton.path.name}"
                 rows = gallery_rows(values, count)
-                write_gallery(gallery, dataset, rows, values, title=title, meaning=f"high: {high}", force=force)
+                write_gallery(gallery, dataset, rows, values, title=title, meaning=high, force=force)
     if gallery is not None:
         extra["gallery"] = str(gallery)
         lines.append(f"{gallery}: {count} samples of each part")

@@ -77,7 +77,7 @@ def write_gallery(
         place: tuple[int, int], text: str, points: int = 10, width: int = sheet.width - 2 * _MARGIN, fill: str = "black"
     ) -> None:
         """A line of text; what is wider than its place is cut."""
-        text = printable(text).replace("\n", " ")
+        text = printable(text).replace("\n", " ").replace("√", "root of ")  # which Pillow's own font lacks
         while draw.textlength(text, fonts[points]) > width:
             text = text[: len(text) - 2] + "…" if len(text) > 2 else ""
         draw.text(place, text, fill=fill, font=fonts[points])

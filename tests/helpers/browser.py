@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_PATIENCE_S = 300
+_PATIENCE_S = 120
 
 
 class Page:
@@ -86,10 +86,20 @@ class Page:
 
     def point_at(self, selector: str) -> None:
         """Moves the pointer over the middle of an element."""
-        where = f"(e => {{ e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] }})(document.querySelector({json.dumps(selector)}))"
-        x, y = self.value(where)
+        x, y = self._middle(selector)
         for shift in (3, 0):
             self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + shift, y=y)
+
+    def click(self, selector: str) -> None:
+        """Clicks on the middle of an element."""
+        x, y = self._middle(selector)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def _middle(self, selector: str) -> tuple[float, float]:
+        middle = "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]"
+        x, y = self.value(f"(e => {{ {middle} }})(document.querySelector({json.dumps(selector)}))")
+        return x, y
 
     def picture(self, out: Path) -> None:
         """The whole page as PNG."""

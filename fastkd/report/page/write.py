@@ -1,7 +1,5 @@
 """Finished runs as one HTML page that stands alone, and its figures as files."""
 
-import base64
-import gzip
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +16,12 @@ from fastkd.report.page import paper
 from fastkd.report.page.costs import costs_of
 from fastkd.report.page.findings import findings_of
 from fastkd.report.page.vega import (
-    VERSION,
     Style,
     as_file,
     domain_of,
     draw_png,
     draw_svg,
-    load_converter,
+    packed_code,
     panel_spec,
     places_of,
     rows_of,
@@ -153,8 +150,6 @@ def _page(groups: Sequence[Group], drawn: Sequence[Drawn], left_out: Sequence[st
     lead, *findings = map(escape, findings_of(groups))
     read = resources.files("fastkd.report.page")
     style, code = (read.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    bundle = load_converter().javascript_bundle(vl_version=VERSION)
-    vega = base64.b64encode(gzip.compress(bundle.encode(), mtime=0)).decode()
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<meta name=generator content='{mark}'><link rel=icon href='data:,'><title>fastkd report</title><style>{style}</style>",
@@ -166,7 +161,7 @@ def _page(groups: Sequence[Group], drawn: Sequence[Drawn], left_out: Sequence[st
         _table(groups),
         _costs(groups),
         _runs(groups, folder),
-        f"<script type='application/gzip' id=vega>{vega}</script><script>{code}</script></html>",
+        f"<script type='application/gzip' id=vega>{packed_code()}</script><script>{code}</script></html>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
 
