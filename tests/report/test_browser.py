@@ -54,9 +54,7 @@ def test_a_line_is_switched_off_and_on_by_its_name(page):
 
 
 def test_bars_become_intervals(page):
-    bars = (
-        "[...document.querySelectorAll('figure .mark-rule.layer_0_marks line')].map(e => e.getAttribute('y2')).join()"
-    )
+    bars = "[...document.querySelector('figure').querySelectorAll('.mark-rule.layer_0_marks line')].map(e => e.getAttribute('y2')).join()"
     before = page.value(bars)
     assert before
     page.value("document.querySelector('.bars button[data-bars=interval]').click()")
