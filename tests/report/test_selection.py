@@ -101,7 +101,7 @@ def test_words_of_the_gallery_stay_in_their_places(raw_beton, tmp_path):
         write_gallery(tmp_path / "g.png", named, rows, None, title=words, meaning=words, force=True)
         with Image.open(tmp_path / "g.png") as sheet:
             sheets.append(np.array(sheet))
-    pictures = [sheet[95:150] for sheet in sheets]
+    pictures = [sheet[80:140] for sheet in sheets]
     assert all((picture == pictures[0]).all() for picture in pictures)
 
 
