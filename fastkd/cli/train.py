@@ -21,6 +21,7 @@ from fastkd.cli.options import (
     teacher_options,
     view_options,
 )
+from fastkd.cli.schedule_options import describe_update, keep_option, parse_update, schedule_options
 from fastkd.cli.train_options import (
     headline,
     loss_options,
@@ -29,7 +30,6 @@ from fastkd.cli.train_options import (
     parse_recorded,
     parse_states,
     record_options,
-    schedule_options,
     states_every,
     step_options,
 )
@@ -42,12 +42,13 @@ _SECTIONS = {
     "Data": "image-field label-field mask class-map order drop-last mask-weights",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision ema-weights",
-    "Student": "model init reset-head norm ema sync-bn resize-from seed",
+    "Student": "model init reset-head norm drop-path dropout ema ema-warmup sync-bn resize-from seed",
     "Loss": "kd alpha alpha-rule beta layers teacher-layers label-smoothing tau tau-squared",
-    "Schedule": "epochs batch-size lr momentum weight-decay schedule",
+    "Schedule": "recipe epochs steps batch-size accumulate lr schedule milestones gamma warmup-epochs min-lr per-step",
+    "Optimizer": "opt momentum nesterov betas eps weight-decay no-decay layer-decay clip-grad",
     "Speed": "amp compiled resident num-workers prefetch device",
     "Scores on the way": "record never-learned dual-window el2n-epochs",
-    "Output": "out checkpoint-every val val-every tracked",
+    "Output": "out checkpoint-every keep-every val val-every tracked",
 }
 """The headings of the help, and the options below each."""
 
@@ -94,6 +95,7 @@ _SECTIONS = {
     metavar="STEPS|Nepochs",
     help="States also after so many steps within an epoch, or only after every Nth epoch, e.g. 10epochs.  [default: after each epoch]",
 )
+@keep_option
 @schedule_options
 @loss_options
 @click.option(
@@ -141,6 +143,7 @@ def train(
     out: Path,
     force: bool,
     checkpoint_every: str | None,
+    keep_every: int | None,
     compiled: bool,
     tracked: str | None,
     alpha: str | None,
@@ -207,7 +210,10 @@ def train(
     store = LogitStore(logits) if logits else None
     has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
     weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
-    epochs = max(1, options["epochs"])  # less is refused by the recipe, which needs the views first
+    options = parse_update(options | {"alpha": alpha})
+    epochs = (
+        50 if options["steps"] else max(1, options["epochs"] or 240)
+    )  # less is refused by the recipe, after the views
     chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha)
     options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
     recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
@@ -237,6 +243,8 @@ def train(
         log=say,
     )
     say(headline(recipe, inputs))
+    if updates := describe_update(recipe):
+        say(f"train: {updates}")
     if start is not None:
         say(f"train: starts from {init}{', the last layer anew' if reset_head else ''}; {norm_words}")
     if kept is not None and kept.weights is not None:
@@ -259,6 +267,7 @@ def train(
             val_every=val_every,
             record=recorded,
             **parse_states(checkpoint_every),
+            keep_every=keep_every,
             compiled=compiled,
             trackers=parse_trackers(tracked) if tracked else (),
             inputs=inputs.fingerprints,

@@ -120,7 +120,6 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
             num = num_parts(run.recipe, num_global, run.world.size)
             row = one_step(run, batch, epoch * steps + step, share, num)
         row = over_ranks(row * share, run.stop, run.world)
-        run.watch.did("update")  # what ranks exchange and what is written is no waiting for data
         pending.append(row)
         run.watch.num_images += num_global
         if run.world.is_main and time.monotonic() - run.noted_s >= _NOTE_INTERVAL_S:

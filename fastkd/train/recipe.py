@@ -150,7 +150,7 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
 
 
 def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: str, has_teacher: bool) -> float:
-    """alpha from `--alpha` (a number, `auto` or nothing) and `--alpha-rule`.
+    """alpha from `--alpha` (a number, lines, of which it is the largest, `auto` or nothing) and `--alpha-rule`.
 
     `auto` draws straight lines through the rule's pairs f:alpha, in increasing f, and keeps the outer values beyond them.
 
@@ -164,6 +164,8 @@ def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: st
         if rule is not None:
             raise OptionError(f"--alpha-rule {rule} is for --alpha auto, found --alpha {alpha or 'left out'}")
         if alpha is not None:
+            if ":" in alpha:
+                return max(value for _, value in parse_points(alpha, "--alpha", "fraction:alpha", "0:1,0.5:0.5"))
             return number(alpha, "--alpha", "a number or auto")
         return 0.0 if not has_teacher else 1.0 if kd in METHODS else 0.5
     points = parse_points(ALPHA_RULE if rule is None else rule, "--alpha-rule", "f:alpha", ALPHA_RULE)
