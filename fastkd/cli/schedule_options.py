@@ -21,14 +21,12 @@ EXAMPLE_COURSE = "0:1,0.5:0.5"
 
 
 def _load_recipe(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
-    """--recipe: its values become defaults, below those of --config; what fastkd does not do of it is said."""
+    """--recipe: its values become defaults, below those of --config."""
     if name is not None:
-        values, left_out = read_named(name)
+        values, _ = read_named(name)
         if (context.default_map or {}).get("steps") is not None:  # of a file, which goes before the recipe
             del values["epochs"]
         suggest(context, values)
-        if left_out:
-            say(f"train: --recipe {name} is its source's but for: {left_out}")
     return name
 
 
@@ -111,6 +109,18 @@ schedule_options = option_list(
     click.option("--dropout", type=Real(0, 1, max_open=True), help="Dropout.  [default: the network's own]"),
 )
 
+order_options = option_list(
+    click.option("--drop-last", is_flag=True, help="Leave out the last batch of an epoch where it is not full."),
+    click.option(
+        "--order",
+        type=click.Choice(["shuffle", "pages"]),
+        default="shuffle",
+        show_default=True,
+        help="Of the samples in an epoch: uniform, or page by page for a BETON larger than memory.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights and order."),
+)
+
 keep_option = click.option(
     "--keep-every",
     type=click.IntRange(1, MOST_EPOCHS),
@@ -122,11 +132,15 @@ keep_option = click.option(
 def parse_update(options: dict[str, Any]) -> dict[str, Any]:
     """What `choose_recipe` takes of the options above and of alpha and tau, where texts are numbers and names.
 
+    What fastkd does not do of a named recipe is said.
+
     Raises:
         OptionError: a malformed text, both of --steps and --epochs.
     """
     if options["steps"] is not None and options["epochs"] is not None:
         raise OptionError(f"--steps {options['steps']} and --epochs {options['epochs']}: give one of them")
+    if options["recipe"] is not None and (left_out := read_named(options["recipe"])[1]):
+        say(f"train: --recipe {options['recipe']} is its source's but for: {left_out}")
     found = {name: value for name, value in options.items() if name != "recipe"}
     for name in ("betas", "milestones"):
         if found[name] is not None:

@@ -21,7 +21,13 @@ from fastkd.cli.options import (
     teacher_options,
     view_options,
 )
-from fastkd.cli.schedule_options import describe_update, keep_option, parse_update, schedule_options
+from fastkd.cli.schedule_options import (
+    describe_update,
+    keep_option,
+    order_options,
+    parse_update,
+    schedule_options,
+)
 from fastkd.cli.train_options import (
     headline,
     loss_options,
@@ -110,15 +116,7 @@ _SECTIONS = {
     metavar="tensorboard,wandb",
     help="Numbers also go there; metrics.jsonl and .csv are always written.",
 )
-@click.option("--drop-last", is_flag=True, help="Leave out the last batch of an epoch where it is not full.")
-@click.option(
-    "--order",
-    type=click.Choice(["shuffle", "pages"]),
-    default="shuffle",
-    show_default=True,
-    help="Of the samples in an epoch: uniform, or page by page for a BETON larger than memory.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights and order.")
+@order_options
 @click.option(
     "--norm",
     metavar="NORM",

@@ -35,10 +35,10 @@ def _number_or(*words: str, lines: bool = False) -> Callable[[click.Context, cli
                     parse_points(value, f"--{option.name}", f"fraction:{option.name}", "0:1,0.5:0.5")
                 else:
                     float(value)
-            except ValueError:
-                raise click.BadParameter(f"{value!r} is neither a number nor {told}.", context, option) from None
             except OptionError as error:
                 raise click.BadParameter(str(error), context, option) from None
+            except ValueError:
+                raise click.BadParameter(f"{value!r} is neither a number nor {told}.", context, option) from None
         return value
 
     return check

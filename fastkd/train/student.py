@@ -119,6 +119,10 @@ def train(
         raise OptionError(
             f"--record scores samples, and images mixed by {loader.views.mix.kind} are of two: leave --mix out"
         )
+    if record is not None and recipe.steps is not None and recipe.steps % len(loader):
+        raise OptionError(
+            f"--record scores by whole epochs, of {len(loader)} steps, and --steps {recipe.steps} cuts the last: give --epochs"
+        )
     if compiled and (recipe.alpha_course or recipe.tau_course):
         raise OptionError("--compile compiles the loss with one alpha and tau, which a course changes: leave one out")
     if recipe.steps is not None:
@@ -161,6 +165,11 @@ def train(
         if found["finished"] is not None:
             log(f"{out}: this run is finished; its result follows")
             return plain_result(found["finished"])
+        if recipe.accumulate > 1 and loader.global_batch < recipe.batch_size * recipe.accumulate:
+            raise OptionError(
+                f"batches of {loader.global_batch} samples are no {recipe.accumulate} of {recipe.batch_size} to accumulate: give the "
+                f"loader a batch_size of {recipe.batch_size * recipe.accumulate}"
+            )
         stack.enter_context(measured_convolutions(loader.device))
         sizes = _full_sizes(recipe, loader, val, world) if compiled else None
         run, place = _start(recipe, learner, loader, live, record, out, found["head"], sizes, world, log)

@@ -22,6 +22,7 @@ from fastkd.feed.loader import Loader
 from fastkd.models.checkpoint import load_model, read_checkpoint
 from fastkd.models.drops import create_with_drops
 from fastkd.models.registry import create_model
+from fastkd.scoring.recording import Record
 from fastkd.train.checks import verify_run
 from fastkd.train.parts.average import Average, in_time
 from fastkd.train.parts.captured import can_be_captured
@@ -270,6 +271,19 @@ def test_a_run_of_steps_ends_with_them_and_keeps_the_weights_of_epochs(dataset, 
     assert verify_run(tmp_path / "run") == []
     kept[0].unlink()
     assert "epoch-00001.safetensors: missing" in verify_run(tmp_path / "run")[0]
+
+
+def test_what_is_recorded_by_epochs_refuses_a_cut_one(dataset, mask, tmp_path):
+    options = {"record": Record(methods=("el2n",))}
+    with pytest.raises(OptionError, match=r"--record scores by whole epochs, of 5 steps, and --steps 7 cuts the last"):
+        run(tmp_path / "run", dataset, mask, alpha=0, steps=7, options=options)
+
+
+def test_a_loader_of_single_batches_has_nothing_to_accumulate(dataset, mask, tmp_path):
+    with pytest.raises(
+        OptionError, match="batches of 16 samples are no 4 of 16 to accumulate: give the loader a batch_size of 64"
+    ):
+        run(tmp_path / "run", dataset, mask, alpha=0, batch_size=16, accumulate=4)
 
 
 def test_alpha_and_tau_follow_their_lines(dataset, mask, teacher_store, tmp_path):

@@ -56,6 +56,9 @@ FLAGS: list[dict[str, Any]] = [
     {"mix": "mixup", "kd": "kd", "alpha": 0.5},
     {"weights": True},
     {"model": "mobilenet_v2", "drop_last": True},
+    {"opt": "adamw", "clip_grad": 1.0},
+    {"nesterov": True, "ema": 0.9, "ema_warmup": True},
+    {"kd": "kd", "alpha": 0.5, "alpha_course": ((0.0, 0.5), (1.0, 0.1)), "tau_course": ((0.0, 4.0), (1.0, 1.0))},
 ]
 
 
