@@ -174,6 +174,7 @@ def train(
     fastkd train train.beton --mask m.h5 --logits l.h5 --model resnet20 --val test.beton --out run/
     fastkd train train.beton --alpha 0 --model resnet20 --epochs 30 --record forgetting,el2n,aum,dual --out run/
     fastkd train train.beton --mask m.h5 --teacher t.safetensors --kd vid --model resnet20 --out run/
+    fastkd train train.beton --logits l.h5 --model convnext_tiny --recipe convnext-t --out run/
     fastkd train flowers.beton --alpha 0 --model resnet18 --init imagenet.pth --reset-head --out run/
     """
     from fastkd.data.beton.dataset import open_dataset

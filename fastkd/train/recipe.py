@@ -78,6 +78,8 @@ class Recipe(Update):
             if not holds:
                 raise OptionError(f"--{name} {getattr(self, name.replace('-', '_'))}: expected {expected}")
         Update.__post_init__(self)
+        if self.warmup_epochs >= self.epochs:
+            raise OptionError(f"--warmup-epochs {self.warmup_epochs:g}: is all of {self.epochs} epochs, expected fewer")
         if self.ema_warmup and not self.ema:
             raise OptionError("--ema-warmup does nothing without --ema: give its decay, e.g. --ema 0.999")
 

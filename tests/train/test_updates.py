@@ -396,6 +396,7 @@ def test_an_average_that_is_too_slow_for_a_run_is_said(dataset, mask, tmp_path):
         ({"min_lr": 0.01}, "--min-lr does nothing with --schedule step"),
         ({"schedule": "linear", "min_lr": 1.0}, "--min-lr 1.0: is above --lr"),
         ({"milestones": (3.0, 2.0)}, "--milestones 3.0,2.0: expected epochs above 0 in increasing order"),
+        ({"warmup_epochs": 5.0, "epochs": 5}, "--warmup-epochs 5: is all of 5 epochs, expected fewer"),
         ({"ema_warmup": True}, "--ema-warmup does nothing without --ema"),
         ({"no_decay": ("norms",)}, "--no-decay norms: expected norm or bias or norm,bias"),
         ({"clip_grad": 0.0}, "--clip-grad 0.0: expected above 0"),

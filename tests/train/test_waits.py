@@ -93,7 +93,7 @@ def start(dataset: Dataset, teacher_path: Path, world: World, flags: dict[str, A
         recipe=recipe,
         learner=learner,
         wrapped=learner.train(),
-        optimizer=make_optimizer(recipe, learner.parameters(), fused=False),
+        optimizer=make_optimizer(recipe, learner.parameters(), fused=recipe.opt == "adamw"),
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         average=Average(learner.model, recipe.ema) if recipe.ema else None,
         loader=loader,
@@ -114,7 +114,7 @@ def start(dataset: Dataset, teacher_path: Path, world: World, flags: dict[str, A
 def onto_the_gpu(run: Run, batches: list[Batch]) -> list[Batch]:
     """Moves a run there; the optimiser has the new parameters."""
     moved(run.learner)
-    run.optimizer = make_optimizer(run.recipe, run.learner.parameters(), fused=False)
+    run.optimizer = make_optimizer(run.recipe, run.learner.parameters(), fused=run.recipe.opt == "adamw")
     run.watch = Stopwatch(GPU)
     if run.average is not None:
         moved(run.average.module)
