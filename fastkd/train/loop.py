@@ -105,7 +105,9 @@ def train_epoch(run: Run, epoch: int, first: int) -> None:
             _save(run, epoch, step)
 
     run.watch.start()
-    batches = itertools.islice(run.loader.epoch(epoch, start_batch=first), end - first)
+    batches = run.loader.epoch(epoch, start_batch=first)
+    if end < steps:
+        batches = itertools.islice(batches, end - first)
     for step, batch in enumerate(batches, first):
         run.watch.did("data_wait")
         if (new := run.rates(epoch * steps + step)) != rate:
@@ -192,11 +194,9 @@ def one_step(run: Run, batch: Batch, number: int, share: float, num: int = 1) ->
     if run.average is not None:
         run.average.update(run.learner.model)
     run.watch.did("update")
-    return (
-        rows[0]
-        if num == 1
-        else torch.stack([row * of_batch for row, of_batch in zip(rows, shares, strict=True)]).sum(0)
-    )
+    if num == 1:
+        return rows[0]
+    return torch.stack([row * of_batch for row, of_batch in zip(rows, shares, strict=True)]).sum(0)
 
 
 def _at(recipe: Recipe, fraction: float) -> Recipe:

@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastkd.agree import agree, require_seen, share
+from fastkd.data.batch import Batch
 from fastkd.dist import World, even_split
 from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
@@ -287,7 +288,9 @@ def _start(
         table=CsvLines(out / "metrics.csv", place["csv"], log) if world.is_main else None,
     )
     if as_graph:
-        num = num_parts(recipe, loader.global_batch, world.size)
-        step, size = partial(one_step, run, number=0, share=1.0, num=num), _full_batch(loader, world)
-        run.captured = captured(step, size, cuda_graph(loader.device), log)
+
+        def step(batch: Batch) -> Tensor:
+            return one_step(run, batch, 0, 1.0, num_parts(recipe, len(batch), 1))
+
+        run.captured = captured(step, _full_batch(loader, world), cuda_graph(loader.device), log)
     return run, place
