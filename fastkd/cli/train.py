@@ -210,9 +210,8 @@ def train(
     has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
     weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
     options = parse_update(options | {"alpha": alpha})
-    epochs = (
-        50 if options["steps"] else max(1, options["epochs"] or 240)
-    )  # less is refused by the recipe, after the views
+    # fewer epochs than one are refused by the recipe, which needs the views first
+    epochs = 50 if options["steps"] else max(1, options["epochs"] or 240)
     chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha)
     options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
     recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
