@@ -134,7 +134,7 @@ def load_part(part: Any, state: Any) -> None:
         if len(own) != len(saved) or not all(map(_same_settings, own, saved)):
             raise ValueError("settings of another optimiser")
     part.load_state_dict(state)
-    if isinstance(part, torch.optim.Optimizer):
+    if isinstance(part, torch.optim.SGD | torch.optim.AdamW):  # others have moments of rows and columns, too
         for parameter, kept in part.state.items():
             moments = [
                 value for value in kept.values() if not (value is None or isinstance(_plain(value), int | float))
