@@ -112,7 +112,10 @@ def _closer(
                 weight = f", {of['weight_percent']:.2f} % of the weight" if "weight_percent" in of else ""
                 lines.append(f"{name:24} {of['kept']:,} of {of['all']:,}{weight}")
             if gallery is not None:
-                write_gallery(gallery, dataset, {"first of the mask": mask.sample_ids[:count]}, None, force=force)
+                of_mask = mask.header.params.get("score", mask.header.params.get("method", "a mask"))
+                title = f"{of_mask}: {len(mask):,} of {mask.num_samples:,} samples of {dataset.beton.path.name}"
+                first = {f"the first {count} of the mask": mask.sample_ids[:count]}
+                write_gallery(gallery, dataset, first, None, title=title, meaning="first: kept first", force=force)
     else:
         scores = load_scores(files[0])
         if compare is not None:
@@ -123,9 +126,11 @@ def _closer(
                 dataset.fingerprint, dataset.beton.path, dataset.beton.num_samples, dataset.class_names
             )
             if gallery is not None:
-                values = scores.values[scores.choose(score)]
+                chosen = scores.choose(score)
+                values, high = scores.values[chosen], scores.methods[chosen].get("direction", "high = kept first")
+                title = f"{chosen} of {dataset.beton.path.name}"
                 rows = gallery_rows(values, count)
-                write_gallery(gallery, dataset, rows, values, force=force)
+                write_gallery(gallery, dataset, rows, values, title=title, meaning=high, force=force)
     if gallery is not None:
         extra["gallery"] = str(gallery)
         lines.append(f"{gallery}: {count} samples of each part")

@@ -147,7 +147,8 @@ def _counts(plan: "Plan", outcome: "Outcome") -> dict[str, Any]:
 def collected(plan: "Plan", outcome: "Outcome") -> tuple[dict[str, Any], str]:
     """Writes the table and the page of the runs that are done; `ok` is false where something is owed."""
     from fastkd.report.cells import write_csv
-    from fastkd.report.compare import collect_runs, finished_runs, format_table, write_page
+    from fastkd.report.compare import collect_runs, finished_runs, format_table
+    from fastkd.report.page.write import write_page
     from fastkd.sweep.state import state_of
 
     result: dict[str, Any] = {"kind": "sweep", "path": str(plan.folder), "csv": None, "page": None}

@@ -81,11 +81,7 @@ def series_of(groups: Sequence[Facts], axes: Axes) -> dict[str, dict[str, list[t
     """
     require_axes(axes)
     x, facet = axes.x, axes.facet
-    told = axes.lines or [
-        name
-        for name in NAMES
-        if name not in (x, facet, "source", "steps") and len({str(value_of(facts, name)) for facts in groups}) > 1
-    ]
+    told = axes.lines or _telling(groups, (x, facet, "source", "steps"))
     found: dict[str, dict[str, list[tuple[Any, int]]]] = {}
     places: dict[tuple[str, str, Any], int] = {}
     for number, facts in enumerate(groups):
@@ -114,6 +110,17 @@ def series_of(groups: Sequence[Facts], axes: Axes) -> dict[str, dict[str, list[t
     return found
 
 
+def _telling(groups: Sequence[Facts], without: Sequence[str | None]) -> list[str]:
+    """The names in which groups differ that have them at all: of a run on labels alone, no teacher counts. One way to distil
+    is told by its alpha."""
+    differ = {}
+    for name in NAMES:
+        values = {str(value_of(facts, name)) for facts in groups} - {"None"}
+        ways = values - {"none"} if name == "kd" else values
+        differ[name] = name not in without and len(values) > 1 and len(ways) > (name == "kd")
+    return [name for name in NAMES if differ[name]]
+
+
 def _words(facts: Mapping[str, Any], names: Sequence[str]) -> str:
     """The values of some names, those that are there."""
     parts = []
@@ -121,7 +128,7 @@ def _words(facts: Mapping[str, Any], names: Sequence[str]) -> str:
         value = value_of(dict(facts), name)
         if value is None:
             continue
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        text = f"{value:.3g}" if isinstance(value, float) else str(value)  # a fraction of whole samples, 0.1001, is 0.1
         if name == "kd":
             parts.append("no KD" if text == "none" else text.upper())
         elif name == "alpha" and facts["source"] == "labels":

@@ -1,54 +1,101 @@
-"""A figure of some series, in facets side by side: means with bars from the lowest to the highest run."""
+"""Figures as numbers: groups of runs as points of lines, in panels side by side."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from fastkd.errors import OptionError
+from fastkd.report.axes import NAMES, NUMBERS, Axes, series_of, value_of
+from fastkd.report.compare import Group
+from fastkd.report.facts import Facts
+
+DRAWN_BY_THEMSELVES = ("alpha", "tau", "teacher", "teacher-fraction", "num-seeds", "epochs")
+"""Axes that a report draws over, besides the fraction, without being asked. Steps follow from epochs and fraction."""
 
 
 class Point(NamedTuple):
     """A group of runs in a figure. x: None for one that belongs to no place, such as runs without what the axis is of."""
 
     x: Any
-    mean: float
-    lowest: float
-    highest: float
+    group: Group
 
 
-def draw_series(facets: Mapping[str, Mapping[str, Sequence[Point]]], x_label: str, note: str) -> "Figure":
-    """Facet → line → its points, left to right. Numbers have a linear axis, words a place each; a line whose points have no place
-    is drawn across."""
-    from matplotlib.figure import Figure
+class Figure(NamedTuple):
+    """Top-1 over `x`: panel, in words ("" without facets) → line, in words → its points, left to right."""
 
-    names = list(dict.fromkeys(line for lines in facets.values() for line in lines))
-    placed = [
-        point.x for lines in facets.values() for points in lines.values() for point in points if point.x is not None
-    ]
-    words = list(dict.fromkeys(x for x in placed if not isinstance(x, int | float)))
-    figure = Figure(figsize=(max(6.4, 3.6 * len(facets)), 4.4 + 0.2 * len(names)), layout="constrained")
-    all_axes = figure.subplots(1, len(facets), sharey=True, squeeze=False)[0]
-    handles: dict[str, Any] = {}
-    for axes, (facet, lines) in zip(all_axes, facets.items(), strict=True):
-        for line, points in lines.items():
-            colour = f"C{names.index(line) % 10}"
-            at = [point for point in points if point.x is not None]
-            x = [words.index(point.x) if point.x in words else point.x for point in at]
-            reach = [[p.mean - p.lowest for p in at], [p.highest - p.mean for p in at]]
-            if at:
-                drawn = axes.errorbar(x, [p.mean for p in at], yerr=reach, marker="o", capsize=4, color=colour)
-                handles.setdefault(line, drawn)
-            for point in points:
-                if point.x is None:
-                    handles.setdefault(line, axes.axhline(point.mean, linestyle="--", color=colour))
-        if words:
-            axes.set_xticks(range(len(words)), words, rotation=20)
-        axes.set_title(facet, fontsize=9, parse_math=False)
-        axes.set_xlabel(x_label)
-        axes.grid(alpha=0.3)
-    all_axes[0].set_ylabel("top-1 on the validation data, %")
-    figure.suptitle(note, fontsize=8, x=0.01, ha="left")
-    legend = figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower left")
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a name with $ in it is a name
-    return figure
+    x: str
+    panels: dict[str, dict[str, list[Point]]]
+
+    @property
+    def title(self) -> str:
+        """What the figure shows."""
+        return f"Top-1 over the {NUMBERS[self.x]}"
+
+    @property
+    def lines(self) -> list[str]:
+        """The names of its lines, each once."""
+        return list(dict.fromkeys(line for lines in self.panels.values() for line in lines))
+
+    def groups_of(self, line: str) -> list[Group]:
+        """The groups of a line in all panels."""
+        return [point.group for lines in self.panels.values() for point in lines.get(line, ())]
+
+
+def figure_of(groups: Sequence[Group], axes: Axes) -> Figure:
+    """The figure over some axes.
+
+    Raises:
+        OptionError: as `series_of`.
+    """
+    found = series_of([group.facts for group in groups], axes)
+    return Figure(axes.x, _panels(groups, found))
+
+
+def figures_of(groups: Sequence[Group]) -> tuple[list[Figure], list[str]]:
+    """The figures that a report draws where it is not told: over the fraction, and over each other axis on which a line has two
+    places.
+
+    Returns:
+        Them, and a line for each axis that nothing could be drawn over, with the reason.
+    """
+    figures, left_out = [], []
+    for x in ("fraction", *DRAWN_BY_THEMSELVES):
+        values = {str(value_of(group.facts, x)) for group in groups} - {"None"}
+        if x != "fraction" and len(values) < 2:
+            continue
+        try:
+            figure = figure_of(groups, Axes(x))
+        except OptionError as error:
+            if x != "fraction":
+                left_out.append(f"Not drawn over the {NUMBERS[x]}: {error}")
+                continue
+            figure = by_label(groups)
+        if x == "fraction" or any(len({str(p.x) for p in points}) > 1 for points in figure.panels[""].values()):
+            figures.append(figure)
+    return figures, left_out
+
+
+def by_label(groups: Sequence[Group]) -> Figure:
+    """Top-1 over the fraction with a line for each student and way of training, whatever these differ in."""
+    found: dict[str, list[tuple[Any, int]]] = {}
+    for number, group in enumerate(groups):
+        epochs = f", {group.epochs} epochs" if "epochs" in group.differs_in else ""
+        found.setdefault(f"{group.model}{epochs}, {group.label}", []).append((group.fraction, number))
+    return Figure("fraction", _panels(groups, {"": found}))
+
+
+def shared_by(figure: Figure, line: str) -> Facts:
+    """The values, by the names of axes and lines, that all groups of a line share."""
+    members = [group.facts for group in figure.groups_of(line)]
+    first = {name: value_of(members[0], name) for name in NAMES}
+    return {
+        name: value for name, value in first.items() if all(value_of(facts, name) == value for facts in members[1:])
+    }
+
+
+def _panels(
+    groups: Sequence[Group], found: Mapping[str, Mapping[str, Sequence[tuple[Any, int]]]]
+) -> dict[str, dict[str, list[Point]]]:
+    return {
+        panel: {line: [Point(x, groups[number]) for x, number in points] for line, points in lines.items()}
+        for panel, lines in found.items()
+    }

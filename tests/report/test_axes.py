@@ -10,8 +10,8 @@ from helpers.runs import make_run
 from fastkd.errors import MismatchError, OptionError
 from fastkd.report.axes import NAMES, NUMBERS, Axes, series_of
 from fastkd.report.cells import TIMES, csv_text, table_of, write_csv
-from fastkd.report.compare import collect_runs, finished_runs, points_of
-from fastkd.report.series import draw_series
+from fastkd.report.compare import collect_runs, finished_runs
+from fastkd.report.page.write import write_figures
 
 
 def facts(**changes):
@@ -56,11 +56,15 @@ def test_unknown_names_are_refused(axes):
 @pytest.mark.parametrize("x", NUMBERS)
 @pytest.mark.parametrize("facet", [None, "source"])
 def test_a_figure_can_be_drawn_over_every_axis(x, facet, tmp_path):
+    pytest.importorskip("vl_convert")
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", alpha=0.0)
-    drawn = draw_series(points_of(collect_runs(tmp_path), Axes(x, NAMES, facet)), NUMBERS[x], "")
-    assert len(drawn.axes) == (1 if facet is None else 2)
-    assert drawn.axes[0].get_xlabel() == NUMBERS[x]
+    svg, png = write_figures(collect_runs(tmp_path), tmp_path / "f", tmp_path, axes=Axes(x, NAMES, facet))
+    text = svg.read_text()
+    of_the_paper = x == "fraction"  # whose own numbers stand beside
+    assert text.count(f">{NUMBERS[x]}<") == (1 if facet is None else 2) + of_the_paper
+    assert [title in text for title in (">source labels<", ">source store<")] == [facet is not None] * 2
+    assert png.read_bytes().startswith(b"\x89PNG\r\n")
 
 
 def test_the_table_has_a_line_a_run_and_what_differs_from_time_to_time_at_its_end(tmp_path):

@@ -1,0 +1,173 @@
+"""What some runs show, in sentences with their numbers."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from fastkd.report.axes import value_of
+from fastkd.report.compare import Group
+from fastkd.report.facts import Facts
+from fastkd.report.page.vega import text_of
+
+_OF_KD = ("kd", "alpha", "alpha_rule", "tau", "tau_squared", "beta", "layers", "teacher_layers", "source")
+_FOLLOWING: dict[str, tuple[str, ...]] = {
+    "distillation": (*_OF_KD, "teacher.", "logits."),
+    "method": ("mask.",),
+    "level": ("mask.level",),
+    "kd": ("kd", "beta", "layers", "teacher_layers"),
+    "alpha": ("alpha", "alpha_rule"),
+    "tau": ("tau",),
+    "teacher": ("teacher.", "logits."),
+    "num-seeds": ("views.num_seeds",),
+    "codec": ("logits.codec",),
+}
+"""What is compared → the facts that differ with it; all others must be equal."""
+_WORDS = {
+    "method": "pruning methods",
+    "level": "levels",
+    "kd": "losses",
+    "alpha": "weights α",
+    "tau": "temperatures τ",
+    "teacher": "teachers",
+    "num-seeds": "numbers of views K",
+    "codec": "codecs",
+}
+_MOST_TOLD = 4
+
+
+class Difference(NamedTuple):
+    """Of two groups' means, in points. error: its standard error; None where a group is a single run."""
+
+    points: float
+    error: float | None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is more than twice its standard error."""
+        return self.error is not None and abs(self.points) > 2 * self.error
+
+    def __str__(self) -> str:
+        points = f"{self.points:+.2f}".replace("-", "−")
+        return points + (" (of one run)" if self.error is None else f" ± {self.error:.2f}")
+
+
+def difference(one: Group, other: Group) -> Difference:
+    """Of one group's mean from another's; the runs are taken to be independent: √(sd²/n + sd²/n)."""
+    points = one.top1_mean - other.top1_mean
+    if one.top1_sd is None or other.top1_sd is None:
+        return Difference(points, None)
+    return Difference(points, math.sqrt(one.top1_sd**2 / one.num_runs + other.top1_sd**2 / other.num_runs))
+
+
+def findings_of(groups: Sequence[Group]) -> list[str]:
+    """Sentences, the first of them the page's own: what distillation gives, how much there is, which of what else differs is best."""
+    return [*_distillation(groups), _extent(groups), *(line for name in _WORDS for line in _best(groups, name))]
+
+
+def _extent(groups: Sequence[Group]) -> str:
+    best = max(groups, key=lambda group: group.top1_mean)
+    num_runs, students = sum(group.num_runs for group in groups), sorted({group.model for group in groups})
+    spread = "one run" if best.top1_sd is None else f"sd {best.top1_sd:.2f}, {best.num_runs} runs"
+    kinds = f" of {len(groups)} kinds" if len(groups) > 1 else ""
+    return (
+        f"{num_runs} run{'s' * (num_runs > 1)}{kinds}, of {', '.join(students)}: the highest mean top-1 is {best.top1_mean:.2f} % "
+        f"({spread}), with {best.label} on {best.fraction:.3g} of the data."
+    )
+
+
+def _distillation(groups: Sequence[Group]) -> list[str]:
+    """What each way of distilling gives over labels alone."""
+    plain = {_others(group.facts, "distillation"): group for group in groups if group.source == "labels"}
+    pairs: dict[str, list[tuple[Group, Difference]]] = defaultdict(list)
+    for group in groups:
+        base = plain.get(_others(group.facts, "distillation"))
+        if group.source != "labels" and base is not None:
+            alpha = value_of(group.facts, "alpha")
+            pairs[f"{group.facts['kd'].upper()} at α {text_of(alpha)}"].append((group, difference(group, base)))
+    sentences = []
+    for way, found in pairs.items():
+        clear = [one for _, one in found if one.is_clear and one.points > 0]
+        low, high = (choose(found, key=lambda pair: pair[1].points) for choose in (min, max))
+        text = f"{way} beats labels alone by more than twice the standard error in {len(clear)} of {len(found)} comparisons"
+        text += f": {low[1]} points ({_where(low[0], groups)})"
+        text += f" to {high[1]} points ({_where(high[0], groups)})" if len(found) > 1 else ""
+        rest = [(group, one) for group, one in found if not (one.is_clear and one.points > 0)]
+        if rest:
+            text += f"; not so: {_listed([f'{_where(group, groups)} ({one})' for group, one in rest])}"
+        sentences.append(f"{text}.")
+    return sentences
+
+
+def _best(groups: Sequence[Group], name: str) -> list[str]:
+    """Which value of a name is best where nothing else differs."""
+    settings: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        if value_of(group.facts, name) is not None and not (name in ("kd", "alpha") and group.source == "labels"):
+            settings[_others(group.facts, name)].append(group)
+    compared = [
+        sorted(members, key=lambda group: -group.top1_mean) for members in settings.values() if len(members) > 1
+    ]
+    if not compared:
+        return []
+    told: dict[str, list[str]] = defaultdict(list)
+    for first, second, *_ in compared:
+        ahead = difference(first, second)
+        if ahead.is_clear:
+            told[text_of(value_of(first.facts, name))].append(f"{_where(first, groups, without=name)}: {ahead}")
+    parts = [f"{value} in {len(where)} ({_listed(where)})" for value, where in told.items()]
+    num_settings = f"{len(compared)} setting{'s' * (len(compared) > 1)}"
+    if not parts:
+        return [f"Of the {_WORDS[name]}, none is clearly the best in any of {num_settings}."]
+    rest = len(compared) - sum(map(len, told.values()))
+    unclear = f"; in {rest} the first two are not clearly apart" if rest else ""
+    return [f"Of the {_WORDS[name]}, by points over the next, the best in {num_settings}: {', '.join(parts)}{unclear}."]
+
+
+def _others(facts: Facts, name: str) -> str:
+    """All facts but those that differ with a name, as a key."""
+    following = _FOLLOWING[name]
+    groups = tuple(one for one in following if one.endswith("."))
+    kept = {
+        fact: value
+        for fact, value in facts.items()
+        if fact not in following and not fact.startswith(groups or ("\\0",))
+    }
+    return json.dumps(kept, sort_keys=True)
+
+
+def _where(group: Group, groups: Sequence[Group], without: str = "distillation") -> str:
+    """Where a comparison was made: what else differs between the groups."""
+    words = {"fraction": f"f {group.fraction:.3g}"}
+    skipped = ("kd", "alpha") if without == "distillation" else (without,)
+    for name in (
+        "model",
+        "method",
+        "level",
+        "kd",
+        "alpha",
+        "tau",
+        "teacher",
+        "teacher-fraction",
+        "num-seeds",
+        "epochs",
+    ):
+        if name not in skipped and len({str(value_of(other.facts, name)) for other in groups} - {"None"}) > 1:
+            words[name] = _word(group.facts, name)
+    return ", ".join(dict.fromkeys(word for word in words.values() if word))
+
+
+def _word(facts: Mapping, name: str) -> str:
+    value = value_of(dict(facts), name)
+    if value is None or (name == "alpha" and facts["source"] == "labels"):
+        return ""
+    if name == "kd":
+        return "labels alone" if value == "none" else str(value).upper()
+    short = {"alpha": "α ", "tau": "τ ", "num-seeds": "K ", "teacher-fraction": "f_t ", "epochs": "epochs "}
+    return f"{short.get(name, '')}{text_of(value)}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    more = len(parts) - _MOST_TOLD
+    return "; ".join(parts[:_MOST_TOLD]) + (f" and {more} more in the table" if more > 0 else "")
