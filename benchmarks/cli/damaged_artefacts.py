@@ -237,13 +237,14 @@ def stop(line: str, after: int) -> None:
     if pid:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
         return
-    from fastkd.train.run_folder import Checkpoints
+    from fastkd.train.parts.states import Checkpoints
 
     save, count = Checkpoints.save, iter(range(1, after + 1))
 
     def save_and_end(self: Checkpoints, position: dict[str, Any]) -> None:
         save(self, position)
         if next(count) == after:
+            self.finish()
             os._exit(9)
 
     Checkpoints.save = save_and_end  # type: ignore[method-assign]

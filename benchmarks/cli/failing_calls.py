@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": (f"evaluate x.beton --model run {CPU}",),
     "report": ("report run --out out/r.html",),
     "inspect": ("inspect m.h5 --beton x.beton --count 3 --gallery out/g.png", "inspect x.beton l.h5 t/scores.h5 run"),
+    "sweep": ("sweep paper:theorem --scale smoke --out out/D",),
     "verify": ("verify out/y.beton --write-manifest", "verify x.beton l.h5 m.h5 run stopped/run"),
 }
 """Lines of every command; what they write lies in out/."""

@@ -1,12 +1,12 @@
 """Claim: views decoded by fastkd's own code are, to the byte, those that libjpeg-turbo decodes, on every processor.
 
-COUNT views, half of them rrc views of photos (as they come, and shrunk to 500 pixels and encoded anew), half views of small
+Rrc views of photos (as they come, and shrunk to 500 pixels and encoded anew), and views of small
 JPEGs of every form: subsamplings, grey, RGB, CMYK, progressive, with restart markers, with tables of their own, odd sizes, noise
 whose quantization was changed so that coefficients wrap; boxes of one pixel and the whole image among them. Each is made by the
 decoder as it is, with a row index and without, by a build without AVX2, and by one that leaves all to libjpeg, which is what
 they are compared with: pixels and status.
 
-    python -m benchmarks.data.same_pixels imagenet-500.zip --count 100_000
+    python -m benchmarks.data.same_pixels imagenet-500.zip --photo-views 50_000 --small-views 50_000
 """
 
 import argparse
@@ -83,7 +83,13 @@ def differences(
     return [way for way, (status, pixels) in found.items() if status != expected[0] or (pixels != expected[1]).any()]
 
 
-def compare(libraries: dict[str, ctypes.CDLL], source: Source | None, count: int, seed: int = 0) -> Counter:
+def compare(
+    libraries: dict[str, ctypes.CDLL],
+    small_views: int,
+    source: Source | None = None,
+    photo_views: int = 0,
+    seed: int = 0,
+) -> Counter:
     """Views made, images among them that have an index, and views that differ."""
     rng, found = np.random.default_rng(seed), Counter[str]()
 
@@ -95,7 +101,7 @@ def compare(libraries: dict[str, ctypes.CDLL], source: Source | None, count: int
             found["views"] += 1
             found["wrong"] += bool(differences(libraries, content, image, box, out, flip, entry))
 
-    while found["views"] < (count // 2 if source else count):
+    while found["views"] < small_views:
         content, image = small_jpeg(rng)
         views = [
             (box, box[2:] if i % 2 else (int(rng.integers(1, 60)), int(rng.integers(1, 60))), int(rng.integers(2)))
@@ -105,7 +111,7 @@ def compare(libraries: dict[str, ctypes.CDLL], source: Source | None, count: int
     if source is None:
         return found
     options = [WriteOptions(mode="keep"), WriteOptions(mode="jpg", max_size=500)]
-    each = -(-(count - count // 2) // (len(source) * len(options)))
+    each = -(-photo_views // (len(source) * len(options)))
     for i in range(len(source)):
         for option in options:
             one = encode(source.read(i), source.names[i], option)
@@ -118,7 +124,8 @@ def compare(libraries: dict[str, ctypes.CDLL], source: Source | None, count: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
-    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--photo-views", type=int, default=50_000)
+    parser.add_argument("--small-views", type=int, default=50_000)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         libraries = {
@@ -126,7 +133,7 @@ def main() -> None:
             "libjpeg": decoders.load(decoders.build(Path(folder) / "libjpeg.so", decoders.LIBJPEG)),
             "plain": decoders.load(decoders.build(Path(folder) / "plain.so", decoders.PLAIN)),
         }
-        found = compare(libraries, open_source(args.source), args.count)
+        found = compare(libraries, args.small_views, open_source(args.source), args.photo_views)
     assert found["wrong"] == 0, found
     measure.save("same_pixels", dict(found))
 

@@ -52,6 +52,15 @@ def load_config(context: click.Context, option: click.Parameter, path: Path | No
     context.default_map = {**(context.default_map or {}), **found}
 
 
+def suggest(context: click.Context, values: Mapping[str, Any]) -> None:
+    """Makes values defaults of the command's parameters, by their keys in a file of --config, whose own go before them.
+
+    Raises:
+        OptionError: as a file's would be refused.
+    """
+    context.default_map = {**_defaults(context.command, context, values), **(context.default_map or {})}
+
+
 def _keys(command: click.Command) -> Iterator[tuple[str, click.Parameter, bool]]:
     """What can be said of a command in a file: key, parameter, and whether the key says no to it."""
     for param in command.params:

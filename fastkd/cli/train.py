@@ -21,6 +21,13 @@ from fastkd.cli.options import (
     teacher_options,
     view_options,
 )
+from fastkd.cli.schedule_options import (
+    describe_update,
+    keep_option,
+    order_options,
+    parse_update,
+    schedule_options,
+)
 from fastkd.cli.train_options import (
     headline,
     loss_options,
@@ -29,7 +36,6 @@ from fastkd.cli.train_options import (
     parse_recorded,
     parse_states,
     record_options,
-    schedule_options,
     states_every,
     step_options,
 )
@@ -42,12 +48,13 @@ _SECTIONS = {
     "Data": "image-field label-field mask class-map order drop-last mask-weights",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision ema-weights",
-    "Student": "model init reset-head norm ema sync-bn resize-from seed",
+    "Student": "model init reset-head norm drop-path dropout ema ema-warmup sync-bn resize-from seed",
     "Loss": "kd alpha alpha-rule beta layers teacher-layers label-smoothing tau tau-squared standardise-logits",
-    "Schedule": "epochs batch-size lr momentum weight-decay schedule",
+    "Schedule": "recipe epochs steps batch-size accumulate lr schedule milestones gamma warmup-epochs min-lr per-step",
+    "Optimizer": "opt momentum nesterov betas eps weight-decay no-decay layer-decay clip-grad",
     "Speed": "amp compiled resident num-workers prefetch device",
     "Scores on the way": "record never-learned dual-window el2n-epochs",
-    "Output": "out checkpoint-every val val-every tracked",
+    "Output": "out checkpoint-every keep-every val val-every tracked",
 }
 """The headings of the help, and the options below each."""
 
@@ -94,6 +101,7 @@ _SECTIONS = {
     metavar="STEPS|Nepochs",
     help="States also after so many steps within an epoch, or only after every Nth epoch, e.g. 10epochs.  [default: after each epoch]",
 )
+@keep_option
 @schedule_options
 @loss_options
 @click.option(
@@ -108,15 +116,7 @@ _SECTIONS = {
     metavar="tensorboard,wandb",
     help="Numbers also go there; metrics.jsonl and .csv are always written.",
 )
-@click.option("--drop-last", is_flag=True, help="Leave out the last batch of an epoch where it is not full.")
-@click.option(
-    "--order",
-    type=click.Choice(["shuffle", "pages"]),
-    default="shuffle",
-    show_default=True,
-    help="Of the samples in an epoch: uniform, or page by page for a BETON larger than memory.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights and order.")
+@order_options
 @click.option(
     "--norm",
     metavar="NORM",
@@ -141,6 +141,7 @@ def train(
     out: Path,
     force: bool,
     checkpoint_every: str | None,
+    keep_every: int | None,
     compiled: bool,
     tracked: str | None,
     alpha: str | None,
@@ -173,6 +174,7 @@ def train(
     fastkd train train.beton --mask m.h5 --logits l.h5 --model resnet20 --val test.beton --out run/
     fastkd train train.beton --alpha 0 --model resnet20 --epochs 30 --record forgetting,el2n,aum,dual --out run/
     fastkd train train.beton --mask m.h5 --teacher t.safetensors --kd vid --model resnet20 --out run/
+    fastkd train train.beton --logits l.h5 --model convnext_tiny --recipe convnext-t --out run/
     fastkd train flowers.beton --alpha 0 --model resnet18 --init imagenet.pth --reset-head --out run/
     """
     from fastkd.data.beton.dataset import open_dataset
@@ -208,9 +210,11 @@ def train(
     has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
     refuse_idle({"standardise_logits": options["standardise_logits"]}, "logits or --teacher", has_teacher)
     weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
-    epochs = max(1, options["epochs"])  # less is refused by the recipe, which needs the views first
+    options = parse_update(options | {"alpha": alpha})
+    # fewer epochs than one are refused by the recipe, which needs the views first
+    epochs = 50 if options["steps"] else max(1, options["epochs"] or 240)
     own_center, val_center = (None, None) if force else share(world, lambda: started_center(out))
-    more = {"num_epochs": epochs, "mix": mix, "mix_alpha": mix_alpha, "center_version": own_center}
+    more: dict[str, Any] = {"num_epochs": epochs, "mix": mix, "mix_alpha": mix_alpha, "center_version": own_center}
     chosen = choose_views(dataset, views, size, num_seeds, store=store, **more)
     options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
     recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
@@ -241,6 +245,8 @@ def train(
         log=say,
     )
     say(headline(recipe, inputs))
+    if updates := describe_update(recipe):
+        say(f"train: {updates}")
     if start is not None:
         say(f"train: starts from {init}{', the last layer anew' if reset_head else ''}; {norm_words}")
     if kept is not None and kept.weights is not None:
@@ -263,6 +269,7 @@ def train(
             val_every=val_every,
             record=recorded,
             **parse_states(checkpoint_every),
+            keep_every=keep_every,
             compiled=compiled,
             trackers=parse_trackers(tracked) if tracked else (),
             inputs=inputs.fingerprints,

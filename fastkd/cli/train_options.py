@@ -10,6 +10,8 @@ from fastkd.cli.common import say
 from fastkd.cli.config import NumberText
 from fastkd.cli.numbers import MOST_EPOCHS
 from fastkd.cli.options import match_outputs, option_list, refuse_idle
+from fastkd.errors import OptionError
+from fastkd.train.recipes.lines import parse_points
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,15 +24,21 @@ if TYPE_CHECKING:
     from fastkd.train.recipe import Recipe
 
 
-def _number_or(word: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
-    """A callback that takes a number or a word; what else is a usage error."""
+def _number_or(*words: str, lines: bool = False) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """A callback that takes a number, a word or, with `lines`, lines such as 0:1,0.5:0.5; what else is a usage error."""
+    told = " nor ".join([*words, *(["lines such as 0:1,0.5:0.5"] if lines else [])])
 
     def check(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-        if value is not None and value != word:
+        if value is not None and value not in words:
             try:
-                float(value)
+                if lines and ":" in value:
+                    parse_points(value, f"--{option.name}", f"fraction:{option.name}", "0:1,0.5:0.5")
+                else:
+                    float(value)
+            except OptionError as error:
+                raise click.BadParameter(str(error), context, option) from None
             except ValueError:
-                raise click.BadParameter(f"{value!r} is neither a number nor {word}.", context, option) from None
+                raise click.BadParameter(f"{value!r} is neither a number nor {told}.", context, option) from None
         return value
 
     return check
@@ -58,23 +66,6 @@ def parse_states(text: str | None) -> dict[str, int]:
     return {"checkpoint_epochs" if found[2] else "checkpoint_every": int(found[1])}
 
 
-schedule_options = option_list(
-    click.option("--epochs", type=int, default=240, show_default=True, help="Passes over the kept samples."),
-    click.option(
-        "--batch-size",
-        type=int,
-        help="Samples a step on each process; a run that goes on with more or fewer processes shares out its first total.  [default: 64; 128 with rrc]",
-    ),
-    click.option("--lr", type=float, help="Learning rate.  [default: 0.05; 0.1 with rrc]"),
-    click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD."),
-    click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="Of SGD."),
-    click.option(
-        "--schedule",
-        type=click.Choice(["step", "cosine"]),
-        help="Of the learning rate.  [default: step; cosine with rrc]",
-    ),
-)
-
 loss_options = option_list(
     click.option(
         "--kd",
@@ -87,9 +78,10 @@ loss_options = option_list(
     click.option(
         "--alpha",
         type=NumberText(),
-        callback=_number_or("auto"),
-        metavar="X|auto",
-        help="Weight of KD, 0 to 1; auto: by the kept fraction.  [default: 0.5, 1 with an R, 0 without a teacher]",
+        callback=_number_or("auto", lines=True),
+        metavar="X|auto|LINES",
+        help="Weight of KD, 0 to 1; auto: by the kept fraction; 0:1,0.5:0.5,…: lines over the fraction of training that is done.  "
+        "[default: 0.5, 1 with an R, 0 without a teacher]",
     ),
     click.option("--alpha-rule", metavar="F:X,…", help="Lines that auto follows.  [default: 0.1:1,0.7:0.5]"),
     click.option(
@@ -106,7 +98,13 @@ loss_options = option_list(
     click.option(
         "--label-smoothing", type=float, default=0.0, show_default=True, help="Share of labels spread over all classes."
     ),
-    click.option("--tau", type=float, default=4.0, show_default=True, help="Temperature of distillation."),
+    click.option(
+        "--tau",
+        type=NumberText(),
+        callback=_number_or(lines=True),
+        metavar="X|LINES",
+        help="Temperature of distillation; lines as of --alpha.  [default: 4]",
+    ),
     click.option(
         "--tau-squared/--no-tau-squared",
         default=True,
@@ -214,8 +212,9 @@ def headline(recipe: "Recipe", inputs: "RunInputs") -> str:
         )
     if recipe.kd in METHODS:
         loss = f"CE + {recipe.alpha:g}·KD + {recipe.beta:g}·{recipe.kd.upper()}; {loss}"
+    length = f"{recipe.epochs} epochs" if recipe.steps is None else f"{recipe.steps} steps, in epochs"
     return (
         f"train: {recipe.model} on {len(loader.ids):,} samples, {views.kind} {views.size}{mixed}, K = {views.num_seeds}; {loss}; "
-        f"{recipe.epochs} epochs of {len(loader)} steps of {loader.global_batch}, lr {recipe.lr:g} ({recipe.schedule}); "
+        f"{length} of {len(loader)} steps of {loader.global_batch}, lr {recipe.lr:g} ({recipe.schedule}); "
         f"{loader.describe()}"
     )

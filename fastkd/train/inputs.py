@@ -101,7 +101,7 @@ def open_inputs(
         logits=store if recipe.alpha > 0 or from_store else None,
         embeddings=from_store,
         by_number=by_number,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.batch_size * recipe.accumulate,
         global_batch=global_batch,
         shuffle=True,
         seed=recipe.seed,

@@ -12,13 +12,14 @@ from fastkd.distil.methods import LOGIT_LOSSES, METHODS, Context, choose_layers,
 from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
+from fastkd.models.drops import create_with_drops
 from fastkd.models.fitting import require_size
 from fastkd.models.norm import PRESETS, Norm
-from fastkd.models.registry import create_model
 from fastkd.models.sync_norm import synchronise_norms
 from fastkd.models.taps import Taps, embedding_name, stage_names
 from fastkd.teacher.network import PRECISIONS, LiveTeacher, Teacher
 from fastkd.train.parts.forward import forward
+from fastkd.train.parts.microbatches import num_parts
 from fastkd.train.recipe import Recipe
 
 
@@ -79,7 +80,8 @@ def make_learner(
         raise OptionError(
             f"--kd {recipe.kd} goes by one label a sample, mixed images have two: leave --mix out, or use another"
         )
-    model = create_model(recipe.model, num_classes).to(loader.device).to(memory_format=torch.channels_last)
+    model = create_with_drops(recipe.model, num_classes, drop_path=recipe.drop_path, dropout=recipe.dropout)
+    model = model.to(loader.device).to(memory_format=torch.channels_last)
     _require_runs(recipe, model, loader, world)
     if teacher is not None:
         size = teacher.norm.size or loader.views.size
@@ -131,7 +133,8 @@ def _require_runs(recipe: Recipe, model: nn.Module, loader: Loader | Resident, w
     if recipe.resize_from is not None:
         single += require_size(model, recipe.model, recipe.resize_from, "give a larger --resize-from")
     last = num_in_batch(len(loader.ids), len(loader) - 1, global_batch=loader.global_batch)
-    smallest = max(1, min(last, loader.global_batch) // world.size)
+    of_rank = [(num_parts(recipe, num, world.size), num // world.size) for num in (loader.global_batch, last)]
+    smallest = max(1, min(num // parts for parts, num in of_rank))
     if single and smallest == 1 and not (recipe.sync_bn and world.size > 1):
         raise OptionError(
             f"{recipe.model}: {single[0]} gets one value a channel from an image of {size} pixels, which the last batch of an "

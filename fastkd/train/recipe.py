@@ -1,21 +1,22 @@
 """Recipes: with which loss, for how long and how fast a student learns."""
 
-import itertools
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fastkd.data.order import ORDERS
 from fastkd.distil.methods import LOGIT_LOSSES, METHODS, NAMES, native_weight
 from fastkd.errors import OptionError
-from fastkd.models.registry import canonical_name, create_model
+from fastkd.models.drops import create_with_drops
+from fastkd.models.registry import canonical_name
+from fastkd.train.recipes.lines import along, number, parse_points
+from fastkd.train.recipes.update import OF_BEFORE, Update, require_timm_optimizer
 
 ALPHA_RULE = "0.1:1,0.7:0.5"
 """alpha of the kept fraction f: the paper's optima on CIFAR-100 (Figure 6, section 4.3), straight lines between them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
+class Recipe(Update):
     """How a student is trained. The defaults are the paper's for CIFAR and SVHN (appendix A)."""
 
     model: str
@@ -23,15 +24,7 @@ class Recipe:
     epochs: int = 240
     """Passes over the kept samples."""
     batch_size: int = 64
-    """Samples a step on each rank."""
-    lr: float = 0.05
-    """Initial learning rate of SGD."""
-    momentum: float = 0.9
-    """Momentum of SGD, without Nesterov."""
-    weight_decay: float = 5e-4
-    """Weight decay, on all parameters."""
-    schedule: str = "step"
-    """`step`: a tenth at 150/240, 180/240 and 210/240 of the epochs; `cosine`: half a cosine down to 0, each epoch."""
+    """Samples a step on each rank; with `accumulate`, of each part of it."""
     kd: str = "kd"
     """One of LOGIT_LOSSES: (1 - alpha)·CE + alpha·KD (Eq. 2); of METHODS: CE + alpha·KD + beta·R (appendix E)."""
     alpha: float = 0.5
@@ -72,10 +65,6 @@ class Recipe:
         rules = (
             ("epochs", 1 <= self.epochs <= 10**6, "1 … 1,000,000"),
             ("batch-size", 1 <= self.batch_size <= 2**20, "1 … 1,048,576"),
-            ("lr", 0 < self.lr <= 1000, "above 0, up to 1000"),
-            ("momentum", 0 <= self.momentum < 1, "0 <= momentum < 1"),
-            ("weight-decay", 0 <= self.weight_decay <= 1000, "0 … 1000"),
-            ("schedule", self.schedule in ("step", "cosine"), "step or cosine"),
             ("kd", self.kd in NAMES, f"one of {', '.join(NAMES)}"),
             ("alpha", 0 <= self.alpha <= most_alpha, f"0 … {most_alpha:,}"),
             ("beta", 0 <= self.beta <= 10**6, "0 … 1,000,000"),
@@ -90,15 +79,20 @@ class Recipe:
         for name, holds, expected in rules:
             if not holds:
                 raise OptionError(f"--{name} {getattr(self, name.replace('-', '_'))}: expected {expected}")
+        Update.__post_init__(self)
+        if self.warmup_epochs >= self.epochs:
+            raise OptionError(f"--warmup-epochs {self.warmup_epochs:g}: is all of {self.epochs} epochs, expected fewer")
+        if self.ema_warmup and not self.ema:
+            raise OptionError("--ema-warmup does nothing without --ema: give its decay, e.g. --ema 0.999")
 
     def describe(self) -> dict[str, Any]:
         """As JSON, which has lists alone, for the identity of what is made by the recipe."""
         version = METHODS[self.kd].version if self.kd in METHODS else 1
         found = asdict(self) | ({"kd_version": version} if version > 1 else {})
         return {
-            name: list(value) if isinstance(value, tuple) else value
+            name: [list(one) if isinstance(one, tuple) else one for one in value] if isinstance(value, tuple) else value
             for name, value in found.items()
-            if name not in _SINCE or value != _SINCE[name]
+            if (name not in _SINCE or value != _SINCE[name]) and not (name == "momentum" and self.opt == "adamw")
         }
 
     @property
@@ -107,7 +101,8 @@ class Recipe:
         return self.alpha > 0 or self.kd in METHODS
 
 
-_SINCE = {"standardise_logits": False}
+_SINCE: dict[str, Any] = {field.name: field.default for field in fields(Update) if field.name not in OF_BEFORE}
+_SINCE["standardise_logits"] = False
 """Fields that runs of before had no word of, which stay the same runs where the value is this one."""
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -116,6 +111,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "rrc": {"batch_size": 128, "lr": 0.1, "schedule": "cosine"},
 }
 """What differs from Recipe's defaults for each kind of views; `rrc`: the paper's ImageNet recipe (appendix A.2)."""
+
+OF_ADAMW: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.05, "schedule": "cosine"}
+"""What differs from both for AdamW: torch's rate, and what vision transformers are trained with (Touvron et al. 2021, Table 9)."""
 
 
 def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, **options: Any) -> Recipe:
@@ -135,7 +133,7 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
     if beta == "native" or (beta is None and kd in LOGIT_LOSSES and LOGIT_LOSSES[kd].beta):
         given["beta"] = native_weight(kd)
     elif beta is not None:
-        given["beta"] = _number(beta, "--beta", "a number or native")
+        given["beta"] = number(beta, "--beta", "a number or native")
     own = LOGIT_LOSSES.get(kd)
     if beta is not None and own is not None and not own.beta:
         raise OptionError(f"--beta {beta} is the weight of what --kd adds to KD: give --kd too, e.g. --kd vid")
@@ -151,13 +149,22 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
             raise OptionError(
                 f"{flag}: --kd {kd} looks at logits alone; give a --kd that looks at layers, e.g. --kd vid"
             )
-    recipe = Recipe(**(RECIPES[view_kind] | given | {"model": canonical_name(given["model"])}))
-    create_model(recipe.model, num_classes)  # an unknown name is told before any file is read through
+    opt = given.get("opt", "sgd")
+    if opt == "adamw" and "momentum" in given:
+        raise OptionError("--momentum does nothing with --opt adamw, which has --betas: leave it out")
+    if opt.startswith("timm:"):
+        require_timm_optimizer(opt)
+        if "lr" not in given:
+            raise OptionError(f"--opt {opt}: its rates are its own, so give --lr, and --weight-decay where it has one")
+    suited = RECIPES[view_kind] | (OF_ADAMW if opt == "adamw" else {})
+    recipe = Recipe(**(suited | given | {"model": canonical_name(given["model"])}))
+    rates = {"drop_path": recipe.drop_path, "dropout": recipe.dropout}
+    create_with_drops(recipe.model, num_classes, **rates)  # an unknown name is told before any file is read through
     return recipe
 
 
 def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: str, has_teacher: bool) -> float:
-    """alpha from `--alpha` (a number, `auto` or nothing) and `--alpha-rule`.
+    """alpha from `--alpha` (a number, lines, of which it is the largest, `auto` or nothing) and `--alpha-rule`.
 
     `auto` draws straight lines through the rule's pairs f:alpha, in increasing f, and keeps the outer values beyond them.
 
@@ -171,41 +178,14 @@ def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: st
         if rule is not None:
             raise OptionError(f"--alpha-rule {rule} is for --alpha auto, found --alpha {alpha or 'left out'}")
         if alpha is not None:
-            return _number(alpha, "--alpha", "a number or auto")
+            if ":" in alpha:
+                return max(value for _, value in parse_points(alpha, "--alpha", "fraction:alpha", "0:1,0.5:0.5"))
+            return number(alpha, "--alpha", "a number or auto")
         return 0.0 if not has_teacher else 1.0 if kd in METHODS else 0.5
-    points = []
-    for part in (ALPHA_RULE if rule is None else rule).split(","):
-        left, colon, right = part.partition(":")
-        if not colon:
-            raise OptionError(f"--alpha-rule {rule}: {part!r} is no pair f:alpha such as 0.1:1")
-        points.append(
-            tuple(_number(text, "--alpha-rule", "pairs f:alpha such as 0.1:1,0.7:0.5") for text in (left, right))
-        )
-    if any(a[0] >= b[0] for a, b in itertools.pairwise(points)):
-        raise OptionError(f"--alpha-rule {rule}: the fractions must increase")
-    if any(not 0 <= f <= 1 or not 0 <= value <= 1 for f, value in points):
+    points = parse_points(ALPHA_RULE if rule is None else rule, "--alpha-rule", "f:alpha", ALPHA_RULE)
+    if any(not 0 <= value <= 1 for _, value in points):
         raise OptionError(f"--alpha-rule {rule}: fractions and weights lie in 0 … 1")
-    if fraction <= points[0][0]:
-        return points[0][1]
-    for (low, at_low), (high, at_high) in itertools.pairwise(points):
-        if fraction <= high:
-            return at_low + (at_high - at_low) * (fraction - low) / (high - low)
-    return points[-1][1]
-
-
-def _number(text: str, option: str, expected: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise OptionError(f"{option} {text!r}: expected {expected}") from None
-
-
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """The learning rate of epoch 0 … epochs-1; the milestones move with the number of epochs."""
-    if recipe.schedule == "cosine":
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
-    passed = sum(epoch >= round(recipe.epochs * share / 240) for share in (150, 180, 210))
-    return recipe.lr * 0.1**passed
+    return along(points, fraction)
 
 
 def input_size(recipe: Recipe, epoch: int, full: int) -> int | None:

@@ -134,21 +134,25 @@ def load_part(part: Any, state: Any) -> None:
         if len(own) != len(saved) or not all(map(_same_settings, own, saved)):
             raise ValueError("settings of another optimiser")
     part.load_state_dict(state)
-    if isinstance(part, torch.optim.Optimizer):
+    if isinstance(part, torch.optim.SGD | torch.optim.AdamW):  # others have moments of rows and columns, too
         for parameter, kept in part.state.items():
-            moments = [value for value in kept.values() if isinstance(value, Tensor) and value.ndim]
+            moments = [
+                value for value in kept.values() if not (value is None or isinstance(_plain(value), int | float))
+            ]
             if any(value.shape != parameter.shape for value in moments):
                 raise ValueError("momentum of other parameters")
+
+
+def _plain(value: Any) -> Any:
+    """A scalar tensor as a number: counts of steps are some, and a learning rate where the update is part of a graph."""
+    return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
 
 
 def _same_settings(own: dict[str, Any], saved: dict[str, Any]) -> bool:
     """Whether numbers are numbers still, and all else is the same, or left to torch, which goes by the device."""
 
-    def plain(value: Any) -> Any:  # a learning rate is a tensor where the update is part of a graph
-        return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-
     def same(one: Any, other: Any) -> bool:
-        one, other = plain(one), plain(other)
+        one, other = _plain(one), _plain(other)
         if isinstance(one, int | float) and not isinstance(one, bool):
             return isinstance(other, int | float) and math.isfinite(other)
         return one == other or (one in (None, True, False) and other in (None, True, False))

@@ -55,13 +55,18 @@ def claim_folder(
     if found is not None and found["fingerprint"] != digest:
         differs = [] if force else differences({key: found[key] for key in identity}, identity)
         require_replaceable(out, force, f"another run is there; it differs in {in_a_line(differs) or 'its header'}")
-        for name in _FILES:
-            (out / name).unlink(missing_ok=True)
+        for path in (*(out / name for name in _FILES), *kept_weights(out)):
+            path.unlink(missing_ok=True)
         found = None
     if found is None:
         found = {"fastkd_kind": "run", "format_version": RUN_VERSION, "fingerprint": digest} | identity | (told or {})
         write_json(out / "run.json", with_checksum(found))
     return found
+
+
+def kept_weights(out: Path) -> list[Path]:
+    """The weights of epochs that stay in a run's folder (`--keep-every`), the first epoch's first."""
+    return sorted(out.glob("epoch-*.safetensors"))
 
 
 def _strangers(out: Path) -> list[str]:

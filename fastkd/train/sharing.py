@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -30,6 +31,11 @@ def wrapped(learner: nn.Module, world: World, *, is_static: bool) -> nn.Module:
     ddp = DistributedDataParallel(learner, gradient_as_bucket_view=True, static_graph=is_static)
     ddp.broadcast_buffers = False
     return ddp
+
+
+def unsent(learner: nn.Module) -> AbstractContextManager[None]:
+    """For the length of the block gradients stay on their rank, to be sent with those of the block after it."""
+    return learner.no_sync() if isinstance(learner, DistributedDataParallel) else nullcontext()
 
 
 def share_buffers(buffers: Iterable[Tensor], world: World) -> None:

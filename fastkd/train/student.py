@@ -4,19 +4,19 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastkd.agree import agree, require_seen, share
+from fastkd.data.batch import Batch
 from fastkd.dist import World, even_split
 from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
 from fastkd.fingerprint import fingerprint
-from fastkd.models.checkpoint import save_weights
 from fastkd.models.init import Init
 from fastkd.models.norm import Norm
 from fastkd.scoring.recording import Record, TrainingRecord
@@ -29,13 +29,16 @@ from fastkd.train.logs import require_trackers, tracking
 from fastkd.train.loop import Run, end_epoch, one_step, train_epoch
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch, evaluate, last_rates
 from fastkd.train.objective import objective
-from fastkd.train.parts.average import Average
+from fastkd.train.parts.average import Average, in_time
 from fastkd.train.parts.captured import can_be_captured, captured, cuda_graph
 from fastkd.train.parts.compiling import compile_step, measured_convolutions
-from fastkd.train.parts.optimizer import make_optimizer, set_learning_rate
+from fastkd.train.parts.groups import parameter_groups
+from fastkd.train.parts.microbatches import num_parts, part_sizes
+from fastkd.train.parts.optimizer import make_optimizer
+from fastkd.train.parts.saved import finish, keep_weights
 from fastkd.train.parts.states import Checkpoints
-from fastkd.train.recipe import Recipe, input_size, learning_rate
-from fastkd.train.run_folder import claim_folder, file_checksum, plain_result, read_result, write_result
+from fastkd.train.recipe import Recipe, input_size
+from fastkd.train.run_folder import claim_folder, plain_result, read_result
 from fastkd.train.sharing import wrapped
 from fastkd.writing import claim
 
@@ -53,6 +56,7 @@ def train(
     record: Record | None = None,
     checkpoint_every: int | None = None,
     checkpoint_epochs: int = 1,
+    keep_every: int | None = None,
     compiled: bool = False,
     trackers: Sequence[str] = (),
     inputs: dict[str, str],
@@ -72,7 +76,7 @@ def train(
     number of ranks, and a loader of the same global batch, it goes on with the same samples in each batch.
 
     Args:
-        loader: batches with logits where the store is the teacher.
+        loader: batches with logits where the store is the teacher, of `batch_size` times `accumulate` samples.
         out: the run's folder: `run.json` (what it is), `metrics.jsonl`, `metrics.csv`, `resume.pt`, `model.safetensors`,
             `result.json`.
         teacher: runs live on the same views, where there is no store.
@@ -81,7 +85,8 @@ def train(
         record: training dynamics to accumulate by the way; at the end they are `scores.h5`. They are kept by whole
             epochs, and so are the states then.
         checkpoint_every: steps between states within an epoch; None for none there. checkpoint_epochs: epochs between the
-            states after epochs; there is one after the last.
+            states after epochs; there is one after the last. keep_every: epochs between weights that stay, as
+            `epoch-00010.safetensors`; None for none.
         compiled: run the network through torch.compile, on a GPU with CUDA graphs; its first steps take a minute.
         inputs, params: what the run was made from, for `run.json`; another value there is another run.
         about: more of what it was made from, of `about_run`, for `run.json` and the checkpoint. command: the command line, for
@@ -114,6 +119,19 @@ def train(
     if record is not None and loader.views.mix is not None:
         raise OptionError(
             f"--record scores samples, and images mixed by {loader.views.mix.kind} are of two: leave --mix out"
+        )
+    if record is not None and recipe.steps is not None and recipe.steps % len(loader):
+        raise OptionError(
+            f"--record scores by whole epochs, of {len(loader)} steps, and --steps {recipe.steps} cuts the last: give --epochs"
+        )
+    if compiled and (recipe.alpha_course or recipe.tau_course):
+        raise OptionError("--compile compiles the loss with one alpha and tau, which a course changes: leave one out")
+    if recipe.steps is not None:
+        recipe = replace(recipe, epochs=-(-recipe.steps // len(loader)))
+    if not in_time(recipe.ema, recipe.steps or recipe.epochs * len(loader), warmup=recipe.ema_warmup):
+        log(
+            f"train: --ema {recipe.ema:g} averages over some {1 / (1 - recipe.ema):,.0f} steps, more than a third of this run's: "
+            f"much of what is saved will be of its beginning; take a smaller one, or --ema-warmup"
         )
     require_trackers(trackers)
     torch.manual_seed(recipe.seed)
@@ -148,8 +166,13 @@ def train(
         if found["finished"] is not None:
             log(f"{out}: this run is finished; its result follows")
             return plain_result(found["finished"])
+        if recipe.accumulate > 1 and loader.global_batch < recipe.batch_size * recipe.accumulate:
+            raise OptionError(
+                f"batches of {loader.global_batch} samples are no {recipe.accumulate} of {recipe.batch_size} to accumulate: give the "
+                f"loader a batch_size of {recipe.batch_size * recipe.accumulate}"
+            )
         stack.enter_context(measured_convolutions(loader.device))
-        sizes = {_full_batch(one, world) for one in (loader, val) if one is not None} if compiled else None
+        sizes = _full_sizes(recipe, loader, val, world) if compiled else None
         run, place = _start(recipe, learner, loader, live, record, out, found["head"], sizes, world, log)
         stack.callback(run.checkpoints.close)
         run.checkpoint_every, run.checkpoint_epochs = checkpoint_every, checkpoint_epochs
@@ -162,12 +185,13 @@ def train(
             )
         run.stop = stack.enter_context(stop_on_signals())
         for epoch in range(place["epoch"], recipe.epochs):
-            set_learning_rate(run.optimizer, learning_rate(recipe, epoch))
             learner.norm = replace(norm, size=input_size(recipe, epoch, loader.views.size) or norm.size)
             train_epoch(run, epoch, place["step"] if epoch == place["epoch"] else 0)
             measured = {}
             if val is not None and ((epoch + 1) % val_every == 0 or epoch + 1 == recipe.epochs):
                 run.accuracy = measured = _measure(run, norm, val)
+            if keep_every is not None and (epoch + 1) % keep_every == 0 and world.is_main:
+                keep_weights(run, norm, out, found["head"], epoch, measured)
             end_epoch(run, epoch, measured)
         run.checkpoints.finish()
         result = {
@@ -177,7 +201,7 @@ def train(
             **(run.watch.rates() if run.watch.num_images or not world.is_main else last_rates(out / "metrics.jsonl")),
         }
         if world.is_main:
-            _finish(run, norm, out, found["head"], result)
+            finish(run, norm, out, found["head"], result)
         return result
 
 
@@ -185,6 +209,13 @@ def _full_batch(loader: Loader | Resident, world: World) -> int:
     """Samples of this rank in all batches of a loader but the last."""
     start, end = even_split(loader.global_batch, world.rank, world.size)
     return end - start
+
+
+def _full_sizes(recipe: Recipe, loader: Loader | Resident, val: Loader | Resident | None, world: World) -> set[int]:
+    """Samples that this rank's networks get at once in all steps and evaluations but the last."""
+    num = num_parts(recipe, loader.global_batch, world.size)
+    of_val = set() if val is None else {_full_batch(val, world)}
+    return {*part_sizes(_full_batch(loader, world), num)} | of_val
 
 
 def _measure(run: Run, norm: Norm, val: Loader | Resident) -> dict[str, Any]:
@@ -217,12 +248,13 @@ def _start(
     is_plain = sizes is None and record is None and not (live is not None and recipe.distils)
     as_graph = on_gpu and is_plain and can_be_captured(recipe, world, is_resident=isinstance(loader, Resident))
     rate = torch.tensor(recipe.lr, device=loader.device) if as_graph else None
-    optimizer = make_optimizer(recipe, learner.parameters(), fused=on_gpu, lr=rate)
+    groups = parameter_groups(recipe, learner, learner.model)
+    optimizer = make_optimizer(recipe, groups, fused=on_gpu, lr=rate)
     scaler = torch.amp.GradScaler(loader.device.type, enabled=recipe.amp == "fp16")
     parts: dict[str, Any] = {"learner": learner, "optimizer": optimizer, "scaler": scaler}
     average = None
     if recipe.ema:
-        average = parts["average"] = Average(learner.model, recipe.ema)
+        average = parts["average"] = Average(learner.model, recipe.ema, warmup=recipe.ema_warmup)
     checkpoints = Checkpoints(out, head, parts, loader.device)
     place = checkpoints.load(log)
     require_seen(world, f"the state in {out}", checkpoints.loaded)
@@ -238,7 +270,7 @@ def _start(
     run = Run(
         recipe=recipe,
         learner=learner,
-        wrapped=wrapped(learner, world, is_static=sizes is None),
+        wrapped=wrapped(learner, world, is_static=sizes is None and recipe.accumulate == 1),
         objective=loss,
         optimizer=optimizer,
         scaler=scaler,
@@ -256,28 +288,9 @@ def _start(
         table=CsvLines(out / "metrics.csv", place["csv"], log) if world.is_main else None,
     )
     if as_graph:
-        step, size = partial(one_step, run, number=0, share=1.0), _full_batch(loader, world)
-        run.captured = captured(step, size, cuda_graph(loader.device), log)
+
+        def step(batch: Batch) -> Tensor:
+            return one_step(run, batch, 0, 1.0, num_parts(recipe, len(batch), 1))
+
+        run.captured = captured(step, _full_batch(loader, world), cuda_graph(loader.device), log)
     return run, place
-
-
-def _finish(run: Run, norm: Norm, out: Path, head: dict[str, Any], result: dict[str, Any]) -> None:
-    """Writes weights, scores and, last, the result, which makes the run a finished one; `result` gets their fingerprints."""
-    assert run.lines is not None
-    assert run.table is not None
-    final = run.learner.model if run.average is None else run.average.module
-    files = {"metrics.jsonl": run.lines.checksum, "metrics.csv": run.table.checksum}
-    dataset = run.loader.dataset
-    meta = {"model": run.recipe.model, "num_classes": dataset.num_classes, "class_names": dataset.class_names}
-    meta |= {"norm": norm.describe(), "size": run.loader.views.size, "val_top1": result["val_top1"]}
-    meta |= {name: head[name] for name in ("inputs", "params", "about") if name in head}
-    result["fingerprint"] = save_weights(out / "model.safetensors", final, meta)
-    files["model.safetensors"] = file_checksum(out / "model.safetensors")
-    if run.recording is not None:
-        names = dataset.class_names
-        saved = run.recording.save(
-            out / "scores.h5", inputs=head["inputs"], epochs=run.recipe.epochs, class_names=names
-        )
-        result["scores_fingerprint"] = saved.header.fingerprint
-        files["scores.h5"] = file_checksum(out / "scores.h5")
-    write_result(out, head, result, files)

@@ -22,7 +22,13 @@ def test_help_has_each_option_once_under_a_heading(name):
 @pytest.mark.parametrize(
     ("name", "headings"),
     [
-        ("train", ["Data", "Views", "Teacher", "Student", "Loss", "Schedule", "Speed", "Scores on the way", "Output"]),
+        (
+            "train",
+            [
+                *("Data", "Views", "Teacher", "Student", "Loss", "Schedule", "Optimizer", "Speed", "Scores on the way"),
+                "Output",
+            ],
+        ),
         ("prune", ["Selection", "Inputs", "Of single methods", "Output"]),
         ("cache-logits", ["Data", "Views", "Teacher", "Speed", "Output"]),
     ],

@@ -59,6 +59,9 @@ OF_TRAINING = {
     "--dual-window": f"{TRAIN} --record dual",
     "--el2n-epochs": f"{TRAIN} --record el2n",
     "--tau": TRAIN,
+    "--steps": TRAIN.replace(" --epochs 1", ""),
+    "--eps": f"{TRAIN} --opt adamw",
+    "--min-lr": f"{TRAIN} --schedule cosine",
 }
 OPTIONS = [
     (name, param.opts[0])

@@ -73,7 +73,8 @@ def make_run(
     }
     head = claim_folder(out, {"inputs": inputs, "params": params}, {"about": about})
     save_teacher(out / "model.safetensors")
-    save_resume(out / "resume.pt", {"epoch": 2, "run": head["fingerprint"]})
+    place = {"epoch": 2, "step": 0, "rows": [], "num_written": 0, "accuracy": {}, "jsonl": None, "csv": None}
+    save_resume(out / "resume.pt", place | {"run": head["fingerprint"]})
     result = {"epochs": 2, "val_top1": top1, "val_top5": top1 and 95.0, "images_per_s": 900.0, "data_wait_percent": 3.0}
     for name in ("metrics.jsonl", "metrics.csv"):
         (out / name).write_text(f"{top1}\n")
@@ -92,7 +93,7 @@ def as_version_1(out: Path) -> Path:
     for path in (out / "resume.pt", out / "resume-previous.pt"):
         if path.exists():
             state = load_resume(path)
-            places = {name: state[name]["size_bytes"] for name in ("jsonl", "csv") if name in state}
+            places = {name: state[name]["size_bytes"] for name in ("jsonl", "csv") if state[name]}
             save_resume(path, {name: value for name, value in state.items() if name != "run"} | places)
     return out
 

@@ -210,7 +210,7 @@ def test_a_gpus_random_numbers_are_kept_with_a_state(tmp_path, monkeypatch):
     }.items():
         monkeypatch.setattr(torch.cuda, name, stub)
     first = Checkpoints(tmp_path, {"fingerprint": "x", "format_version": 2}, {}, "cuda:0")
-    first.save({"epoch": 1, "step": 0})
+    first.save({"epoch": 1, "step": 0, "rows": [], "jsonl": None, "csv": None, "accuracy": {}})
     first.finish()
     there[:] = [torch.zeros(16, dtype=torch.uint8)]
     assert Checkpoints(tmp_path, {"fingerprint": "x", "format_version": 2}, {}, "cuda:0").load(lambda line: None)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from fastkd.errors import OptionError
-from fastkd.train.recipe import Recipe, choose_alpha, choose_recipe, learning_rate
+from fastkd.train.parts.schedule import Rates
+from fastkd.train.recipe import Recipe, choose_alpha, choose_recipe
 
 
 def alpha_of(fraction: float, rule: str | None = None, alpha: str | None = "auto", kd: str = "kd") -> float:
@@ -100,12 +101,12 @@ def test_values_out_of_range_name_the_option(options, words):
 )
 def test_the_milestones_move_with_the_number_of_epochs(epochs, expected):
     recipe = Recipe(model="resnet8", epochs=epochs)
-    assert [learning_rate(recipe, epoch) for epoch in range(epochs)] == pytest.approx(expected)
+    assert [Rates(recipe, 1)(epoch) for epoch in range(epochs)] == pytest.approx(expected)
 
 
 def test_a_cosine_falls_from_the_initial_rate_towards_zero():
     recipe = Recipe(model="resnet8", epochs=100, schedule="cosine", lr=0.1)
-    rates = [learning_rate(recipe, epoch) for epoch in range(100)]
+    rates = [Rates(recipe, 1)(epoch) for epoch in range(100)]
     assert rates[0] == 0.1
     assert rates[50] == pytest.approx(0.05)
     assert rates == sorted(rates, reverse=True)
@@ -116,7 +117,13 @@ def test_a_cosine_falls_from_the_initial_rate_towards_zero():
     ("option", "value"),
     [
         *[("epochs", 0), ("epochs", -1), ("batch_size", 0), ("lr", 0.0), ("lr", -0.1), ("lr", float("inf"))],
-        *[("lr", float("nan")), ("momentum", 1.0), ("momentum", -0.1), ("weight_decay", -1e-4), ("schedule", "linear")],
+        *[
+            ("lr", float("nan")),
+            ("momentum", 1.0),
+            ("momentum", -0.1),
+            ("weight_decay", -1e-4),
+            ("schedule", "exponential"),
+        ],
         *[("alpha", -0.1), ("alpha", 2.0), ("alpha", float("nan")), ("tau", 0.0), ("tau", -4.0), ("tau", float("inf"))],
         *[("seed", -1), ("seed", 2**63)],
     ],

@@ -46,6 +46,26 @@ def test_the_store_against_the_live_teacher_for_each_pair_at_its_own_size(run, r
         assert 1 < low <= pair["bound_of_store_over_live"]["median"] <= high
 
 
+def test_a_transformer_by_its_own_recipe_against_sgd(run, raw_beton, teacher_file):
+    few = [
+        "--teacher",
+        teacher_file,
+        "--images",
+        120,
+        "--epochs",
+        8,
+        "--batch-size",
+        12,
+        "--sgd-lr",
+        0.0001,
+        "--num-seeds",
+        2,
+    ]
+    found = run("train.vit_recipe", raw_beton, raw_beton, *few)
+    assert found["adamw_over_the_best_sgd_points"] > 0
+    assert set(found["top1_percent"]) == {"adamw", "sgd 0.0001"}
+
+
 def test_killed_training_runs_end_with_the_same_bytes(run, raw_beton):
     found = run("train.train_kills", raw_beton, "--kills", 2, "--images", 64)
     assert found["kills"] == {"SIGKILL": 1, "SIGTERM": 1}

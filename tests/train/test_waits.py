@@ -56,6 +56,9 @@ FLAGS: list[dict[str, Any]] = [
     {"mix": "mixup", "kd": "kd", "alpha": 0.5},
     {"weights": True},
     {"model": "mobilenet_v2", "drop_last": True},
+    {"opt": "adamw", "clip_grad": 1.0},
+    {"nesterov": True, "ema": 0.9, "ema_warmup": True},
+    {"kd": "kd", "alpha": 0.5, "alpha_course": ((0.0, 0.5), (1.0, 0.1)), "tau_course": ((0.0, 4.0), (1.0, 1.0))},
 ]
 
 
@@ -90,7 +93,7 @@ def start(dataset: Dataset, teacher_path: Path, world: World, flags: dict[str, A
         recipe=recipe,
         learner=learner,
         wrapped=learner.train(),
-        optimizer=make_optimizer(recipe, learner.parameters(), fused=False),
+        optimizer=make_optimizer(recipe, learner.parameters(), fused=recipe.opt == "adamw"),
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         average=Average(learner.model, recipe.ema) if recipe.ema else None,
         loader=loader,
@@ -111,7 +114,7 @@ def start(dataset: Dataset, teacher_path: Path, world: World, flags: dict[str, A
 def onto_the_gpu(run: Run, batches: list[Batch]) -> list[Batch]:
     """Moves a run there; the optimiser has the new parameters."""
     moved(run.learner)
-    run.optimizer = make_optimizer(run.recipe, run.learner.parameters(), fused=False)
+    run.optimizer = make_optimizer(run.recipe, run.learner.parameters(), fused=run.recipe.opt == "adamw")
     run.watch = Stopwatch(GPU)
     if run.average is not None:
         moved(run.average.module)

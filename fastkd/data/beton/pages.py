@@ -100,13 +100,13 @@ class PageWriter:
         self._journal = os.open(self.journal_path, os.O_RDWR | os.O_CREAT, 0o644)
         is_new = not self._resume(job.encode(), is_unchanged, log)
         self._file = self.partial.open("wb" if is_new else "r+b")
+        self.rows = RowIndexWriter(path)
         try:
             self._file.truncate(self.page_start)
+            self._index_committed()
         except OSError:
             self.close(keep=self.num_commits > 0)
             raise
-        self.rows = RowIndexWriter(path)
-        self._index_committed()
         self._file.seek(self.page_start)
         self._bypass_cache(True)
 

@@ -27,7 +27,9 @@ def can_be_captured(recipe: Recipe, world: World, *, is_resident: bool) -> bool:
         is_resident: whether the batches are made there.
     """
     is_same = recipe.kd in LOGIT_LOSSES and recipe.amp != "fp16" and recipe.resize_from is None
-    return is_same and is_resident and world.size == 1
+    has_numbers_of_its_own = recipe.ema_warmup or recipe.alpha_course or recipe.tau_course
+    can_hold = is_same and recipe.opt in ("sgd", "adamw") and not has_numbers_of_its_own
+    return can_hold and is_resident and world.size == 1
 
 
 def captured(step: Step, size: int, record: Recorder, log: Callable[[str], None] = lambda line: None) -> Step:
