@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fastkd.data.beton.dataset import open_dataset
 from fastkd.data.beton.read import identify, open_beton
 from fastkd.prune.scores.score_file import save_scores
-from fastkd.report.gallery import gallery_rows
+from fastkd.report.gallery import gallery_rows, write_gallery
 from fastkd.report.selection import spearman, summary
 
 DESCRIBED = {"el2n": {"direction": "high = hard", "policies": {}}}
@@ -80,6 +82,27 @@ def test_the_gallery_shows_the_hardest_first(scores, raw_beton, tmp_path):
         "middle": [300, 299, 301],
         "lowest": [0, 1, 2],
     }
+
+
+def test_the_gallery_of_a_mask_is_the_same_each_time(raw_beton, tmp_path):
+    assert fastkd("prune", raw_beton, "--keep", 60, "--out", tmp_path / "m.h5").code == 0
+    for name in ("a.png", "b.png"):
+        line = ("inspect", tmp_path / "m.h5", "--beton", raw_beton, "--gallery", tmp_path / name, "--count", 12)
+        assert fastkd(*line).code == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_words_of_the_gallery_stay_in_their_places(raw_beton, tmp_path):
+    dataset = open_dataset(raw_beton)
+    rows = {"some": np.arange(3)}
+    sheets = []
+    for words in ("short", "long " * 100, "of\ntwo lines", "\x1b[31m", "日本"):
+        named = dataclasses.replace(dataset, class_names=[words] * len(dataset.class_names))
+        write_gallery(tmp_path / "g.png", named, rows, None, title=words, meaning=words, force=True)
+        with Image.open(tmp_path / "g.png") as sheet:
+            sheets.append(np.array(sheet))
+    pictures = [sheet[80:140] for sheet in sheets]
+    assert all((picture == pictures[0]).all() for picture in pictures)
 
 
 def test_undefined_samples_are_not_shown():

@@ -119,7 +119,7 @@ def claims_of(groups: Sequence[Group]) -> list[Told]:
 def points_of(shared: Facts) -> dict[float, float]:
     """Fraction → top-1 in percent that the paper's text gives of a line with these values, of the names of `value_of`."""
     kd, alpha = shared.get("kd"), shared.get("alpha")
-    if kd is None:
+    if kd is None or shared.get("tau") not in (None, 4.0):  # all of the paper's are of τ 4 (appendix A.2)
         return {}
     if shared.get("method") == "random" and (kd == "none" or (kd == "kd" and alpha == 0.5)):
         return dict(_RANDOM[kd])

@@ -262,9 +262,9 @@ def _x_axis(name: str, places: Sequence[Any], is_number: bool) -> dict[str, Any]
         if places
         else [0, 1]
     )
-    scale: dict[str, Any] = {"domain": ends, "zero": False, "nice": False, "padding": 14}
-    if places and places[0] > 0 and places[-1] >= 8 * places[0]:
-        scale["type"] = "log"
+    scale: dict[str, Any] = {"domain": ends, "nice": False, "padding": 14}
+    is_wide = bool(places) and places[0] > 0 and places[-1] >= 8 * places[0]
+    scale |= {"type": "log"} if is_wide else {"zero": False}  # of which a logarithmic one complains
     axis = {"title": NUMBERS[name], "grid": False, "labelOverlap": "greedy", "format": ".3~g"}
     if len(places) <= _MOST_TICKS:
         axis["values"] = list(places)

@@ -121,7 +121,7 @@ def _draw(figure: Figure, anchors: Mapping[int, str]) -> Drawn:
         title: panel_spec(figure.x, of_panel, places, domain_of(ends), styles) for title, of_panel in rows.items()
     }
     published = list(_published(figure)) if figure.x == "fraction" else []
-    if published:
+    if len({row["line"] for row in published}) > 1:  # of one line, the table below says as much
         panels = {title or _HERE: panel for title, panel in panels.items()}
         at = sorted({*places, *(row["x"] for row in published)})
         domain = domain_of(row["mean"] for row in published)
