@@ -25,7 +25,7 @@ from fastkd.cli.schedule_options import (
     describe_update,
     keep_option,
     order_options,
-    parse_update,
+    say_left_out,
     schedule_options,
 )
 from fastkd.cli.train_options import (
@@ -209,11 +209,15 @@ def train(
     store = LogitStore(logits) if logits else None
     has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
     weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
-    options = parse_update(options | {"alpha": alpha})
+    say_left_out(options.pop("recipe"))
     # fewer epochs than one are refused by the recipe, which needs the views first
     epochs = 50 if options["steps"] else max(1, options["epochs"] or 240)
     chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha)
-    options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
+    options |= {
+        "alpha": alpha if alpha and ":" in alpha else weight,
+        "layers": parse_names(layers),
+        "teacher_layers": parse_names(teacher_layers),
+    }
     recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
     start = (
         open_init(init, recipe.model, dataset, mapping, reset_head=reset_head, ema_weights=ema_weights)
