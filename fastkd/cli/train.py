@@ -213,11 +213,7 @@ def train(
     # fewer epochs than one are refused by the recipe, which needs the views first
     epochs = 50 if options["steps"] else max(1, options["epochs"] or 240)
     chosen = choose_views(dataset, views, size, num_seeds, store=store, num_epochs=epochs, mix=mix, mix_alpha=mix_alpha)
-    options |= {
-        "alpha": alpha if alpha and ":" in alpha else weight,
-        "layers": parse_names(layers),
-        "teacher_layers": parse_names(teacher_layers),
-    }
+    options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
     recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
     start = (
         open_init(init, recipe.model, dataset, mapping, reset_head=reset_head, ema_weights=ema_weights)

@@ -178,8 +178,8 @@ def _from_texts(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: str, has_teacher: bool) -> float:
-    """alpha from `--alpha` (a number, lines, of which it is the largest, `auto` or nothing) and `--alpha-rule`.
+def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: str, has_teacher: bool) -> float | str:
+    """alpha from `--alpha` (a number, `auto`, lines along training, which stay text, or nothing) and `--alpha-rule`.
 
     `auto` draws straight lines through the rule's pairs f:alpha, in increasing f, and keeps the outer values beyond them.
 
@@ -194,7 +194,7 @@ def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: st
             raise OptionError(f"--alpha-rule {rule} is for --alpha auto, found --alpha {alpha or 'left out'}")
         if alpha is not None:
             if ":" in alpha:
-                return max(value for _, value in parse_course(alpha, "alpha"))
+                return alpha
             return number(alpha, "--alpha", "a number or auto")
         return 0.0 if not has_teacher else 1.0 if kd in METHODS else 0.5
     points = parse_points(ALPHA_RULE if rule is None else rule, "--alpha-rule", "f:alpha", ALPHA_RULE)
