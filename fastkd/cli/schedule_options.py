@@ -1,6 +1,6 @@
 """Options of `fastkd train` on how long, how fast and by which updates it learns; and recipes, which are values of options."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -9,15 +9,11 @@ from fastkd.cli.common import say
 from fastkd.cli.config import suggest
 from fastkd.cli.numbers import MOST_EPOCHS, Real
 from fastkd.cli.options import option_list
-from fastkd.errors import OptionError
-from fastkd.train.recipes.lines import number, parse_points
 from fastkd.train.recipes.named import NAMED, read_named
 from fastkd.train.recipes.update import SCHEDULES
 
 if TYPE_CHECKING:
     from fastkd.train.recipe import Recipe
-
-EXAMPLE_COURSE = "0:1,0.5:0.5"
 
 
 def _load_recipe(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
@@ -129,32 +125,10 @@ keep_option = click.option(
 )
 
 
-def parse_update(options: dict[str, Any]) -> dict[str, Any]:
-    """What `choose_recipe` takes of the options above and of alpha and tau, where texts are numbers and names.
-
-    What fastkd does not do of a named recipe is said.
-
-    Raises:
-        OptionError: a malformed text, both of --steps and --epochs.
-    """
-    if options["steps"] is not None and options["epochs"] is not None:
-        raise OptionError(f"--steps {options['steps']} and --epochs {options['epochs']}: give one of them")
-    if options["recipe"] is not None and (left_out := read_named(options["recipe"])[1]):
-        say(f"train: --recipe {options['recipe']} is its source's but for: {left_out}")
-    found = {name: value for name, value in options.items() if name != "recipe"}
-    for name in ("betas", "milestones"):
-        if found[name] is not None:
-            expected = "numbers with commas between them"
-            found[name] = tuple(number(one, f"--{name}", expected) for one in found[name].split(","))
-    if found["no_decay"] is not None:
-        found["no_decay"] = tuple(word.strip() for word in found["no_decay"].split(","))
-    for name in ("alpha", "tau"):
-        if isinstance(found[name], str) and ":" in found[name]:
-            points = parse_points(found[name], f"--{name}", f"fraction:{name}", EXAMPLE_COURSE)
-            found |= {f"{name}_course": points, name: max(value for _, value in points)}
-    if isinstance(found["tau"], str):
-        found["tau"] = number(found["tau"], "--tau", "a number or lines such as 0:8,1:2")
-    return found
+def say_left_out(name: str | None) -> None:
+    """Says what fastkd does not do of a named recipe."""
+    if name is not None and (left_out := read_named(name)[1]):
+        say(f"train: --recipe {name} is its source's but for: {left_out}")
 
 
 def describe_update(recipe: "Recipe") -> str:

@@ -11,7 +11,7 @@ from fastkd.cli.config import NumberText
 from fastkd.cli.numbers import MOST_EPOCHS
 from fastkd.cli.options import match_outputs, option_list, refuse_idle
 from fastkd.errors import OptionError
-from fastkd.train.recipes.lines import parse_points
+from fastkd.train.recipes.lines import parse_course
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def _number_or(*words: str, lines: bool = False) -> Callable[[click.Context, cli
         if value is not None and value not in words:
             try:
                 if lines and ":" in value:
-                    parse_points(value, f"--{option.name}", f"fraction:{option.name}", "0:1,0.5:0.5")
+                    parse_course(value, str(option.name))
                 else:
                     float(value)
             except OptionError as error:

@@ -8,7 +8,7 @@ from fastkd.distil.methods import LOGIT_LOSSES, METHODS, NAMES, native_weight
 from fastkd.errors import OptionError
 from fastkd.models.drops import create_with_drops
 from fastkd.models.registry import canonical_name
-from fastkd.train.recipes.lines import along, number, parse_points
+from fastkd.train.recipes.lines import along, number, parse_course, parse_points
 from fastkd.train.recipes.update import OF_BEFORE, Update, require_timm_optimizer
 
 ALPHA_RULE = "0.1:1,0.7:0.5"
@@ -120,6 +120,7 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
     """The recipe that suits the views, with the options that are not None over it.
 
     Args:
+        options: fields of Recipe; numbers and names may be text, as they are typed.
         beta: a number, `native` for the weight that the method has in RepDistiller, or None for the paper's 1 (logit losses: their authors').
 
     Raises:
@@ -149,6 +150,9 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
             raise OptionError(
                 f"{flag}: --kd {kd} looks at logits alone; give a --kd that looks at layers, e.g. --kd vid"
             )
+    if "steps" in given and "epochs" in given:
+        raise OptionError(f"--steps {given['steps']} and --epochs {given['epochs']}: give one of them")
+    given |= _from_texts(given)
     opt = given.get("opt", "sgd")
     if opt == "adamw" and "momentum" in given:
         raise OptionError("--momentum does nothing with --opt adamw, which has --betas: leave it out")
@@ -163,8 +167,31 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
     return recipe
 
 
-def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: str, has_teacher: bool) -> float:
-    """alpha from `--alpha` (a number, lines, of which it is the largest, `auto` or nothing) and `--alpha-rule`.
+def _from_texts(given: dict[str, Any]) -> dict[str, Any]:
+    """What options come to that were given as text: lists of numbers or words, numbers, and lines along training.
+
+    Raises:
+        OptionError: a malformed one.
+    """
+    texts = {name: value for name, value in given.items() if isinstance(value, str)}
+    found: dict[str, Any] = {}
+    for name in texts.keys() & {"betas", "milestones"}:
+        found[name] = tuple(
+            number(one, f"--{name}", "numbers with commas between them") for one in texts[name].split(",")
+        )
+    if "no_decay" in texts:
+        found["no_decay"] = tuple(word.strip() for word in texts["no_decay"].split(","))
+    for name in texts.keys() & {"alpha", "tau"}:
+        if ":" in texts[name]:
+            points = parse_course(texts[name], name)
+            found |= {f"{name}_course": points, name: max(value for _, value in points)}
+        else:
+            found[name] = number(texts[name], f"--{name}", "a number or lines such as 0:1,0.5:0.5")
+    return found
+
+
+def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: str, has_teacher: bool) -> float | str:
+    """alpha from `--alpha` (a number, `auto`, lines along training, which stay text, or nothing) and `--alpha-rule`.
 
     `auto` draws straight lines through the rule's pairs f:alpha, in increasing f, and keeps the outer values beyond them.
 
@@ -179,7 +206,7 @@ def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: st
             raise OptionError(f"--alpha-rule {rule} is for --alpha auto, found --alpha {alpha or 'left out'}")
         if alpha is not None:
             if ":" in alpha:
-                return max(value for _, value in parse_points(alpha, "--alpha", "fraction:alpha", "0:1,0.5:0.5"))
+                return alpha
             return number(alpha, "--alpha", "a number or auto")
         return 0.0 if not has_teacher else 1.0 if kd in METHODS else 0.5
     points = parse_points(ALPHA_RULE if rule is None else rule, "--alpha-rule", "f:alpha", ALPHA_RULE)

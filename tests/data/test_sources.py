@@ -1,7 +1,6 @@
 import os
 import pickle
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -215,10 +214,8 @@ def real_data() -> Path:
 
 
 @pytest.mark.parametrize(("split", "per_class"), [("train", 5000), ("test", 1000)])
-def test_sixty_thousand_zip_members_open_in_about_a_second(real_data, split, per_class):
-    start = time.perf_counter()
+def test_a_zip_of_sixty_thousand_members_is_listed_by_class(real_data, split, per_class):
     source = open_source(str(real_data / "cifar10-jpeg.zip"), root=f"cifar10/{split}")
-    assert time.perf_counter() - start < 5  # measured 0.4 s; the rest is room for a busy machine
     assert np.bincount(source.labels).tolist() == [per_class] * 10
     assert source.class_names[6] == "frog"
     assert source.names[6 * per_class] == "frog/0000.jpg"

@@ -43,6 +43,15 @@ def parse_points(text: str, option: str, pair: str, example: str) -> Points:
     return tuple(points)
 
 
+def parse_course(text: str, name: str) -> Points:
+    """The points of an option whose value changes along the fraction of training that is done.
+
+    Raises:
+        OptionError: as `parse_points`.
+    """
+    return parse_points(text, f"--{name}", f"fraction:{name}", "0:1,0.5:0.5")
+
+
 def along(points: Points, x: float) -> float:
     """The value at x on the straight lines through the points; the outer values beyond them."""
     if x <= points[0][0]:
