@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fastkd import losses
+    from fastkd.cli.calls import build_beton, cache_logits, train_student
     from fastkd.data.beton.fields import Fields
     from fastkd.data.views.draw import Views
     from fastkd.data.views.mix import Mix
@@ -16,7 +18,19 @@ if TYPE_CHECKING:
     from fastkd.store.logit_store import LogitStore
 
 __version__ = "0.1.0"
-__all__ = ["FastKDError", "Fields", "Loader", "LogitStore", "Mask", "Mix", "Views"]
+__all__ = [
+    "FastKDError",
+    "Fields",
+    "Loader",
+    "LogitStore",
+    "Mask",
+    "Mix",
+    "Views",
+    "build_beton",
+    "cache_logits",
+    "losses",
+    "train_student",
+]
 
 _HOME = {
     "FastKDError": "fastkd.errors",
@@ -26,10 +40,15 @@ _HOME = {
     "Mask": "fastkd.prune.masks.mask",
     "Mix": "fastkd.data.views.mix",
     "Views": "fastkd.data.views.draw",
+    "build_beton": "fastkd.cli.calls",
+    "cache_logits": "fastkd.cli.calls",
+    "train_student": "fastkd.cli.calls",
 }
 
 
 def __getattr__(name: str) -> object:
+    if name == "losses":
+        return import_module("fastkd.losses")
     if name not in _HOME:
         raise AttributeError(f"module 'fastkd' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "inspect": ("inspect m.h5 --beton x.beton --count 3 --gallery out/g.png", "inspect x.beton l.h5 t/scores.h5 run"),
     "sweep": ("sweep paper:theorem --scale smoke --out out/D",),
     "verify": ("verify out/y.beton --write-manifest", "verify x.beton l.h5 m.h5 run stopped/run"),
+    "models": ("models resnet",),
 }
 """Lines of every command; what they write lies in out/."""
 OF_DATA = ("build-beton", "import-scores", "prune", "plan", "inspect", "verify")

@@ -12,6 +12,7 @@ from fastkd.cli.evaluate import evaluate
 from fastkd.cli.import_scores import import_scores
 from fastkd.cli.inspect import inspect
 from fastkd.cli.merge import merge
+from fastkd.cli.models import models
 from fastkd.cli.page_errors import telling_page_errors
 from fastkd.cli.plan import plan
 from fastkd.cli.prune import prune
@@ -21,8 +22,41 @@ from fastkd.cli.sweep import sweep
 from fastkd.cli.train import train
 from fastkd.cli.verify import verify
 
+SUMMARIES = {
+    "build-beton": "Images from a folder, zip or data set into a beton.",
+    "score": "Score every sample: EL2N, GraNd, forgetting and more.",
+    "import-scores": "Published scores, joined to a beton by file name.",
+    "prune": "Choose the samples to keep; writes a mask.",
+    "plan": "What a store takes, and when it pays.",
+    "cache-logits": "A teacher's logits of K views a sample into a store.",
+    "merge": "One store of the shards that several nodes filled.",
+    "train": "Train a student from a store, live, or on labels.",
+    "evaluate": "Top-1 and top-5 of a checkpoint or a run.",
+    "sweep": "All runs of a grid, or of a figure of the paper.",
+    "report": "Finished runs side by side: a table and a page.",
+    "inspect": "What files are, in words or as JSON.",
+    "verify": "Read files whole and check all that is in them.",
+    "models": "List the networks by name.",
+}
+"""The commands in a line of 80 columns each."""
+
+
+class Commands(click.Group):
+    """The commands in the order in which a job uses them."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of a name, with its summary."""
+        found = super().get_command(context, name)
+        if found is not None:
+            found.short_help = SUMMARIES[name]
+        return found
+
 
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     commands=[
         build_beton,
@@ -38,6 +72,7 @@ from fastkd.cli.verify import verify
         report,
         inspect,
         verify,
+        models,
     ],
 )
 @click.version_option(__version__, prog_name="fastkd")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from fastkd.cli.numbers import MOST_WORKERS
 from fastkd.cli.options import field_options, refuse_idle_fields
 from fastkd.data.beton.fields import Fields
 from fastkd.errors import OptionError
+
+if TYPE_CHECKING:
+    from fastkd.data.sources.open import Source
 
 
 @command("build-beton")
@@ -101,8 +104,6 @@ def build_beton(
             raise OptionError(f"{unfit} does not go with --mask, which copies samples as they are")
         return _copy_part(Path(source), fields, mask, out, force)
     refuse_idle_fields(fields, False, "--mask, where SOURCE is a beton")
-    from fastkd.data.beton.build import build_beton as write
-    from fastkd.data.beton.encode import WriteOptions, default_mode
     from fastkd.data.sources.open import open_source
 
     images = open_source(source, root=root, classes=classes, split=split or "train")
@@ -111,6 +112,37 @@ def build_beton(
             f"{count:,} {suffix or 'without suffix'}" for suffix, count in images.left_aside.most_common(8)
         )
         say(f"left aside: {images.left_aside.total():,} files whose suffix is no image's ({kinds})")
+    return write_images(
+        images,
+        out,
+        mode=mode,
+        max_size=max_size,
+        jpeg_quality=jpeg_quality,
+        page_size=page_size,
+        check=check,
+        skip_bad=skip_bad,
+        num_workers=num_workers,
+        force=force,
+    )
+
+
+def write_images(
+    images: "Source",
+    out: Path,
+    *,
+    mode: str | None,
+    max_size: int | None,
+    jpeg_quality: int | None,
+    page_size: int | None,
+    check: bool | None,
+    skip_bad: bool,
+    num_workers: int,
+    force: bool,
+) -> tuple[dict[str, Any], str]:
+    """Writes the images of a source, whatever it is, with the options as they were given, None for what was not."""
+    from fastkd.data.beton.build import build_beton as write
+    from fastkd.data.beton.encode import WriteOptions, default_mode
+
     if mode is None:
         mode, why = default_mode(images)
         say(why)

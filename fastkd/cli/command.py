@@ -33,7 +33,7 @@ class Output(click.Path):
 
 def command(
     name: str, *, on_ranks: bool = False, sections: Mapping[str, str] | None = None
-) -> Callable[[Callable], click.Command]:
+) -> Callable[[Callable], SectionedCommand]:
     """Declares a command: adds --config, --dump-config, --json, and --force where it writes; prints the dict that it returns, on rank 0.
 
     The function gets the options and returns (result for --json, text for people). What it writes is claimed for it. Work
@@ -41,7 +41,18 @@ def command(
     one of this rank. Other work is done by the first rank alone. `sections`: as SectionedCommand's.
     """
 
-    def declare(function: Callable[..., tuple[dict[str, Any], str]]) -> click.Command:
+    def declare(function: Callable[..., tuple[dict[str, Any], str]]) -> SectionedCommand:
+        def perform(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+            if not on_ranks:
+                with claimed(made.params, options):
+                    return function(**options)
+            world = read_world()
+            options["device"] = choose_device(options["device"], world)
+            with process_group(world, options["device"]) as world, telling_failures(world):
+                agree(world, bearing(name, made.params, options))
+                with claimed_for_all(made.params, options, world):
+                    return function(world=world, **options)
+
         @functools.wraps(function)
         def run(*, as_json: bool, dump: bool, **options: Any) -> None:
             world = read_world()
@@ -49,17 +60,9 @@ def command(
                 if world.is_main:
                     click.echo(dump_config(click.get_current_context()))
                 return
-            if not on_ranks:
-                if not world.is_main:
-                    return
-                with claimed(made.params, options):
-                    result, text = function(**options)
-            else:
-                options["device"] = choose_device(options["device"], world)
-                with process_group(world, options["device"]) as world, telling_failures(world):
-                    agree(world, bearing(name, made.params, options))
-                    with claimed_for_all(made.params, options, world):
-                        result, text = function(world=world, **options)
+            if not on_ranks and not world.is_main:
+                return
+            result, text = perform(options)
             if world.is_main:
                 _print(json.dumps(_without_nan(result), allow_nan=False) if as_json else printable(text))
             if result.get("ok") is False:
@@ -84,7 +87,7 @@ def command(
         if any(isinstance(param.type, Output) for param in made.params):
             force = click.Option(["--force"], is_flag=True, help="Replace what is there, should it be of another job.")
             made.params.insert(-2, force)
-        made.sections = sections or {}
+        made.sections, made.perform = sections or {}, perform
         return made
 
     return declare

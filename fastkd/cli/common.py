@@ -76,7 +76,7 @@ def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Calla
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(desc=what, unit=unit, unit_scale=True, dynamic_ncols=True) as bar:
+        with tqdm(desc=what, unit=f" {unit}", unit_scale=True, dynamic_ncols=True) as bar:
             shown = ""
 
             def show(done: int, total: int, note: str = "", stays: bool = False) -> None:

@@ -4,8 +4,10 @@ Each of the latter is a module whose forward takes the tensors caught in student
 (appendix E of the paper: CE + alpha·KD + beta·R), and a second term that trains its own parts and takes no weight.
 """
 
-from collections.abc import Callable, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -133,7 +135,8 @@ METHODS: dict[str, Method] = {
 }
 """Losses that look inside the teacher, by the name that --kd takes."""
 
-NAMES = (*LOGIT_LOSSES, *METHODS)
+NAMES: Collection[str] = ChainMap[str, Any](METHODS, LOGIT_LOSSES)
+"""All that --kd takes, losses on logits first, rows that a program adds to a table among them."""
 
 
 def native_weight(name: str) -> float:

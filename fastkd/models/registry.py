@@ -251,7 +251,7 @@ def _lookalike(name: str, state: Mapping[str, Tensor]) -> str | None:
     """The CIFAR network, or the network of torchvision's same family, that the state dict fits."""
     family = re.match("[a-z]*", name.removeprefix("timm:").removeprefix("cifar_"))
     prefix = family.group() if family else ""
-    relatives = [other for other in _torchvision_names() if prefix and other.startswith(prefix)]
+    relatives = [other for other in torchvision_names() if prefix and other.startswith(prefix)]
     for candidate in (*CIFAR_MODELS, *relatives):
         with suppress(RuntimeError):  # a network that cannot be built on "meta" is not worth its memory for a hint
             shapes = _shapes(candidate, _shortcut(candidate, state))
@@ -260,7 +260,8 @@ def _lookalike(name: str, state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _torchvision_names() -> list[str]:
+def torchvision_names() -> list[str]:
+    """torchvision's classification networks that have one output."""
     import torchvision.models
 
     names = torchvision.models.list_models(module=torchvision.models)
@@ -271,8 +272,8 @@ def torchvision_for(name: str) -> ModuleType:
     """torchvision.models, if it has the classification network."""
     import torchvision.models
 
-    if name not in _AUXILIARY_HEADS and name not in _torchvision_names():
-        raise ModelError(_unknown(name, [*CIFAR_MODELS, *_torchvision_names()]))
+    if name not in _AUXILIARY_HEADS and name not in torchvision_names():
+        raise ModelError(_unknown(name, [*CIFAR_MODELS, *torchvision_names()]))
     return torchvision.models
 
 

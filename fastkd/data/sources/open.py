@@ -3,6 +3,8 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 from fastkd.data.sources.arrays import READERS, ArrayImages, open_arrays
 from fastkd.data.sources.files import FolderFiles, Stamp, ZipFiles, stamp_of
 from fastkd.data.sources.layout import open_tree
+from fastkd.data.sources.spooled import Sample, SpooledImages, spooled
 from fastkd.errors import NotFoundError, OptionError, SourceError
 
 # One letter before a colon is a drive, and a slash before it makes it part of a path.
@@ -29,7 +32,7 @@ class Source:
     """int64, shape (N,), in [0, len(class_names))."""
     names: list[str]
     """Each sample's name: a path below the root such as "frog/0000.jpg", or "train/17" for row 17 of an array."""
-    reader: FolderFiles | ZipFiles | ArrayImages
+    reader: FolderFiles | ZipFiles | ArrayImages | SpooledImages
     """What gets the content of a sample."""
     stamps: list[Stamp] = field(default_factory=list)
     """Of files that hold many samples each, before they were read: a zip, or those of a known data set."""
@@ -111,6 +114,13 @@ def open_source(spec: str, *, root: str | None = None, classes: Path | None = No
         stamps=stamps,
         left_aside=left_aside,
     )
+
+
+@contextmanager
+def source_of(samples: Iterable[Sample], class_names: Sequence[str], folder: Path) -> Iterator[Source]:
+    """Samples that a program hands over, once each, as a source; see `spooled`."""
+    with spooled(samples, class_names, folder) as (digest, labels, names, reader):
+        yield Source(spec=f"python:{digest}", class_names=list(class_names), labels=labels, names=names, reader=reader)
 
 
 def _split_scheme(spec: str) -> tuple[str | None, str]:

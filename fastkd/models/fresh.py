@@ -1,12 +1,37 @@
-"""Fresh networks whose rates of dropout and stochastic depth are told, where they have any."""
+"""Fresh networks: which there are by name, and with what rates of dropout and stochastic depth."""
+
+import fnmatch
+from contextlib import suppress
 
 from torch import nn
 
 from fastkd.errors import OptionError
-from fastkd.models.registry import canonical_name, create_model, is_cifar_model, timm_for, torchvision_for
+from fastkd.models.registry import (
+    CIFAR_MODELS,
+    canonical_name,
+    create_model,
+    is_cifar_model,
+    timm_for,
+    torchvision_for,
+    torchvision_names,
+)
 
 _OF_TORCHVISION = {"drop_path": "stochastic_depth_prob", "dropout": "dropout"}
 _OF_TIMM = {"drop_path": "drop_path_rate", "dropout": "drop_rate"}
+
+
+def model_names(pattern: str = "") -> list[str]:
+    """The names that `create_model` takes: fastkd's own for small images, torchvision's, then timm's where it is installed.
+
+    Args:
+        pattern: what they have in them, `*` for anything.
+    """
+    known = [*CIFAR_MODELS, *torchvision_names()]
+    with suppress(ImportError):
+        import timm
+
+        known += [f"timm:{name}" for name in timm.list_models()]
+    return fnmatch.filter(known, f"*{canonical_name(pattern)}*")
 
 
 def create_with_drops(
