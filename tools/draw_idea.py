@@ -37,7 +37,7 @@ def svg() -> str:
 
 def width_of(number: int) -> int:
     """Of a box, in pixels."""
-    return {0: 100, 1: 150}.get(number, WIDTH + 30)
+    return {0: 100, 1: 165}.get(number, WIDTH + 30)
 
 
 if __name__ == "__main__":
