@@ -136,11 +136,10 @@ def load_part(part: Any, state: Any) -> None:
     part.load_state_dict(state)
     if isinstance(part, torch.optim.SGD | torch.optim.AdamW):  # others have moments of rows and columns, too
         for parameter, kept in part.state.items():
-            moments = [
-                value for value in kept.values() if not (value is None or isinstance(_plain(value), int | float))
-            ]
-            if any(value.shape != parameter.shape for value in moments):
-                raise ValueError("momentum of other parameters")
+            for name, value in kept.items():
+                is_moment = value is None or (isinstance(value, Tensor) and value.shape == parameter.shape)
+                if not (isinstance(_plain(value), int | float) if name == "step" else is_moment):
+                    raise ValueError("momentum of other parameters")
 
 
 def _plain(value: Any) -> Any:

@@ -140,6 +140,7 @@ def test_marks_on_a_gpu_are_of_the_loaders_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     monkeypatch.setattr(torch.cuda, "synchronize", seen.append)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     watch = Stopwatch("cuda:3")
     watch.start()
     watch.did("data_wait")
