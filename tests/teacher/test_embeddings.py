@@ -141,7 +141,8 @@ def test_embeddings_of_an_older_store_are_taken_over_and_rows_without_are_comput
     lines: list[str] = []
     counts = cache(tmp_path / "l.h5", **recipe, reuse=[tmp_path / "old.h5"], log=lines.append)
     assert (counts["rows_reused"], counts["rows_written"]) == ((180, 180) if with_embeddings else (0, 360))
-    assert ["has no embeddings" in line for line in lines] == ([] if with_embeddings else [True])
+    said = ["has no embeddings" in line for line in lines if "loader threads" not in line]
+    assert said == ([] if with_embeddings else [True])
     assert (tmp_path / "l.h5").read_bytes() == at_once.read_bytes()
 
 
