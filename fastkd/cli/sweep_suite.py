@@ -81,7 +81,11 @@ def _refuse_together(name: str, params: Mapping[str, Any], require_model: Callab
         )
         options |= {layers: parse_names(params[layers]) for layers in ("layers", "teacher_layers")}
         require_model(params["model"])
-        of_network = {"model": "resnet8", "drop_path": None, "dropout": None}  # what the network itself takes, its run tells
+        of_network = {
+            "model": "resnet8",
+            "drop_path": None,
+            "dropout": None,
+        }  # what the network itself takes, its run tells
         choose_recipe(params["views"] or "crop-flip", 10, **{**options, **of_network})
         recorded = {name: params[name] for name in ("never_learned", "el2n_epochs")}
         parse_recorded(params["record"], window=params["dual_window"], **recorded)

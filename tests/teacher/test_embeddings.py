@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -17,6 +18,7 @@ from fastkd.data.views.draw import Views
 from fastkd.errors import CorruptError, FormatError, MismatchError
 from fastkd.feed.loader import Loader
 from fastkd.prune.masks.mask import Mask, save_mask
+from fastkd.store.filling import StoreFiller
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.merge import merge_stores
 from fastkd.store.tables import read_tables
@@ -118,9 +120,10 @@ def test_two_ranks_fill_the_same_bytes(recipe, at_once, tmp_path):
     assert (tmp_path / "l.h5").read_bytes() == at_once.read_bytes()
 
 
-def test_a_filling_that_was_killed_goes_on_to_the_same_bytes(recipe, at_once, tmp_path):
+def test_a_filling_that_was_killed_goes_on_to_the_same_bytes(recipe, at_once, tmp_path, monkeypatch):
     path = tmp_path / "l.h5"
-    slowly = lambda done, total: time.sleep(0.05)  # noqa: E731
+    monkeypatch.setattr("fastkd.teacher.blocks.StoreFiller", partial(StoreFiller, sync_s=0.0))  # a flag a block
+    slowly = lambda done, total: time.sleep(0.2)  # noqa: E731
     pids = start_ranks(2, tmp_path / "meet", lambda world: cache(path, **recipe, world=world, progress=slowly))
     while not path.exists() or read_tables(path).done.sum() < 6:
         time.sleep(0.005)
