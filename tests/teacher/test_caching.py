@@ -5,6 +5,7 @@ import resource
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from fastkd.errors import BusyError, CorruptError, MismatchError, OptionError, S
 from fastkd.prune.masks.mask import Mask, save_mask
 from fastkd.store.codec import make_codec
 from fastkd.store.fidelity import through
-from fastkd.store.filling import fill_lock
+from fastkd.store.filling import StoreFiller, fill_lock
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.merge import merge_stores
 from fastkd.store.tables import read_tables
@@ -61,9 +62,10 @@ def test_any_number_of_ranks_fills_the_same_bytes(recipe, at_once, tmp_path, siz
     assert (tmp_path / "l.h5").read_bytes() == at_once["fp16"].read_bytes()
 
 
-def test_three_ranks_killed_and_two_that_go_on_fill_the_same_bytes(recipe, at_once, tmp_path):
+def test_three_ranks_killed_and_two_that_go_on_fill_the_same_bytes(recipe, at_once, tmp_path, monkeypatch):
     path = tmp_path / "l.h5"
-    slowly = lambda done, total: time.sleep(0.05)  # noqa: E731
+    monkeypatch.setattr("fastkd.teacher.blocks.StoreFiller", partial(StoreFiller, sync_s=0.0))  # a flag a block
+    slowly = lambda done, total: time.sleep(0.1)  # noqa: E731
     pids = start_ranks(3, tmp_path / "meet", lambda world: cache(path, **recipe, world=world, progress=slowly))
     while not path.exists() or read_tables(path).done.sum() < 20:
         time.sleep(0.005)
