@@ -59,12 +59,12 @@ def waiting_refused(first: int) -> Iterator[None]:
     """For the length of the block, steps from the one of this number on raise where they wait for the GPU."""
     original = loop.one_step
 
-    def one_step(run: loop.Run, batch: Any, number: int, share: float) -> torch.Tensor:
+    def one_step(run: loop.Run, batch: Any, number: int, *parts: Any) -> torch.Tensor:
         if run.loader.device.type != "cuda" or number < first:
-            return original(run, batch, number, share)
+            return original(run, batch, number, *parts)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return original(run, batch, number, share)
+            return original(run, batch, number, *parts)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -163,8 +163,15 @@ def kill_when(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
 
 
 def exists_and(path: Path, condition: Callable[[], bool]) -> Callable[[], bool]:
-    """A condition on a file that may not be there yet."""
-    return lambda: path.exists() and condition()
+    """A condition on a file that may not be there yet, or no more: states change places."""
+
+    def holds() -> bool:
+        try:
+            return path.exists() and condition()
+        except FileNotFoundError:
+            return False
+
+    return holds
 
 
 def assert_one_clear_line(outcome: Outcome, culprit: str) -> None:
