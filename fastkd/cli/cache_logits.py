@@ -18,6 +18,7 @@ from fastkd.cli.options import (
     outputs_option,
     parse_outputs,
     refuse_idle,
+    take_precision,
     teacher_options,
     view_options,
 )
@@ -112,7 +113,7 @@ def cache_logits(
     from fastkd.store.tables import read_tables
     from fastkd.teacher.fill import fill_store
     from fastkd.teacher.network import embedding_of
-    from fastkd.teacher.recipe import StoreRecipe, stored_center
+    from fastkd.teacher.recipe import StoreRecipe, stored_center, stored_precision
 
     refuse_idle({"tau": tau}, "max-kl", max_kl)
     with_embedding = parse_outputs(outputs)
@@ -121,6 +122,9 @@ def cache_logits(
     dataset = open_dataset(beton, fields)
     kept = Mask.load(mask) if mask else None
     version = None if force else share(world, lambda: stored_center(out, *reuse))
+    begun = None if force else share(world, lambda: stored_precision(out, *reuse))
+    asked = teacher_flags["teacher_precision"]
+    teacher_flags["teacher_precision"] = take_precision(asked, "--teacher-precision", device, world, begun)
     chosen = choose_views(dataset, views, size, num_seeds, mix=mix, mix_alpha=mix_alpha, center_version=version)
     network = match_teacher(teacher, teacher_flags, dataset, device, mapping)
     require_size(

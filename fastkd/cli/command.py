@@ -15,7 +15,7 @@ import click
 
 from fastkd import __version__
 from fastkd.agree import agree, share, telling_failures
-from fastkd.cli.common import choose_device, say
+from fastkd.cli.common import choose_device, keep_freed_memory, say
 from fastkd.cli.config import dump_config, load_config
 from fastkd.cli.sections import SectionedCommand
 from fastkd.dist import World, process_group, read_world
@@ -62,6 +62,8 @@ def command(
                 return
             if not on_ranks and not world.is_main:
                 return
+            if on_ranks:
+                keep_freed_memory()
             result, text = perform(options)
             if world.is_main:
                 _print(json.dumps(_without_nan(result), allow_nan=False) if as_json else printable(text))

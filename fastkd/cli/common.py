@@ -1,5 +1,6 @@
 """What all commands share: one line for an error, the progress bar, the device."""
 
+import ctypes
 import math
 import os
 import sys
@@ -13,6 +14,7 @@ from fastkd.dist import World, find_device, read_world
 from fastkd.errors import FastKDError, OptionError, printable
 from fastkd.stopping import INTERRUPTED, exit_on_sigterm
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 2**30  # the first two by malloc.h
 _LINE_INTERVAL_S, _STAYS_INTERVAL_S = 10.0, 1.0
 
 
@@ -112,6 +114,18 @@ def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Calla
             click.echo(f"{what}: {', '.join(part for part in parts if part)}", err=True)
 
     yield tell
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed, for what is allocated next: the tensors of a step are large and of the same sizes in each, and by
+    default glibc gives them back to the system and gets them anew, page by page cleared. Other C libraries are left as they are,
+    and so is one that the environment has settings for."""
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
 def choose_device(name: str, world: World) -> str:

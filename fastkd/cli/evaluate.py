@@ -1,5 +1,6 @@
 """`fastkd evaluate`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import click
 from fastkd.agree import agree
 from fastkd.cli.command import command
 from fastkd.cli.common import say
-from fastkd.cli.numbers import MOST_BATCH, Real
+from fastkd.cli.numbers import MOST_BATCH, MOST_SIZE, Real
 from fastkd.cli.options import (
     class_map_option,
     ema_option,
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 @click.option("--norm", metavar="NORM", help="cifar, imagenet, none or M,M,M/S,S,S, where the checkpoint does not say.")
 @click.option(
     "--size",
-    type=click.IntRange(1),
-    help="Side of the centre crop.  [default: the images' own up to 64 pixels, else 224]",
+    type=click.IntRange(1, MOST_SIZE),
+    help="Side of the centre crop, and of the network's input.  [default: the images' own up to 64 pixels, else 224]",
 )
 @click.option(
     "--crop-ratio",
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
     default=0.875,
     show_default=True,
     help="Crop over the shorter side, where images are not of that size.",
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["flip"]),
+    help="Average each sample's logits over its view and the view mirrored left to right.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(1, MOST_BATCH), default=250, show_default=True, help="Samples a step."
@@ -55,6 +61,7 @@ def evaluate(
     norm: str | None,
     size: int | None,
     crop_ratio: float,
+    tta: str | None,
     batch_size: int,
     class_map: str | None,
     world: "World",
@@ -64,11 +71,12 @@ def evaluate(
 ) -> tuple[dict[str, Any], str]:
     """Measure top-1 and top-5 accuracy of a checkpoint on all samples of BETON, centre crops.
 
-    Where BETON has some of the network's classes, or another order of them, its labels are mapped by their names; the
+    --size may be another one than that of training. Where BETON has some of the network's classes, or another order of them, its labels are mapped by their names; the
     network still chooses among all of its classes.
 
     \b
     fastkd evaluate test.beton --model run/
+    fastkd evaluate val.beton --model run/ --size 256 --tta flip
     """
     from fastkd.data.beton.dataset import open_dataset, relabelled
     from fastkd.data.identity import center_views
@@ -96,14 +104,16 @@ def evaluate(
     outputs = match_outputs(dataset.classes, network.classes, mapping)
     dataset = relabelled(dataset, outputs, network.classes)
     views = center_views(dataset.beton, choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
-    require_size(network.model, network.name, network.norm.size or views.size, "give another --size")
+    norm = network.norm if size is None else replace(network.norm, size=None)
+    require_size(network.model, network.name, norm.size or views.size, "give another --size")
     loader = Loader(
         dataset, views, batch_size=batch_size, num_workers=num_workers, prefetch=prefetch, device=device, world=world
     )
     say(f"evaluate: {loader.describe()}")
-    found = measure(network.model, network.norm, loader.epoch(0), world)
-    result = {"path": str(beton), "model": model, **found}
+    found = measure(network.model, norm, loader.epoch(0), world, mirrored=tta == "flip")
+    result = {"path": str(beton), "model": model, "size": norm.size or views.size, "tta": tta, **found}
+    averaged = ", the mean of two mirrored views' logits" if tta else ""
     return (
         result,
-        f"{model} on {beton}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} % of {found['num_samples']:,}",
+        f"{model} on {beton}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} % of {found['num_samples']:,}{averaged}",
     )

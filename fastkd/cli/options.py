@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastkd.agree import agree
 from fastkd.cli.common import say
 from fastkd.cli.numbers import MOST_PREFETCH, MOST_SIZE, MOST_WORKERS, Real
 from fastkd.data.beton.fields import Fields
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fastkd.data.beton.dataset import Dataset
+    from fastkd.dist import World
     from fastkd.models.classes import Classes, ClassMap
     from fastkd.teacher.network import Teacher
 
@@ -176,10 +178,10 @@ teacher_options = option_list(
     ),
     click.option(
         "--teacher-precision",
-        type=click.Choice(["fp32", "bf16", "fp16"]),
+        type=click.Choice(["fp32", "bf16", "fp16", "auto"]),
         default="fp32",
         show_default=True,
-        help="Its arithmetic; part of a store's identity.",
+        help="Its arithmetic, part of a store's identity; auto: bf16 where the device computes in it, else fp32.",
     ),
     ema_option,
 )
@@ -215,6 +217,25 @@ def open_teacher(teacher: str, options: dict[str, Any], num_classes: int | None,
         ema_weights=options.pop("ema_weights"),
         log=say,
     )
+
+
+def take_precision(asked: str, option: str, device: str, world: "World", begun: str | None = None) -> str:
+    """The precision that `asked` comes to: `auto` is that of what is there already, if something is, else what suits the device.
+
+    Args:
+        begun: the precision with which the output was begun, or the store was filled; None where nothing is there.
+
+    Raises:
+        MismatchError: devices of the ranks that it differs on.
+    """
+    from fastkd.teacher.precision import auto_precision
+
+    if asked != "auto":
+        return asked
+    taken, reason = (begun, "what is there was begun with it") if begun else auto_precision(device)
+    agree(world, {f"{option} auto": taken})
+    say(f"{option} auto takes {taken}: {reason}")
+    return taken
 
 
 def refuse_idle(options: dict[str, Any], partner: str, given: object) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fastkd.cli.command import command
-from fastkd.cli.common import choose_device, say
+from fastkd.cli.common import choose_device, keep_freed_memory, say
 from fastkd.cli.config import NumberText
 from fastkd.cli.numbers import MOST_BATCH, MOST_EPOCHS, Real
 from fastkd.cli.options import (
@@ -18,11 +18,12 @@ from fastkd.cli.options import (
     parse_outputs,
     refuse_idle,
     refuse_idle_fields,
+    take_precision,
     teacher_options,
     view_options,
 )
 from fastkd.data.beton.fields import Fields
-from fastkd.dist import read_world
+from fastkd.dist import World, read_world
 
 
 @command("plan")
@@ -134,7 +135,11 @@ def plan(
     num_rows = parse_keep(keep, num_rows) if keep else num_rows
     network = None
     if teacher is not None and (measure or with_embedding):
-        network = open_teacher(teacher, teacher_flags, num_classes, choose_device(device, read_world()))
+        keep_freed_memory()
+        device = choose_device(device, read_world())
+        asked = teacher_flags["teacher_precision"]
+        teacher_flags["teacher_precision"] = take_precision(asked, "--teacher-precision", device, World())
+        network = open_teacher(teacher, teacher_flags, num_classes, device)
     if network is not None and with_embedding:
         from fastkd.teacher.network import embedding_of
 

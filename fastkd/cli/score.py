@@ -47,13 +47,15 @@ _METHODS = ("el2n", "grand", "moderate", "margin", "entropy", "confidence", "var
 @click.option(
     "--batch-size",
     type=click.IntRange(1, MOST_BATCH),
-    help="Samples a step.  [default: 250; memorization: the recipe's]",
+    help="Samples a step.  [default: 250; 256 with --compat deepcore; memorization: the recipe's]",
 )
 @click.option(
     "--grand-params", type=click.Choice(["last", "all"]), help="grand: gradients in which parameters.  [default: last]"
 )
 @click.option(
-    "--compat", type=click.Choice(["deepcore"]), help="grand: divide by the size of the batch, as DeepCore does."
+    "--compat",
+    type=click.Choice(["deepcore"]),
+    help="grand: divide by the size of the batch, 256 and the last one shorter, as DeepCore does.",
 )
 @click.option("--centre", type=click.Choice(["mean", "median"]), help="moderate: centre of a class.  [default: mean]")
 @click.option("--features-out", type=Output(), help="moderate: write the features too, for d2.")

@@ -41,6 +41,7 @@ def by_networks(
     from fastkd.dist import World
     from fastkd.errors import MismatchError
     from fastkd.feed.loader import Loader, choose_views
+    from fastkd.prune.scores.formulas import DEEPCORE_BATCH
     from fastkd.scoring.networks import DIRECTIONS, ScoringOptions, score_networks
     from fastkd.teacher.network import Teacher, load_teacher
 
@@ -60,7 +61,7 @@ def by_networks(
 
     views = center_views(dataset.beton, choose_views(dataset, size=size).size)
     alone = common | {"world": World()}  # a batch is one rank's
-    loader = Loader(dataset, views, batch_size=batch_size or 250, **alone)
+    loader = Loader(dataset, views, batch_size=batch_size or (DEEPCORE_BATCH if options.compat else 250), **alone)
     say(f"score: {loader.describe()}")
     first = load(model[0], say)
     fingerprints = [first.fingerprint, *(load(spec, say).fingerprint for spec in model[1:])]
@@ -86,8 +87,9 @@ def by_networks(
                 progress=progress,
             )
 
+    by_batch = {"batch_size": loader.global_batch} if options.compat else {}  # by which it divides
     policies: dict[str, dict[str, Any]] = {
-        "grand": {"params": options.grand_params, "compat": options.compat},
+        "grand": {"params": options.grand_params, "compat": options.compat} | by_batch,
         "moderate": {"centre": options.centre},
     }
     runs = {"num_networks": len(model), "views": views.identity()}

@@ -11,13 +11,13 @@ from fastkd.agree import share
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
 from fastkd.cli.config import NumberText
-from fastkd.cli.numbers import MOST_EPOCHS
 from fastkd.cli.options import (
     class_map_option,
     field_options,
     loader_options,
     match_teacher,
     refuse_idle,
+    take_precision,
     teacher_options,
     view_options,
 )
@@ -38,6 +38,7 @@ from fastkd.cli.train_options import (
     record_options,
     states_every,
     step_options,
+    val_options,
 )
 from fastkd.data.beton.fields import Fields
 
@@ -48,13 +49,13 @@ _SECTIONS = {
     "Data": "image-field label-field mask class-map order drop-last mask-weights",
     "Views": "views size num-seeds mix mix-alpha",
     "Teacher": "logits teacher teacher-model teacher-norm teacher-size teacher-precision ema-weights",
-    "Student": "model init reset-head norm drop-path dropout ema ema-warmup sync-bn resize-from seed",
+    "Student": "model init reset-head norm drop-path dropout ema ema-warmup sync-bn resize-from resize-start resize-end seed",
     "Loss": "kd alpha alpha-rule beta layers teacher-layers label-smoothing tau tau-squared standardise-logits",
     "Schedule": "recipe epochs steps batch-size accumulate lr schedule milestones gamma warmup-epochs min-lr per-step",
     "Optimizer": "opt momentum nesterov betas eps weight-decay no-decay layer-decay clip-grad",
     "Speed": "amp compiled resident num-workers prefetch device",
     "Scores on the way": "record never-learned dual-window el2n-epochs",
-    "Output": "out checkpoint-every keep-every val val-every tracked",
+    "Output": "out checkpoint-every keep-every val val-every val-size tracked",
 }
 """The headings of the help, and the options below each."""
 
@@ -85,14 +86,7 @@ _SECTIONS = {
     help="Weights that the student starts from: a checkpoint, or a run.  [default: fresh ones of the seed]",
 )
 @click.option("--reset-head", is_flag=True, help="With --init: start the last layer anew, for other classes.")
-@click.option("--val", type=click.Path(path_type=Path), help="Beton to measure accuracy on.")
-@click.option(
-    "--val-every",
-    type=click.IntRange(1, MOST_EPOCHS),
-    default=1,
-    show_default=True,
-    help="Epochs between measurements; the last is always measured.",
-)
+@val_options
 @click.option("--out", type=Output(is_folder=True), required=True, help="Folder of the run; resumes one that is there.")
 @click.option(
     "--checkpoint-every",
@@ -138,6 +132,7 @@ def train(
     ema_weights: bool,
     val: Path | None,
     val_every: int,
+    val_size: int | None,
     out: Path,
     force: bool,
     checkpoint_every: str | None,
@@ -184,8 +179,9 @@ def train(
     from fastkd.prune.masks.mask import Mask
     from fastkd.prune.masks.weights import describe_weights
     from fastkd.store.logit_store import LogitStore
+    from fastkd.teacher.recipe import stored_precision
     from fastkd.train.about import command_line
-    from fastkd.train.inputs import open_inputs, started_center
+    from fastkd.train.inputs import open_inputs, started_center, started_precisions
     from fastkd.train.logs import parse_trackers
     from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
     from fastkd.train.run_folder import started_global_batch
@@ -195,7 +191,7 @@ def train(
     teacher_flags = {name: options.pop(name) for name in list(options) if name.startswith("teacher_")}
     refuse_idle({"reset_head": reset_head}, "init", init)
     refuse_idle({"ema_weights": ema_weights}, "teacher or --init", teacher or init)
-    refuse_idle({"val_every": val_every > 1}, "val", val)
+    refuse_idle({"val_every": val_every > 1, "val_size": val_size}, "val", val)
     refuse_idle(teacher_flags, "teacher", teacher)
     teacher_flags["ema_weights"] = ema_weights
     refuse_idle(
@@ -214,6 +210,12 @@ def train(
     # fewer epochs than one are refused by the recipe, which needs the views first
     epochs = 50 if options["steps"] else max(1, options["epochs"] or 240)
     own_center, val_center = (None, None) if force else share(world, lambda: started_center(out))
+    begun = {} if force else share(world, lambda: started_precisions(out))
+    amp = take_precision(options["amp"], "--amp", device, world, begun.get("student"))
+    options["amp"] = "off" if amp == "fp32" else amp
+    asked = teacher_flags["teacher_precision"]
+    there = begun.get("teacher") if logits is None else stored_precision(logits)
+    teacher_flags["teacher_precision"] = take_precision(asked, "--teacher-precision", device, world, there)
     more: dict[str, Any] = {"num_epochs": epochs, "mix": mix, "mix_alpha": mix_alpha, "center_version": own_center}
     chosen = choose_views(dataset, views, size, num_seeds, store=store, **more)
     options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
@@ -235,6 +237,8 @@ def train(
         val=val,
         val_fields=replace(fields, strict=False),
         val_version=val_center,
+        val_size=val_size,
+        precision_beside=begun.get("beside"),
         num_workers=num_workers,
         prefetch=prefetch,
         device=device,

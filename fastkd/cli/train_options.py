@@ -2,20 +2,19 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastkd.cli.common import say
 from fastkd.cli.config import NumberText
-from fastkd.cli.numbers import MOST_EPOCHS
+from fastkd.cli.numbers import MOST_EPOCHS, MOST_SIZE, Real
 from fastkd.cli.options import match_outputs, option_list, refuse_idle
 from fastkd.errors import OptionError
 from fastkd.train.recipes.lines import parse_course
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fastkd.data.beton.dataset import Dataset
     from fastkd.models.classes import ClassMap
     from fastkd.models.init import Init
@@ -120,10 +119,10 @@ step_options = option_list(
     click.option("--sync-bn", is_flag=True, help="Batch norms over the samples of all processes."),
     click.option(
         "--amp",
-        type=click.Choice(["off", "bf16", "fp16"]),
+        type=click.Choice(["off", "bf16", "fp16", "auto"]),
         default="off",
         show_default=True,
-        help="The student's arithmetic.",
+        help="The student's arithmetic; auto: bf16 where the device computes in it, else off.",
     ),
     click.option(
         "--compile", "compiled", is_flag=True, help="Run the student through torch.compile; CUDA graphs on a GPU."
@@ -133,11 +132,39 @@ step_options = option_list(
         "--resize-from", type=int, metavar="PIXELS", help="Grow the student's input from this size to the view's."
     ),
     click.option(
+        "--resize-start",
+        type=Real(0, MOST_EPOCHS),
+        default=0.0,
+        show_default=True,
+        help="With --resize-from: epochs before it grows.",
+    ),
+    click.option(
+        "--resize-end",
+        type=Real(0, MOST_EPOCHS, min_open=True),
+        help="With --resize-from: epochs after which it has the view's size.  [default: 80 % of all]",
+    ),
+    click.option(
         "--resident",
         type=click.Choice(["auto", "on", "off"]),
         default="auto",
         show_default=True,
         help="Decode once and cut the views on the device; auto: on a GPU whose memory holds the data.",
+    ),
+)
+
+val_options = option_list(
+    click.option("--val", type=click.Path(path_type=Path), help="Beton to measure accuracy on."),
+    click.option(
+        "--val-every",
+        type=click.IntRange(1, MOST_EPOCHS),
+        default=1,
+        show_default=True,
+        help="Epochs between measurements; the last is always measured.",
+    ),
+    click.option(
+        "--val-size",
+        type=click.IntRange(1, MOST_SIZE),
+        help="Side of the centre crop of --val, in pixels.  [default: that of the views]",
     ),
 )
 
@@ -170,7 +197,7 @@ def parse_recorded(text: str | None, **options: Any) -> "Record | None":
 
 
 def open_init(
-    path: "Path",
+    path: Path,
     model_name: str,
     dataset: "Dataset",
     class_map: "ClassMap | None",

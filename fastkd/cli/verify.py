@@ -6,17 +6,18 @@ from typing import Any
 import click
 
 from fastkd.cli.command import command
-from fastkd.cli.common import choose_device, progress_bar, say
+from fastkd.cli.common import choose_device, keep_freed_memory, progress_bar, say
 from fastkd.cli.options import (
     device_options,
     field_options,
     open_teacher,
     refuse_idle,
     refuse_idle_fields,
+    take_precision,
     teacher_options,
 )
 from fastkd.data.beton.fields import Fields
-from fastkd.dist import read_world
+from fastkd.dist import World, read_world
 
 
 @command("verify")
@@ -103,12 +104,17 @@ def _compute_again(
 ) -> dict[str, Any]:
     from fastkd.data.beton.dataset import open_dataset
     from fastkd.store.tables import read_tables
+    from fastkd.teacher.recipe import stored_precision
     from fastkd.teacher.recompute import recompute_rows
 
     problems, told = [], []
+    keep_freed_memory()
     device_name = choose_device(device, read_world())
     with progress_bar("verify", "rows") as progress:
         dataset = open_dataset(against, fields)
+        asked, begun = teacher_flags["teacher_precision"], stored_precision(*files)
+        taken = take_precision(asked, "--teacher-precision", device_name, World(), begun)
+        teacher_flags["teacher_precision"] = taken
         network = open_teacher(teacher, teacher_flags, dataset.num_classes, device_name)
         for path in files:
             found = recompute_rows(

@@ -37,7 +37,8 @@ class Method:
     layers: which tensors it looks at: `stages`, `preact` (the stages before their last ReLU), `middle` (one stage), `last`
     (stage), `flow` (first stage's input and the stages) or `embedding`. native: its weight in RepDistiller; None where
     fastkd's form has none there. one_label: whether it goes by one label a sample. version: of its formula, raised where the
-    same tensors give another R; part of a run's identity.
+    same tensors give another R; part of a run's identity. Where it is another for some shapes alone, the module that `make`
+    gives has a `version` that says so.
     """
 
     layers: str

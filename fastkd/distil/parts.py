@@ -49,7 +49,7 @@ class Regressed(nn.Module):
     """A loss between the student's maps through a regressor each and the teacher's.
 
     sigma: with trained variances (VID); the student's map, where it is the larger, is then averaged down before it is
-    regressed, as in RepDistiller.
+    regressed, as in RepDistiller. version: 2 where that is so: it was regressed first before.
     """
 
     def __init__(
@@ -62,6 +62,8 @@ class Regressed(nn.Module):
         sigma: bool = False,
     ) -> None:
         super().__init__()
+        sizes = [side for s, t in zip(student, teacher, strict=True) for side in zip(s[1:], t[1:], strict=True)]
+        self.version = 2 if sigma and any(own > its for own, its in sizes) else 1
         self.regressors = nn.ModuleList(regressor(s[0], t[0]) for s, t in zip(student, teacher, strict=True))
         # softplus(raw) + 1e-5 = 5, RepDistiller's initial variance
         raw = math.log(math.exp(5 - 1e-5) - 1)

@@ -19,17 +19,18 @@ _TWICE = ("mask.keep", "mask.fraction", "mask.num_samples")
 """What num_kept, fraction and the data's fingerprint say."""
 _AS_VIEWS = ("logits.num_seeds", "logits.views.")
 """Of a store, what its students' views are as well."""
-_OF_TEACHER = ("kd", "tau", "tau_squared", "beta", "layers", "teacher_layers", "alpha_rule")
+_OF_TEACHER = ("kd", "tau", "tau_squared", "beta", "layers", "teacher_layers", "alpha_rule", "teacher_precision")
 """What does not bear on a student of labels alone."""
 _OF_METHODS = ("beta", "layers", "teacher_layers")
 """What does not bear on losses between logits that add nothing to KD."""
 _SHOWN = ("model", "epochs", "num_kept", "fraction", "kd", "alpha", "tau", "source")
 """What columns and `_loss` tell."""
-_FOLLOWING = ("num_kept", "teacher.num_parameters")
+_FOLLOWING = ("num_kept", "teacher.num_parameters", "teacher_precision")
 """What follows from what is told anyway."""
 _SHORT = {
     "views.num_seeds": "K",
     "val_views_version": "val views",
+    "val_size": "val size",
     "mask.method": "mask",
     "teacher.model": "teacher",
     "origin": "mask and teacher",

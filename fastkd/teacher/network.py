@@ -16,8 +16,7 @@ from fastkd.models.norm import Norm, norm_of, parse_norm
 from fastkd.models.published import pretrained
 from fastkd.models.registry import canonical_name, count_classes, weights_fingerprint
 from fastkd.models.taps import Taps, embedding_name
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from fastkd.teacher.precision import PRECISIONS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

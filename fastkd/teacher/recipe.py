@@ -17,6 +17,7 @@ from fastkd.prune.masks.mask import Mask
 from fastkd.store.codec import Codec, make_codec
 from fastkd.store.tables import embedding_codec, read_tables
 from fastkd.teacher.network import Embedding, Teacher
+from fastkd.teacher.precision import PRECISIONS
 
 
 def stored_center(*paths: Path) -> int | None:
@@ -26,6 +27,16 @@ def stored_center(*paths: Path) -> int | None:
             views = views_of(read_tables(path))
             if views.kind == "center":
                 return views.version
+    return None
+
+
+def stored_precision(*paths: Path) -> str | None:
+    """The teacher's precision in the first of some stores that is there; None where none is."""
+    for path in paths:
+        with suppress(FastKDError):
+            teacher = read_tables(path).header.params.get("teacher")
+            precision = teacher.get("precision") if isinstance(teacher, dict) else None
+            return precision if precision in PRECISIONS else None
     return None
 
 

@@ -18,6 +18,7 @@ from fastkd.models.classes import ClassMap, match_classes
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.logit_store import LogitStore
 from fastkd.teacher.network import Teacher
+from fastkd.teacher.precision import PRECISIONS
 from fastkd.train.about import about_run
 from fastkd.train.metrics import EVAL_BATCH
 from fastkd.train.recipe import Recipe
@@ -57,6 +58,8 @@ def open_inputs(
     resident: str = "off",
     val_fields: Fields = AS_FOUND,
     val_version: int | None = None,
+    val_size: int | None = None,
+    precision_beside: str | None = None,
     class_map: ClassMap | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> RunInputs:
@@ -66,7 +69,9 @@ def open_inputs(
         store, teacher: where both are given, the teacher must be the store's, and the store is used.
         val: path of a beton to measure accuracy on.
         global_batch: samples of a step on all ranks together; None for the recipe's batch size × ranks.
-        val_fields: which of `val` hold the image and the label. val_version: of the views of it; None for the newest.
+        val_fields: which of `val` hold the image and the label. val_version: of the views of it; None for the newest. val_size:
+            their side in pixels; None for that of `views`.
+        precision_beside: of a live teacher in a run of before, `beside` of `started_precisions`.
         resident: `auto`, `on` or `off`: see `make_resident`.
         class_map: says which class is which, where names do not; part of the run's identity.
         log: called with lines for people.
@@ -91,8 +96,11 @@ def open_inputs(
         if teacher is not None and store.tables.header.inputs.get("teacher") != teacher.fingerprint:
             raise MismatchError(f"{store.tables.path}: was filled by another teacher than the {teacher.name} asked for")
         teacher = None
+    of_teacher: dict[str, Any] = {}
     if teacher is not None:
         fingerprints["teacher"] = teacher.fingerprint
+        if teacher.precision not in ("fp32", precision_beside):
+            of_teacher = {"teacher_precision": teacher.precision}
     by_number = class_map is not None and class_map.targets is None
     loader = Loader(
         dataset,
@@ -121,9 +129,11 @@ def open_inputs(
             log(line)
         val_data = relabelled(val_data, outputs, dataset.classes)
         fingerprints["val"] = val_data.fingerprint
-        center = center_views(val_data.beton, views.size, version=val_version)
+        center = center_views(val_data.beton, val_size or views.size, version=val_version)
         if center.version != 1:
             of_val = {"val_views_version": center.version}
+        if center.size != views.size:
+            of_val["val_size"] = center.size
         common: dict[str, Any] = {"num_workers": num_workers, "prefetch": prefetch, "device": device, "world": world}
         whole = Loader(val_data, center, batch_size=EVAL_BATCH, **common)
         val_loader = make_resident(whole, None, "off" if why_not(whole) else resident)
@@ -138,6 +148,7 @@ def open_inputs(
             "fraction": len(loader.ids) / dataset.beton.num_samples,
             "num_kept": len(loader.ids),
             **of_val,
+            **of_teacher,
             **({"class_map": class_map.identity()} if class_map is not None else {}),
             **({"weights": mask.header.params.get("weights")} if mask is not None and mask.weights is not None else {}),
         },
@@ -158,6 +169,28 @@ def started_center(out: Path) -> tuple[int | None, int | None]:
     views, measured = params.get("views"), params.get("val_views_version", 1)
     own = views.get("version") if isinstance(views, dict) and views.get("kind") == "center" else None
     return (own if isinstance(own, int) else None), (measured if isinstance(measured, int) else None)
+
+
+def started_precisions(out: Path) -> dict[str, str | None]:
+    """The precisions that the run which a folder holds began with: `student`, and `teacher`, of a live one; None each where none did.
+
+    Runs of before whose live teacher was not of float32 have no word of that in their identity, only beside it: `beside`.
+
+    Raises:
+        FormatError: a damaged run.json.
+    """
+    head = read_json(out / "run.json") or {}
+    found: dict[str, str | None] = {"student": None, "teacher": None, "beside": None}
+    params, about = (head.get(name) if isinstance(head.get(name), dict) else {} for name in ("params", "about"))
+    recipe, inputs, teacher = params.get("recipe"), head.get("inputs"), about.get("teacher")
+    amp = recipe.get("amp") if isinstance(recipe, dict) else None
+    if isinstance(amp, str):
+        found["student"] = "fp32" if amp == "off" else amp
+    if isinstance(inputs, dict) and "teacher" in inputs and isinstance(teacher, dict):
+        found["teacher"] = params.get("teacher_precision", "fp32")
+        if "teacher_precision" not in params and teacher.get("precision") in PRECISIONS:
+            found["teacher"] = found["beside"] = teacher["precision"]
+    return {name: value if value in PRECISIONS else None for name, value in found.items()}
 
 
 def _require_embeddings(recipe: Recipe, store: LogitStore | None) -> None:

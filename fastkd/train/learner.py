@@ -1,6 +1,7 @@
 """What is trained: the student, with the parts that a distillation method adds to it."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ from fastkd.models.fresh import create_with_drops
 from fastkd.models.norm import PRESETS, Norm
 from fastkd.models.sync_norm import synchronise_norms
 from fastkd.models.taps import Taps, embedding_name, stage_names
-from fastkd.teacher.network import PRECISIONS, LiveTeacher, Teacher
+from fastkd.teacher.network import LiveTeacher, Teacher
+from fastkd.teacher.precision import PRECISIONS
 from fastkd.train.parts.forward import forward
 from fastkd.train.parts.microbatches import num_parts
 from fastkd.train.recipe import Recipe
@@ -41,6 +43,11 @@ class Learner(nn.Module):
         self.model, self.method, self.taps, self.precision = model, method, taps, precision
         self.norm = Norm(*PRESETS["none"])
         self.network: Callable[..., Tensor] | None = None
+
+    def described(self, recipe: Recipe) -> dict[str, Any]:
+        """A recipe as JSON, with the version of the method's formula for these layers, where it is not the first."""
+        version = getattr(self.method, "version", 1)
+        return recipe.describe() | ({"kd_version": version} if version > 1 else {})
 
     def forward(
         self,
@@ -132,6 +139,11 @@ def _require_runs(recipe: Recipe, model: nn.Module, loader: Loader | Resident, w
     single = require_size(model, recipe.model, size, "give another --size, or another --model")
     if recipe.resize_from is not None:
         single += require_size(model, recipe.model, recipe.resize_from, "give a larger --resize-from")
+        if not recipe.resize_start < recipe.resize_by <= recipe.epochs:
+            raise OptionError(
+                f"--resize-from {recipe.resize_from} grows from epoch {recipe.resize_start:g} to {recipe.resize_by:g} of {recipe.epochs}: "
+                f"expected --resize-start below --resize-end, and that within the run"
+            )
     last = num_in_batch(len(loader.ids), len(loader) - 1, global_batch=loader.global_batch)
     of_rank = [(num_parts(recipe, num, world.size), num // world.size) for num in (loader.global_batch, last)]
     smallest = max(1, min(num // parts for parts, num in of_rank))

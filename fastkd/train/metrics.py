@@ -39,11 +39,13 @@ def evaluate(
     *,
     precision: torch.dtype | None = None,
     network: Callable[..., Tensor] | None = None,
+    mirrored: bool = False,
 ) -> dict[str, Any]:
     """Accuracy over all batches of all ranks; every sample counts once. A GPU is asked once, after the last batch.
 
     Args:
         precision, network: as `forward` takes them.
+        mirrored: whether a sample's logits are the mean of those of its view and of the view mirrored left to right.
 
     Returns:
         top1, top5 in percent, num_samples.
@@ -59,6 +61,8 @@ def evaluate(
             if not len(batch):
                 continue
             logits_BC = forward(model, batch.images, norm, precision, network)
+            if mirrored:
+                logits_BC = (logits_BC + forward(model, batch.images.flip(3), norm, precision, network)) / 2
             found.append(torch.cat([top_hits(logits_BC, batch.labels), _worst(logits_BC, batch)]))
             num_samples, num_outputs = num_samples + len(batch), logits_BC.shape[1]
     rows = torch.stack(found).cpu().numpy() if found else np.zeros((0, 4), np.int64)

@@ -52,7 +52,11 @@ class Recipe(Update):
     ema: float = 0.0
     """Decay of the average of the weights that is measured and saved, with the network's batch statistics; 0: none."""
     resize_from: int | None = None
-    """Input size of the first epochs, in pixels: it grows in steps of an eighth of the view's size over 80 % of them."""
+    """Input size of the first epochs, in pixels: it grows in steps of an eighth of the view's size."""
+    resize_start: float = 0.0
+    """Epochs before it begins to grow."""
+    resize_end: float | None = None
+    """Epochs after which it has the view's size; None for 80 % of all."""
     drop_last: bool = False
     """Leave out the last batch of an epoch where it is not full."""
     order: str = "shuffle"
@@ -73,12 +77,16 @@ class Recipe(Update):
             ("amp", self.amp in ("off", "bf16", "fp16"), "off, bf16 or fp16"),
             ("ema", 0 <= self.ema < 1, "0 <= decay < 1"),
             ("resize-from", self.resize_from is None or 8 <= self.resize_from <= 4096, "8 … 4096"),
+            ("resize-start", 0 <= self.resize_start <= 10**6, "0 … 1,000,000"),
+            ("resize-end", self.resize_end is None or 0 < self.resize_end <= 10**6, "above 0, up to 1,000,000"),
             ("order", self.order in ORDERS, " or ".join(ORDERS)),
             ("seed", 0 <= self.seed < 2**63, "0 … 2^63-1"),
         )
         for name, holds, expected in rules:
             if not holds:
                 raise OptionError(f"--{name} {getattr(self, name.replace('-', '_'))}: expected {expected}")
+        if self.resize_from is None and (self.resize_start or self.resize_end is not None):
+            raise OptionError("--resize-start and --resize-end do nothing without --resize-from: give its pixels")
         Update.__post_init__(self)
         if self.warmup_epochs >= self.epochs:
             raise OptionError(f"--warmup-epochs {self.warmup_epochs:g}: is all of {self.epochs} epochs, expected fewer")
@@ -96,13 +104,18 @@ class Recipe(Update):
         }
 
     @property
+    def resize_by(self) -> float:
+        """Epochs after which the input has the view's size."""
+        return 0.8 * self.epochs if self.resize_end is None else self.resize_end
+
+    @property
     def distils(self) -> bool:
         """Whether anything of a teacher is needed."""
         return self.alpha > 0 or self.kd in METHODS
 
 
 _SINCE: dict[str, Any] = {field.name: field.default for field in fields(Update) if field.name not in OF_BEFORE}
-_SINCE["standardise_logits"] = False
+_SINCE |= {"standardise_logits": False, "resize_start": 0.0, "resize_end": None}
 """Fields that runs of before had no word of, which stay the same runs where the value is this one."""
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -218,12 +231,13 @@ def choose_alpha(alpha: str | None, rule: str | None, *, fraction: float, kd: st
 def input_size(recipe: Recipe, epoch: int, full: int) -> int | None:
     """The side in pixels to which the views of `full` pixels are resized in an epoch; None for as they are.
 
-    From `resize_from` in a straight line to `full` at 80 % of the epochs, rounded down to multiples of full / 8. Boxes are
-    relative, so that a view stays the same at any size, and the teacher's logits with it.
+    From `resize_from` in a straight line to `full` from `resize_start` to `resize_by`, rounded down to multiples of full / 8.
+    Boxes are relative, so that a view stays the same at any size, and the teacher's logits with it.
     """
     if recipe.resize_from is None:
         return None
     step = max(1, full // 8)
-    share = min(1.0, epoch / max(1.0, 0.8 * recipe.epochs))
+    begun = max(0.0, epoch - recipe.resize_start)
+    share = min(1.0, begun / max(1.0, recipe.resize_by - recipe.resize_start))
     size = step * int((recipe.resize_from + share * (full - recipe.resize_from)) / step)
     return min(full, max(recipe.resize_from, size))

@@ -17,6 +17,7 @@ from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
 from fastkd.fingerprint import fingerprint
+from fastkd.models.fitting import require_size
 from fastkd.models.init import Init
 from fastkd.models.norm import Norm
 from fastkd.scoring.recording import Record, TrainingRecord
@@ -136,12 +137,15 @@ def train(
     require_trackers(trackers)
     torch.manual_seed(recipe.seed)
     learner, live = make_learner(recipe, loader, teacher, world)
+    if val is not None and val.views.size != loader.views.size:
+        require_size(learner.model, recipe.model, val.views.size, "give another --val-size")
     if init is not None:
         init.into(learner.model)
         inputs, params = inputs | {"init": init.fingerprint}, params | {"reset_head": init.reset_head}
     identity = {
         "inputs": inputs,
-        "params": params | {"recipe": recipe.describe(), "norm": norm.describe(), "global_batch": loader.global_batch},
+        "params": params
+        | {"recipe": learner.described(recipe), "norm": norm.describe(), "global_batch": loader.global_batch},
     }
     if record is not None:
         identity["params"]["record"] = record.describe()
@@ -221,10 +225,9 @@ def _full_sizes(recipe: Recipe, loader: Loader | Resident, val: Loader | Residen
 def _measure(run: Run, norm: Norm, val: Loader | Resident) -> dict[str, Any]:
     """Accuracy of what will be saved, in the precision and by the graphs of training."""
     learner, average = run.learner, run.average
+    network = learner.network if val.views.size == run.loader.views.size else None  # compiled for images of one size
     with average.worn_by(learner.model) if average is not None else nullcontext():
-        return evaluate(
-            learner.model, norm, val.epoch(0), run.world, precision=learner.precision, network=learner.network
-        )
+        return evaluate(learner.model, norm, val.epoch(0), run.world, precision=learner.precision, network=network)
 
 
 def _start(

@@ -7,12 +7,14 @@ import pytest
 import torch
 from helpers.commands import fastkd
 from helpers.runs import records, run
+from torch import nn
 
 from fastkd.distil.logits import dist_loss, mlld_loss, standardised, ttm_loss
 from fastkd.distil.methods import LOGIT_LOSSES, METHODS
 from fastkd.errors import OptionError
 from fastkd.report.facts import differing, facts_of, label_of
 from fastkd.teacher.network import load_teacher
+from fastkd.train.learner import Learner
 from fastkd.train.objective import objective
 from fastkd.train.recipe import Recipe, choose_recipe
 from fastkd.train.run_folder import read_run
@@ -202,6 +204,24 @@ def test_runs_of_before_stay_the_same_runs_and_those_of_another_formula_do_not()
     assert Recipe(model="resnet8", standardise_logits=True).describe()["standardise_logits"] is True
     versions = {name: Recipe(model="resnet8", kd=name).describe().get("kd_version") for name in METHODS}
     assert versions == dict.fromkeys(METHODS) | {"ab": 2}
+
+
+@pytest.mark.parametrize(
+    ("kd", "student", "expected"),
+    [
+        ("vid", (16, 8, 8), None),
+        ("vid", (16, 4, 4), None),
+        ("vid", (16, 16, 16), 2),
+        ("vid", (16, 4, 16), 2),
+        ("hint", (16, 16, 16), None),
+        ("ab", (16, 8, 8), 2),
+    ],
+)
+def test_vid_of_a_student_with_larger_maps_is_another_run_than_before(kd, student, expected):
+    """Its maps are averaged down before they are regressed, and were after; all others of its runs go on."""
+    shapes = [(8, 8, 8), student], [(16, 8, 8), (16, 8, 8)]
+    method = METHODS[kd].make(*shapes, None)
+    assert Learner(nn.Identity(), method).described(Recipe(model="resnet8", kd=kd)).get("kd_version") == expected
 
 
 @pytest.mark.parametrize("name", LOGIT_LOSSES)

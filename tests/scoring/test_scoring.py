@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.commands import fastkd, fastkd_in_ranks
+from helpers.commands import assert_one_clear_line, fastkd, fastkd_in_ranks
 from helpers.stores import make_store, random_logits, save_teacher
 
 from fastkd.data.views.draw import Views
@@ -126,6 +126,14 @@ def test_grand_does_not_depend_on_the_batch_but_deepcores_does(networks, raw_bet
     deepcore = grand("--batch-size", 256, "--compat", "deepcore")
     np.testing.assert_allclose(deepcore[:512] * 256, ragged[:512], rtol=1e-5)
     np.testing.assert_allclose(deepcore[512:] * 88, ragged[512:], rtol=1e-5)
+    np.testing.assert_array_equal(grand("--compat", "deepcore"), deepcore)
+
+
+def test_deepcores_scores_of_another_batch_are_other_scores(networks, raw_beton, tmp_path):
+    common = ["--method", "grand", "--model", networks[0], *CPU, "--compat", "deepcore", "--out", tmp_path / "s.h5"]
+    assert fastkd("score", raw_beton, *common).code == 0
+    again = fastkd("score", raw_beton, *common, "--batch-size", 250)
+    assert_one_clear_line(again, "batch_size")
 
 
 def test_two_ranks_score_as_one_does(raw_beton, networks, scored, tmp_path):

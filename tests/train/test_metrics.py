@@ -78,6 +78,25 @@ def test_the_network_is_measured_as_it_is_used():
     assert not model.training
 
 
+class LeftEdge(nn.Module):
+    """Logits (0, brightness of the left edge - 100)."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        edge = images[:, 0, 0, 0]
+        return torch.stack([torch.zeros_like(edge), edge - 100], dim=1)
+
+
+def test_a_view_and_its_mirror_image_are_averaged_in_their_logits():
+    """Edges of 30 and 190: each view says something else, the mean of both is above 100."""
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    images[0, :, :, 0], images[0, :, :, 3] = 30, 190
+    images[1] = images[0].flip(2)
+    batch = Batch(images, torch.tensor([1, 1]), torch.arange(2), None, 0)
+    norm = Norm((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
+    assert evaluate(LeftEdge(), norm, [batch], World())["top1"] == 50
+    assert evaluate(LeftEdge(), norm, [batch], World(), mirrored=True)["top1"] == 100
+
+
 def test_a_label_that_the_network_has_no_output_for_is_refused():
     with pytest.raises(OptionError, match="label 2 in the data, the network has 2 outputs"):
         evaluate(Brightness(), NO_NORM, batches([0, 0], [0, 2], 2), World())

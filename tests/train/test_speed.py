@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.commands import assert_one_clear_line, fastkd
 from helpers.runs import interrupt_after, records
 from helpers.stores import NORM
 
@@ -16,6 +17,7 @@ from fastkd.models.checkpoint import load_model
 from fastkd.models.registry import create_model
 from fastkd.prune.masks.mask import Mask
 from fastkd.train.recipe import Recipe, input_size
+from fastkd.train.run_folder import read_run
 from fastkd.train.student import train
 
 
@@ -80,6 +82,60 @@ def test_the_input_grows_to_the_views_size():
     assert sizes[8:] == [224, 224]
     assert all(size == 128 or size % 28 == 0 for size in sizes)
     assert input_size(Recipe(model="resnet18"), 0, 224) is None
+
+
+def test_the_input_begins_to_grow_and_ends_where_it_is_said():
+    recipe = Recipe(model="resnet18", epochs=12, resize_from=96, resize_start=3, resize_end=7)
+    sizes = [input_size(recipe, epoch, 192) for epoch in range(12)]
+    assert sizes == [96, 96, 96, 96, 120, 144, 168, 192, 192, 192, 192, 192]
+    assert not {"resize_start", "resize_end"} & Recipe(model="resnet18", resize_from=96).describe().keys()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"resize_start": 1.0}, "do nothing without --resize-from"),
+        ({"resize_end": 1.0}, "do nothing without --resize-from"),
+        ({"resize_from": 16, "resize_start": -1.0}, "--resize-start -1.0: expected 0"),
+        ({"resize_from": 16, "resize_start": 1.0, "resize_end": 1.0}, "grows from epoch 1 to 1 of 2: expected"),
+        ({"resize_from": 16, "resize_end": 3.0}, "grows from epoch 0 to 3 of 2: expected"),
+    ],
+)
+def test_an_input_that_would_not_grow_within_the_run_is_refused(loader, tmp_path, recipe, words):
+    with pytest.raises(OptionError, match=words):
+        run(tmp_path / "run", loader, **recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_accuracy_is_measured_at_a_size_of_its_own(raw_beton, tmp_path):
+    flags = (
+        "--alpha",
+        0,
+        "--model",
+        "resnet8",
+        "--epochs",
+        1,
+        "--batch-size",
+        300,
+        "--val",
+        raw_beton,
+        "--device",
+        "cpu",
+    )
+    for name, size in (("own", ()), ("other", ("--val-size", 40))):
+        assert fastkd("train", raw_beton, *flags, *size, "--out", tmp_path / name).code == 0
+    own, other = (read_run(tmp_path / name)["params"] for name in ("own", "other"))
+    assert other.pop("val_size") == 40
+    assert {name: value for name, value in other.items() if name != "val_views_version"} == own
+    told = json.loads((tmp_path / "other" / "result.json").read_text())
+    common = ("evaluate", raw_beton, "--model", tmp_path / "other", "--device", "cpu", "--json")
+    found = fastkd(*common, "--size", 40).result
+    assert (found["top1"], found["size"], found["tta"]) == (told["val_top1"], 40, None)
+    assert fastkd(*common, "--size", 40, "--tta", "flip").result["tta"] == "flip"
+    refusal = fastkd("train", raw_beton, *flags[:-4], "--device", "cpu", "--val-size", 40, "--out", tmp_path / "none")
+    assert_one_clear_line(refusal, "--val-size does nothing without --val")
+    tall = fastkd("train", raw_beton, *flags, "--val-size", 4, "--model", "cifar_vgg8", "--out", tmp_path / "none")
+    assert_one_clear_line(tall, "cifar_vgg8: does not run on images of 4 pixels")
 
 
 def test_small_inputs_come_first(loader, tmp_path):

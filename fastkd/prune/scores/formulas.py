@@ -11,6 +11,9 @@ from fastkd.intrinsics import njit
 NEVER_LEARNED = ("total", "infinite", "zero")
 NeverLearned = Literal["total", "infinite", "zero"]
 
+DEEPCORE_BATCH = 256
+"""Samples of a batch where DeepCore selects, its `--selection_batch`'s default."""
+
 STATISTICS = ("el2n", "margin", "entropy", "probability", "correct")
 
 
@@ -112,7 +115,7 @@ def deepcore_grand(grand: np.ndarray, batch_size: int) -> np.ndarray:
     """GraNd as DeepCore has it: each gradient divided by the size of its batch, the last one shorter (samples in order).
 
     Args:
-        grand: (N,), in the order of sample_ids. batch_size: DeepCore's, 256 with its selection's default.
+        grand: (N,), in the order of sample_ids. batch_size: DeepCore's, see DEEPCORE_BATCH.
 
     Returns:
         (N,).
