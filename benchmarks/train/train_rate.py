@@ -3,7 +3,8 @@
 For each pair (student <- teacher) the same loop three times: labels alone, logits from the store, live teacher; interleaved
 in one process, their rates those that `train` reports. The ceiling is labels alone. The bound on the speed-up is computed
 from the two networks' times by themselves in the same rounds, over and over the same batch: (step of the student with its
-update + forward of the teacher) / step of the student. Asserted in the same run: the logits that the student reads are the
+update + forward of the teacher) / step of the student. One thread computes (`--num-threads`), one more loads (`--num-workers`): on two
+cores neither waits for the other's. Asserted in the same run: the logits that the student reads are the
 teacher's, and the first losses from the store and from the live teacher agree.
 
     python -m benchmarks.train.train_rate --pair resnet20:resnet56@32 cifar.beton 640 64 \\
@@ -190,12 +191,13 @@ def main() -> None:
         metavar=("STUDENT:TEACHER@SIZE", "BETON", "IMAGES", "BATCH"),
         help="the networks, the views' size in pixels, images of an epoch, samples of a batch; as often as there are pairs",
     )
-    parser.add_argument("--num-workers", type=int, default=1)
+    parser.add_argument("--num-threads", type=int, default=1, help="that compute")
+    parser.add_argument("--num-workers", type=int, default=1, help="threads that load")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", default="train_rate", help="of the file in results/")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.num_threads)
     pairs = {}
     for words in args.pair:
         with tempfile.TemporaryDirectory() as folder:
@@ -205,6 +207,7 @@ def main() -> None:
         {
             "pairs": pairs,
             "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
+            "num_threads": args.num_threads,
             "num_workers": args.num_workers,
             "rounds": args.rounds,
         },
