@@ -1,10 +1,15 @@
 """The long scripts on training, shortened: what they assert holds, and they write what they claim."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from helpers.scripts import benchmark
+from helpers.stores import save_teacher
+
+from fastkd.data.sources.open import open_source
 
 
 @pytest.fixture
@@ -102,3 +107,71 @@ def test_scores_of_two_seeds_by_every_method(run, raw_beton, tmp_path):
     }
     assert found["between_two_seeds"]["el2n, recorded"]["num_samples"] == 600
     assert (tmp_path / "hard.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bfloat16_beside_float32_seed_by_seed(run, raw_beton, teacher_file):
+    few = ["--images", 64, "--epochs", 1, "--batch-size", 32, "--seeds", 2, "--num-seeds", 1]
+    found = run("train.bf16_accuracy", raw_beton, raw_beton, "--teacher", teacher_file, *few)
+    plain, both = (found["top1_percent"][f"teacher {kind}, student {kind}"] for kind in ("fp32", "bf16"))
+    told = found["against_float32"]["teacher bf16, student bf16"]
+    assert told["points"] == [value - base for value, base in zip(both, plain, strict=True)]
+    assert len(found["against_float32"]) == 3
+    assert set(found["teachers_top1_percent"]) == {"fp32", "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("values", "is_loss"), [([1.0, 2.0, 3.5], False), ([0.9, 2.3, 3.4], False), ([0.0, 1.1, 2.4], True)]
+)
+def test_a_loss_is_more_than_seeds_differ(values, is_loss):
+    assert benchmark("train.bf16_accuracy").against(values, [1.0, 2.0, 3.5])["is_loss"] is is_loss
+
+
+def test_the_whole_job_beside_repdistillers(run, raw_folder):
+    """`FASTKD_PEERS` names a folder with their checkouts."""
+    checkout = peer("RepDistiller")
+    few = ["--num-images", 64, "--batch-size", 32, "--epochs", 2, "--rounds", 1, "--pair", "resnet8:resnet14"]
+    found = run("train.peers", "--repdistiller", checkout, "--images", raw_folder, *few)["by_cores"]["1"]
+    assert set(found["cpu_s"]) == {"fastkd fill", "fastkd", "repdistiller"}
+    for name in ("fastkd fill", "fastkd", "repdistiller"):
+        assert 0 < found["peak_anonymous_bytes"][name]["median"] <= found["peak_bytes"][name]["median"]
+    whole = found["repdistiller over fastkd"]["whole_job"]["median"]
+    assert whole == pytest.approx(found["cpu_s"]["repdistiller"]["median"] / found["cpu_s"]["fastkd"]["median"])
+
+
+def test_the_whole_job_beside_timms(run, jpg_folder):
+    checkout = peer("pytorch-image-models")
+    pytest.importorskip("huggingface_hub")
+    few = [
+        "--num-images",
+        16,
+        "--batch-size",
+        8,
+        "--epochs",
+        2,
+        "--rounds",
+        1,
+        "--size",
+        48,
+        "--pair",
+        "resnet18:resnet34",
+    ]
+    found = run("train.peers", "--timm", checkout, "--images", jpg_folder, *few)["by_cores"]["1"]
+    assert set(found["cpu_s"]) == {"fastkd fill", "fastkd", "timm", "timm tuned"}
+    assert {"timm over fastkd", "timm tuned over fastkd"} <= found.keys()
+
+
+def peer(name: str) -> Path:
+    """The checkout of another project."""
+    found = Path(os.environ.get("FASTKD_PEERS", "/nowhere")) / name
+    if not found.is_dir():
+        pytest.skip(f"FASTKD_PEERS names no folder with {name}")
+    return found
+
+
+def test_evaluation_beside_torchvisions(run, jpg_folder, tmp_path):
+    path = save_teacher(tmp_path / "t.safetensors", name="resnet18", num_classes=3)
+    found = run("train.evaluate_top1", jpg_folder, "--model", path, "--size", 48)
+    assert found["num_images"] == len(open_source(str(jpg_folder)))
+    for way in found["fastkd"].values():
+        assert way["other_classes"] <= 1
+        assert way["top1_less_torchvisions"] == pytest.approx(way["top1"] - found["torchvision_top1"])
