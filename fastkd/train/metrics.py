@@ -17,7 +17,7 @@ from fastkd.data.batch import Batch
 from fastkd.dist import World, sum_over_ranks
 from fastkd.errors import CorruptError, OptionError
 from fastkd.models.norm import Norm
-from fastkd.train.parts.forward import forward
+from fastkd.train.parts.forward import forward, forward_mirrored
 from fastkd.writing import atomic_path, naming, reading
 
 EVAL_BATCH = 250
@@ -60,9 +60,7 @@ def evaluate(
         for batch in batches:
             if not len(batch):
                 continue
-            logits_BC = forward(model, batch.images, norm, precision, network)
-            if mirrored:
-                logits_BC = (logits_BC + forward(model, batch.images.flip(3), norm, precision, network)) / 2
+            logits_BC = (forward_mirrored if mirrored else forward)(model, batch.images, norm, precision, network)
             found.append(torch.cat([top_hits(logits_BC, batch.labels), _worst(logits_BC, batch)]))
             num_samples, num_outputs = num_samples + len(batch), logits_BC.shape[1]
     rows = torch.stack(found).cpu().numpy() if found else np.zeros((0, 4), np.int64)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,11 @@ def forward(
     """
     mean, std = norm.constants(images.device)
     return (network or network_logits)(model, norm.resized(images), mean, std, precision)
+
+
+def forward_mirrored(model: nn.Module, images: Tensor, *how: Any) -> Tensor:
+    """The mean of the logits of `forward` of images and of these mirrored left to right."""
+    return (forward(model, images, *how) + forward(model, images.flip(3), *how)) / 2
 
 
 def network_logits(
