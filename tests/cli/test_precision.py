@@ -86,6 +86,8 @@ def test_a_store_is_told_by_what_auto_took_and_goes_on_with_it(files, has):
     assert (again.result["rows_written"], again.result["rows_reused"]) == (0, 200)
     check = f"verify {{out}} --against {{x}} --teacher {{t}} --teacher-precision auto --rows 50 {CPU}"
     assert fastkd(*check.format(**files).split(), "--json").result["ok"]
+    plan = "plan {x} --num-seeds 1 --outputs logits,embedding --teacher {t} --teacher-precision auto --device cpu"
+    assert "--teacher-precision auto takes fp32: the CPU does not" in fastkd(*plan.format(**files).split()).err
     student = f"{TRAIN} --logits {{out}} --teacher {{t}} --teacher-precision auto --out {{out}}.run"
     assert "--teacher-precision auto takes bf16: what is there" in fastkd(*student.format(**files).split()).err
 
