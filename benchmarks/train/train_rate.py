@@ -3,9 +3,9 @@
 For each pair (student <- teacher) the same loop three times: labels alone, logits from the store, live teacher; interleaved
 in one process, their rates those that `train` reports. The ceiling is labels alone. The bound on the speed-up is computed
 from the two networks' times by themselves in the same rounds, over and over the same batch: (step of the student with its
-update + forward of the teacher) / step of the student. One thread computes (`--num-threads`), one more loads (`--num-workers`): on two
-cores neither waits for the other's. Asserted in the same run: the logits that the student reads are the
-teacher's, and the first losses from the store and from the live teacher agree.
+update + forward of the teacher) / step of the student. One thread computes (`--num-threads`), one more loads
+(`--num-workers`): on two cores neither waits for the other's. Asserted in the same run: the logits that the student reads are
+the teacher's, and the first losses from the store and from the live teacher agree.
 
     python -m benchmarks.train.train_rate --pair resnet20:resnet56@32 cifar.beton 640 64 \\
         --pair resnet18:resnet50@224 photos.beton 32 16

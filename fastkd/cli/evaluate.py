@@ -71,8 +71,8 @@ def evaluate(
 ) -> tuple[dict[str, Any], str]:
     """Measure top-1 and top-5 accuracy of a checkpoint on all samples of BETON, centre crops.
 
-    --size may be another one than that of training. Where BETON has some of the network's classes, or another order of them, its labels are mapped by their names; the
-    network still chooses among all of its classes.
+    --size may be another one than that of training. Where BETON has some of the network's classes, or another order of them,
+    its labels are mapped by their names; the network still chooses among all of its classes.
 
     \b
     fastkd evaluate test.beton --model run/
