@@ -104,14 +104,14 @@ def evaluate(
     outputs = match_outputs(dataset.classes, network.classes, mapping)
     dataset = relabelled(dataset, outputs, network.classes)
     views = center_views(dataset.beton, choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
-    norm = network.norm if size is None else replace(network.norm, size=None)
-    require_size(network.model, network.name, norm.size or views.size, "give another --size")
+    used = network.norm if size is None else replace(network.norm, size=None)
+    require_size(network.model, network.name, used.size or views.size, "give another --size")
     loader = Loader(
         dataset, views, batch_size=batch_size, num_workers=num_workers, prefetch=prefetch, device=device, world=world
     )
     say(f"evaluate: {loader.describe()}")
-    found = measure(network.model, norm, loader.epoch(0), world, mirrored=tta == "flip")
-    result = {"path": str(beton), "model": model, "size": norm.size or views.size, "tta": tta, **found}
+    found = measure(network.model, used, loader.epoch(0), world, mirrored=tta == "flip")
+    result = {"path": str(beton), "model": model, "size": used.size or views.size, "tta": tta, **found}
     averaged = ", the mean of two mirrored views' logits" if tta else ""
     return (
         result,

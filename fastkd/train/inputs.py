@@ -181,16 +181,18 @@ def started_precisions(out: Path) -> dict[str, str | None]:
     """
     head = read_json(out / "run.json") or {}
     found: dict[str, str | None] = {"student": None, "teacher": None, "beside": None}
-    params, about = (head.get(name) if isinstance(head.get(name), dict) else {} for name in ("params", "about"))
-    recipe, inputs, teacher = params.get("recipe"), head.get("inputs"), about.get("teacher")
-    amp = recipe.get("amp") if isinstance(recipe, dict) else None
-    if isinstance(amp, str):
-        found["student"] = "fp32" if amp == "off" else amp
-    if isinstance(inputs, dict) and "teacher" in inputs and isinstance(teacher, dict):
-        found["teacher"] = params.get("teacher_precision", "fp32")
-        if "teacher_precision" not in params and teacher.get("precision") in PRECISIONS:
-            found["teacher"] = found["beside"] = teacher["precision"]
-    return {name: value if value in PRECISIONS else None for name, value in found.items()}
+    params, about, inputs = (_entries(head.get(name)) for name in ("params", "about", "inputs"))
+    amp = _entries(params.get("recipe")).get("amp")
+    found["student"] = "fp32" if amp == "off" else amp
+    if "teacher" in inputs:
+        found["beside"] = None if "teacher_precision" in params else _entries(about.get("teacher")).get("precision")
+        found["teacher"] = params.get("teacher_precision") or found["beside"] or "fp32"
+    return {name: value if value in tuple(PRECISIONS) else None for name, value in found.items()}
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    """An object of a run.json, which may be damaged; empty where it is none."""
+    return value if isinstance(value, dict) else {}
 
 
 def _require_embeddings(recipe: Recipe, store: LogitStore | None) -> None:
