@@ -1,4 +1,4 @@
-"""Claim: `fastkd evaluate` of a network that was trained on ImageNet gives the top-1 that torchvision's way of evaluating gives.
+"""Claim: `fastkd evaluate` of a network trained on ImageNet gives the top-1 of torchvision's way of evaluating, to a few photos.
 
 torchvision's way: Pillow decodes each photo of SOURCE, `Resize` and `CenterCrop` of torchvision cut it, `ToTensor` and `Normalize`
 make the input, one photo after the other. fastkd's: `fastkd evaluate` on a beton of the same photos, once with their pixels as Pillow
