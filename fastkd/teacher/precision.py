@@ -14,7 +14,7 @@ _FLAGS_OF_BF16 = ("amx_bf16", "avx512_bf16")
 def auto_precision(device: torch.device | str) -> tuple[str, str]:
     """What `auto` takes on a device: `bf16` where it computes in that, else `fp32`; and why, in words.
 
-    On CPUs that do, students and teachers of CIFAR-10 lose no accuracy by it: `benchmarks/train/bf16_accuracy.py`.
+    On CPUs that do, students of CIFAR-10 lose no accuracy by it that seeds can tell: `benchmarks/train/bf16_accuracy.py`.
     """
     device = torch.device(device)
     if device.type == "cuda":
