@@ -1,4 +1,4 @@
-"""Claim: bfloat16 on a CPU that multiplies it costs no accuracy, in the teacher's store or in the student, and is faster.
+"""Claim: bfloat16 on a CPU that multiplies it costs no accuracy that seeds can tell, in the teacher's store or the student, and is faster.
 
 CIFAR-10: a random part of the training images a seed, a store by a teacher in float32 and one by it in bfloat16, over the same
 views; a student from each in float32, and one in bfloat16 (`--amp bf16`) from either: the same weights to start from and the same
