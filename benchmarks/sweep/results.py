@@ -37,13 +37,9 @@ amp = "bf16"
 [score]
 teacher = "scorer"
 
-[cache-logits]
-teacher-precision = "bf16"
-
 [train]
 teacher = "r20"
 model = "resnet8"
-epochs = {epochs}
 schedule = "cosine"
 val-every = 100
 num-seeds = {epochs}
@@ -53,6 +49,7 @@ amp = "bf16"
 SUITES = {
     "fig3": """
 [matrix]
+train.epochs = [{epochs}]
 prune.method = ["random", "forgetting", "el2n"]
 prune.keep = [0.05, 0.1, 0.2]
 train.alpha = [0, 0.5]
@@ -64,6 +61,7 @@ lines = ["method", "alpha"]
 """,
     "k-alpha-f": """
 [matrix]
+train.epochs = [{epochs}]
 train.num-seeds = [1, 4, {epochs}]
 train.alpha = [0, 0.5, 1.0, "auto"]
 prune.keep = [0.1]
@@ -98,6 +96,7 @@ teacher-norm = "imagenet"
 teacher-precision = "bf16"
 
 [matrix]
+train.epochs = [{epochs}]
 train.teacher = ["r20", "r32", "r56"]
 prune.keep = [0.05, 0.1]
 train.alpha = [0, 0.5]
@@ -112,6 +111,7 @@ lines = ["fraction", "alpha"]
 method = "forgetting"
 
 [matrix]
+train.epochs = [{epochs}]
 prune.level = ["easy", "moderate", "hard"]
 prune.keep = [0.05, 0.1, 0.2]
 train.alpha = [0, 0.5]
@@ -126,6 +126,7 @@ lines = ["level", "alpha"]
 method = "forgetting"
 
 [matrix]
+train.epochs = [{epochs}]
 prune.keep = [0.05, 0.1, 0.2]
 train.alpha = [0, 0.3, 0.5, 0.7, 1.0]
 seed = [0, 1, 2]
