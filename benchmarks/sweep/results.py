@@ -51,7 +51,7 @@ SUITES = {
 [matrix]
 train.epochs = [{epochs}]
 prune.method = ["random", "forgetting", "el2n"]
-prune.keep = [0.05, 0.1, 0.2]
+prune.keep = [0.02, 0.05, 0.1]
 train.alpha = [0, 0.5]
 seed = [0, 1, 2]
 
@@ -63,8 +63,8 @@ lines = ["method", "alpha"]
 [matrix]
 train.epochs = [{epochs}]
 train.num-seeds = [1, 4, {epochs}]
-train.alpha = [0, 0.5, 1.0, "auto"]
-prune.keep = [0.1]
+train.alpha = [0.5, 1.0, "auto"]
+prune.keep = [0.05]
 seed = [0, 1, 2]
 
 [report]
@@ -73,7 +73,7 @@ lines = ["alpha"]
 """,
     "equal-compute": """
 [matrix]
-train.steps = [1172] # 15 epochs of a tenth
+train.steps = [586] # 15 epochs of a twentieth
 prune.keep = [0.05, 0.1, 0.2, 1.0]
 train.alpha = [0, 0.5]
 seed = [0, 1, 2]
@@ -97,6 +97,7 @@ teacher-precision = "bf16"
 
 [matrix]
 train.epochs = [{epochs}]
+train.num-seeds = [4]
 train.teacher = ["r20", "r32", "r56"]
 prune.keep = [0.05, 0.1]
 train.alpha = [0, 0.5]
@@ -113,7 +114,7 @@ method = "forgetting"
 [matrix]
 train.epochs = [{epochs}]
 prune.level = ["easy", "moderate", "hard"]
-prune.keep = [0.05, 0.1, 0.2]
+prune.keep = [0.05, 0.1]
 train.alpha = [0, 0.5]
 seed = [0, 1, 2]
 
@@ -127,7 +128,7 @@ method = "forgetting"
 
 [matrix]
 train.epochs = [{epochs}]
-prune.keep = [0.05, 0.1, 0.2]
+prune.keep = [0.05, 0.1]
 train.alpha = [0, 0.3, 0.5, 0.7, 1.0]
 seed = [0, 1, 2]
 
