@@ -49,8 +49,9 @@ def run_here(
     plan: "Plan", jobs: int | None, jobs_per_gpu: int | None, shard: tuple[int, int]
 ) -> tuple[dict[str, Any], str]:
     """Runs what is owed, and collects it."""
-    from fastkd.sweep.costs import read_data, weight_of
+    from fastkd.sweep.costs import weight_of
     from fastkd.sweep.local import run_jobs
+    from fastkd.sweep.sizes import read_data
     from fastkd.sweep.state import state_of
     from fastkd.sweep.workers import Worker
 
@@ -59,7 +60,7 @@ def run_here(
     with claim(plan.folder / name, log=say), stop_on_signals() as stop:
         owed = [job for job in plan.jobs.values() if not state_of(plan, job).is_done]
         place = {job.name: number for number, job in enumerate(job for job in plan.jobs.values() if job.words)}
-        data = read_data(plan)
+        data = read_data(plan.jobs)
         weights = {job.name: weight_of(plan, job, data) for job in owed}
         envs = worker_envs(plan.suite.threads, jobs, jobs_per_gpu)
         workers = [Worker(WORKER, env) for env in envs[: max(1, len(owed))]]

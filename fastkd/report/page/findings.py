@@ -11,19 +11,25 @@ from fastkd.report.compare import Group
 from fastkd.report.facts import Facts
 from fastkd.report.page.vega import text_of
 
-_OF_KD = ("kd", "alpha", "alpha_rule", "tau", "tau_squared", "beta", "layers", "teacher_layers", "source")
+_OF_ALPHA, _OF_TAU = ("alpha", "alpha_course", "alpha_rule"), ("tau", "tau_course")
+_OF_KD = ("kd", *_OF_ALPHA, *_OF_TAU, "tau_squared", "beta", "layers", "teacher_layers", "source")
+_OF_WEIGHTS = ("teacher.fingerprint", "teacher.val_top1")
 _FOLLOWING: dict[str, tuple[str, ...]] = {
     "distillation": (*_OF_KD, "teacher.", "logits."),
     "method": ("mask.",),
     "level": ("mask.level",),
     "kd": ("kd", "beta", "layers", "teacher_layers"),
-    "alpha": ("alpha", "alpha_rule"),
-    "tau": ("tau",),
+    "alpha": _OF_ALPHA,
+    "tau": _OF_TAU,
     "teacher": ("teacher.", "logits."),
+    "teacher-fraction": ("teacher.mask.", *_OF_WEIGHTS),
+    "teacher-epoch": ("teacher.epoch", *_OF_WEIGHTS),
     "num-seeds": ("views.num_seeds",),
     "codec": ("logits.codec",),
 }
 """What is compared → the facts that differ with it; all others must be equal."""
+_STAYING = {"teacher": ("teacher.mask.fraction", "teacher.epoch")}
+"""What is compared → facts of those that must be equal all the same."""
 _WORDS = {
     "method": "pruning methods",
     "level": "levels",
@@ -31,9 +37,13 @@ _WORDS = {
     "alpha": "weights α",
     "tau": "temperatures τ",
     "teacher": "teachers",
+    "teacher-fraction": "fractions that the teacher was trained on",
+    "teacher-epoch": "epochs of the teacher",
     "num-seeds": "numbers of views K",
     "codec": "codecs",
 }
+_SHORT = {"alpha": "α ", "tau": "τ ", "num-seeds": "K ", "epochs": "epochs "}
+_SHORT |= {"teacher-fraction": "f_t ", "teacher-epoch": "teacher of epoch "}
 _MOST_TOLD = 4
 
 
@@ -127,12 +137,12 @@ def _best(groups: Sequence[Group], name: str) -> list[str]:
 
 def _others(facts: Facts, name: str) -> str:
     """All facts but those that differ with a name, as a key."""
-    following = _FOLLOWING[name]
-    groups = tuple(one for one in following if one.endswith("."))
+    following, staying = _FOLLOWING[name], _STAYING.get(name, ())
+    prefixes = tuple(one for one in following if one.endswith("."))
     kept = {
         fact: value
         for fact, value in facts.items()
-        if fact not in following and not fact.startswith(groups or ("\\0",))
+        if fact in staying or not (fact in following or fact.startswith(prefixes))
     }
     return json.dumps(kept, sort_keys=True)
 
@@ -150,6 +160,7 @@ def _where(group: Group, groups: Sequence[Group], without: str = "distillation")
         "tau",
         "teacher",
         "teacher-fraction",
+        "teacher-epoch",
         "num-seeds",
         "epochs",
     ):
@@ -164,8 +175,7 @@ def _word(facts: Mapping, name: str) -> str:
         return ""
     if name == "kd":
         return "labels alone" if value == "none" else str(value).upper()
-    short = {"alpha": "α ", "tau": "τ ", "num-seeds": "K ", "teacher-fraction": "f_t ", "epochs": "epochs "}
-    return f"{short.get(name, '')}{text_of(value)}"
+    return f"{_SHORT.get(name, '')}{text_of(value)}"
 
 
 def _listed(parts: Sequence[str]) -> str:
