@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -45,6 +46,8 @@ _WORDS = {
 _SHORT = {"alpha": "α ", "tau": "τ ", "num-seeds": "K ", "epochs": "epochs "}
 _SHORT |= {"teacher-fraction": "f_t ", "teacher-epoch": "teacher of epoch "}
 _MOST_TOLD = 4
+_OF_PAPER, _SMALL = "KD at α 0.5", 0.5
+"""The paper's loss of most figures, and up to which fraction it is said where it does not help."""
 
 
 class Difference(NamedTuple):
@@ -63,12 +66,18 @@ class Difference(NamedTuple):
         return points + (" (of one run)" if self.error is None else f" ± {self.error:.2f}")
 
 
-def difference(one: Group, other: Group) -> Difference:
-    """Of one group's mean from another's; the runs are taken to be independent: √(sd²/n + sd²/n)."""
-    points = one.top1_mean - other.top1_mean
-    if one.top1_sd is None or other.top1_sd is None:
+def difference(one: Group, other: Group, of: str = "val_top1") -> Difference:
+    """Of one group's mean from another's; the runs are taken to be independent: √(sd²/n + sd²/n).
+
+    Args:
+        of: `val_top1` or `val_top5`, which all of the runs must have.
+    """
+    first, second = ([run[of] for run in group.runs] for group in (one, other))
+    points = statistics.fmean(first) - statistics.fmean(second)
+    if len(first) == 1 or len(second) == 1:
         return Difference(points, None)
-    return Difference(points, math.sqrt(one.top1_sd**2 / one.num_runs + other.top1_sd**2 / other.num_runs))
+    parts = (statistics.variance(values) / len(values) for values in (first, second))
+    return Difference(points, math.sqrt(sum(parts)))
 
 
 def findings_of(groups: Sequence[Group]) -> list[str]:
@@ -107,7 +116,23 @@ def _distillation(groups: Sequence[Group]) -> list[str]:
         if rest:
             text += f"; not so: {_listed([f'{_where(group, groups)} ({one})' for group, one in rest])}"
         sentences.append(f"{text}.")
+        if way == _OF_PAPER:
+            sentences += _at_small_fractions(found, groups)
     return sentences
+
+
+def _at_small_fractions(found: Sequence[tuple[Group, Difference]], groups: Sequence[Group]) -> list[str]:
+    """Where, of f <= 0.5, the paper's loss does not help: all such places."""
+    small = [pair for pair in found if pair[0].fraction <= _SMALL * (1 + 1e-6)]
+    rest = [f"{_where(group, groups)} ({one})" for group, one in small if not (one.is_clear and one.points > 0)]
+    if not small:
+        return []
+    if not rest:
+        return [f"At every f ≤ {_SMALL} here, {_OF_PAPER} gains more than twice the standard error."]
+    where = "; ".join(rest)
+    return [
+        f"At f ≤ {_SMALL}, {_OF_PAPER} does not gain more than twice the standard error in {len(rest)} of {len(small)} comparisons: {where}."
+    ]
 
 
 def _best(groups: Sequence[Group], name: str) -> list[str]:

@@ -32,8 +32,8 @@ def beside_the_paper(groups: Sequence[Group]) -> str:
             )
     head = ("what", "the paper’s data", "the paper", "here", "", "where")
     note = (
-        f"{paper.PAPER}. Differences are in points of top-1, ± one standard error; levels on other data are not to be compared, "
-        "directions are. The paper’s are of ResNet-32 and 240 epochs."
+        f"{paper.PAPER}. Differences are in points of top-1 where nothing else is said, ± one standard error; levels on other data are not to "
+        "be compared, directions are. The paper’s are of 240 epochs, ResNet-32 (ImageNet: ResNet-50)."
     )
     return f"<h2 id=paper>Beside the paper</h2>{_rows(head, rows, numbers=(2, 3), words=(0,))}<p class=note>{note}</p>"
 
