@@ -113,14 +113,45 @@ def _rate(work: Callable[[], None], device: str) -> float:
     return _BATCH * count / (time.perf_counter() - begin)
 
 
-def weight_of(plan: Plan, job: Job, data: Data | None) -> float:
-    """How much of a sweep's work a job is, for its progress: images that networks see, a training step three times; at least 1."""
+def weight_of(plan: Plan, job: Job, data: Data | None, gflops: Callable[[str, int, int], float]) -> float:
+    """How much of a sweep's work a job is, for its progress: GFLOP of its networks; at least 1.
+
+    Args:
+        gflops: (network, classes, pixels) → of a forward pass of an image. A step of training counts as three.
+    """
+    about = job.about
     if job.kind not in ("run", "teacher", "store"):
         return 1.0
-    num_samples = 1000 if data is None else data.num_samples
-    kept = kept_of(plan.jobs, job.about["mask"], num_samples) or 1
-    passes = job.about["num_seeds"] or 162 if job.kind == "store" else 3 * (job.about["epochs"] or 240)
-    return float(max(1, kept * passes))
+    num_samples, num_classes, size = (
+        (1000, 10, None) if data is None else (data.num_samples, data.num_classes, data.size)
+    )
+
+    def of_pass(model: object) -> float:
+        return gflops(model, num_classes, about["views"].get("size") or size or 32) if isinstance(model, str) else 0.0
+
+    kept = kept_of(plan.jobs, about["mask"], num_samples) or 1
+    if job.kind == "store":
+        return max(1.0, kept * (about["num_seeds"] or 162) * of_pass(about["model"]))
+    live = about.get("live")
+    of_teacher = 0.0 if live is None else of_pass(plan.jobs[live].about.get("model"))
+    return max(1.0, kept * (about["epochs"] or 240) * (3 * of_pass(about["model"]) + of_teacher))
+
+
+def counted_gflops(model: str, num_classes: int, size: int) -> float:
+    """GFLOP of a network's forward pass of one image, a multiplication and an addition being two; nothing is computed.
+
+    Raises:
+        ModelError: an unknown network.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from fastkd.models.registry import canonical_name, create_model
+
+    network = create_model(canonical_name(model), num_classes).eval().to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, 3, size, size, device="meta"))
+    return counter.get_total_flops() / 1e9
 
 
 def total(costs: Mapping[str, Cost], name: str) -> Any:

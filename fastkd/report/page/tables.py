@@ -35,7 +35,9 @@ def beside_the_paper(groups: Sequence[Group]) -> str:
         f"{paper.PAPER}. Differences are in points of top-1 where nothing else is said, ± one standard error; levels on other data are not to "
         "be compared, directions are. The paper’s are of 240 epochs, ResNet-32 (ImageNet: ResNet-50)."
     )
-    return f"<h2 id=paper>Beside the paper</h2>{_rows(head, rows, numbers=(2, 3), words=(0,))}<p class=note>{note}</p>"
+    return (
+        f"<h2 id=paper>Beside the paper</h2>{rows_html(head, rows, numbers=(2, 3), words=(0,))}<p class=note>{note}</p>"
+    )
 
 
 def table_of(groups: Sequence[Group]) -> str:
@@ -67,7 +69,7 @@ def table_of(groups: Sequence[Group]) -> str:
         ]
         rows.append(found)
     numbers = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11)
-    return f"<h2>All kinds of runs</h2>{_rows(head, rows, numbers=numbers, words=(3,))}<p class=note>{escape(caption_of(list(groups)))}</p>"
+    return f"<h2>All kinds of runs</h2>{rows_html(head, rows, numbers=numbers, words=(3,))}<p class=note>{escape(caption_of(list(groups)))}</p>"
 
 
 def costs_in_words(groups: Sequence[Group]) -> str:
@@ -120,7 +122,7 @@ def _run(run: Mapping[str, Any], folder: Path) -> str:
     )
 
 
-def _rows(
+def rows_html(
     head: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[int] = (), words: Sequence[int] = ()
 ) -> str:
     """A table that scrolls by itself where the page is narrow."""

@@ -46,6 +46,26 @@ class Style(NamedTuple):
     dash: list[int]
 
 
+class Words(NamedTuple):
+    """What the vertical axis is called, and field of a row → what its value is called under the pointer."""
+
+    y: str
+    tooltip: Mapping[str, str]
+
+
+ACCURACY = Words(
+    "top-1 on the validation data, %",
+    {
+        "line": "line",
+        "where": "at",
+        "accuracy": "top-1",
+        "spread": "lowest to highest",
+        "interval": "95 % interval",
+        "runs": "runs",
+    },
+)
+
+
 def load_converter() -> ModuleType:
     """vl-convert.
 
@@ -108,17 +128,18 @@ def panel_spec(
     places: Sequence[Any],
     domain: Sequence[float],
     styles: Mapping[str, Style],
+    words: Words = ACCURACY,
 ) -> dict[str, Any]:
     """A panel as Vega-Lite. Signals: `off`, the lines that are not shown; `bars`: range, interval or none.
 
     Args:
         rows: as `rows_of`; x is None for those that are drawn across. places: on the axis, in order, as `places_of`.
-        domain: of the accuracies, in percent.
+        domain: of the means.
     """
     is_number = all(map(_is_number, places))
     values = [dict(row) | {"x": row["x"] if is_number or row["x"] is None else text_of(row["x"])} for row in rows]
     placed, colour, dash = _x_axis(x, places, is_number), _scale("color", styles), _scale("dash", styles)
-    tooltip = [{"field": name, "title": title} for name, title in _TOOLTIP.items()]
+    tooltip = [{"field": name, "title": title} for name, title in words.tooltip.items()]
     low, high = ({"calculate": f"bars == 'range' ? datum.{a} : datum.{b}", "as": c} for a, b, c in _ENDS)
     layers: list[dict[str, Any]] = [
         {
@@ -129,21 +150,21 @@ def panel_spec(
                 {"filter": "isValid(datum.low)"},
             ],
             "mark": {"type": "rule", "strokeWidth": 1.5, "opacity": 0.55, "clip": True},
-            "encoding": {"x": placed, "y": _y("low", domain), "y2": {"field": "high"}, "color": colour},
+            "encoding": {"x": placed, "y": _y("low", domain, words), "y2": {"field": "high"}, "color": colour},
         },
         {
             "transform": [{"filter": "isValid(datum.x)"}],
             "mark": {"type": "line", "strokeWidth": 2},
-            "encoding": {"x": placed, "y": _y("mean", domain), "color": colour, "strokeDash": dash},
+            "encoding": {"x": placed, "y": _y("mean", domain, words), "color": colour, "strokeDash": dash},
         },
         {
             "transform": [{"filter": "isValid(datum.x)"}],
             "mark": {"type": "point", "filled": True, "size": 65, "opacity": 1},
-            "encoding": {"x": placed, "y": _y("mean", domain), "color": colour, "tooltip": tooltip},
+            "encoding": {"x": placed, "y": _y("mean", domain, words), "color": colour, "tooltip": tooltip},
         },
     ]
     if any(row["x"] is None for row in rows):
-        across = {"y": _y("mean", domain), "color": colour, "strokeDash": dash, "tooltip": tooltip}
+        across = {"y": _y("mean", domain, words), "color": colour, "strokeDash": dash, "tooltip": tooltip}
         transform = [{"filter": "!isValid(datum.x)"}]
         layers.append({"transform": transform, "mark": {"type": "rule", "strokeWidth": 2}, "encoding": across})
     return {
@@ -202,14 +223,6 @@ def as_file(figure: Figure, panels: Mapping[str, Mapping[str, Any]]) -> dict[str
 
 _ENDS = (("lowest", "low95", "low"), ("highest", "high95", "high"))
 _PARAMS: list[dict[str, Any]] = [{"name": "off", "value": []}, {"name": "bars", "value": "range"}]
-_TOOLTIP = {
-    "line": "line",
-    "where": "at",
-    "accuracy": "top-1",
-    "spread": "lowest to highest",
-    "interval": "95 % interval",
-    "runs": "runs",
-}
 
 
 def text_of(value: Any) -> str:
@@ -278,9 +291,9 @@ def domain_of(values: Iterable[float]) -> list[float]:
     return [max(0.0, low - room), min(100.0, high + room)]
 
 
-def _y(field: str, domain: Sequence[float]) -> dict[str, Any]:
+def _y(field: str, domain: Sequence[float], words: Words) -> dict[str, Any]:
     scale = {"domain": list(domain), "zero": False, "nice": False}
-    return {"field": field, "type": "quantitative", "title": "top-1 on the validation data, %", "scale": scale}
+    return {"field": field, "type": "quantitative", "title": words.y, "scale": scale}
 
 
 def _scale(what: str, styles: Mapping[str, Style]) -> dict[str, Any]:
