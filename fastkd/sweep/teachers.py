@@ -69,7 +69,7 @@ def teacher_job(
         raise OptionError(f"{where}: [{section}] says no model, and no checkpoint")
     epochs_kept = _epochs_named(suite, name)
     if epochs_kept:
-        values.setdefault("keep-every", math.gcd(*epochs_kept))
+        values.setdefault("keep-every", math.gcd(*epochs_kept) or 1)
     inputs = [Input("beton", "beton", train), *([] if val is None else [Input("val", "val", val)])]
     label = f"{name}-{values['model']}"
     mask = None
@@ -93,14 +93,14 @@ def teacher_job(
         "network": {},
         "views": {key: values[key] for key in ("views", "size") if key in values},
     }
+    if "epoch" in own:
+        where = suite.place(("teacher", name, "epoch"), ("matrix", "teacher", name, "epoch"))
+        _require_epoch(own["epoch"], epochs, values["keep-every"], where)
     try:
         job = draft.add("teacher", "train", "teachers", label, "", values, inputs, about=about)
     except (OptionError, ModelError) as error:
         raise suite.told(section, error) from None
-    if "epoch" not in own:
-        return job
-    where = suite.place(("teacher", name, "epoch"), ("matrix", "teacher", name, "epoch"))
-    return _after(job, own["epoch"], epochs, values["keep-every"], where)
+    return _after(job, own["epoch"]) if "epoch" in own else job
 
 
 def _epochs_named(suite: Suite, name: str) -> set[int]:
@@ -110,19 +110,22 @@ def _epochs_named(suite: Suite, name: str) -> set[int]:
     return {epoch for epoch in found if epoch is not None}
 
 
-def _after(job: Job, epoch: int, epochs: int | None, keep_every: int, where: str) -> Job:
-    """A teacher as it was after an epoch: the job that trains it, of whose output the weights of then are read.
+def _require_epoch(epoch: int, epochs: int | None, keep_every: int, where: str) -> None:
+    """Refuses an epoch that a teacher does not have, or of which it does not keep its weights.
 
     Raises:
-        OptionError: it has no such epoch, or does not keep its weights.
+        OptionError: says where.
     """
     if epoch < 1 or (epochs is not None and epoch > epochs):
-        most = "as many as it is trained for" if epochs is None else str(epochs)
-        raise OptionError(f"{where}: epoch is {epoch}, expected 1 … {most}, epochs of the teacher's training")
+        raise OptionError(f"{where}: epoch is {epoch}, expected 1 … {epochs or 'the last'} of the teacher's training")
     if epoch % keep_every:
         raise OptionError(
             f"{where}: epoch is {epoch}, and keep-every {keep_every} keeps no weights of it: leave keep-every out"
         )
+
+
+def _after(job: Job, epoch: int) -> Job:
+    """A teacher as it was after an epoch: the job that trains it, of whose output the weights of then are read."""
     digest = fingerprint([job.digest, str(epoch)])
     return replace(job, path=weights_after(job.path, epoch), digest=digest, label=f"{job.label}-e{epoch}")
 

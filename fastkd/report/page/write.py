@@ -13,15 +13,13 @@ from fastkd.fingerprint import fingerprint
 from fastkd.report.axes import Axes
 from fastkd.report.compare import Group
 from fastkd.report.page import paper
+from fastkd.report.page.converter import draw_png, draw_svg, packed_code
 from fastkd.report.page.findings import findings_of
 from fastkd.report.page.tables import beside_the_paper, costs_in_words, runs_of, table_of
 from fastkd.report.page.vega import (
     Style,
     as_file,
     domain_of,
-    draw_png,
-    draw_svg,
-    packed_code,
     panel_spec,
     places_of,
     rows_of,
