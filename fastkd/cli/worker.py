@@ -19,6 +19,7 @@ from fastkd.stopping import INTERRUPTED
 
 STOPPED = (75, INTERRUPTED)
 _INTERVAL_S = 1.0
+_num_modules = 0
 
 
 def serve() -> None:
@@ -70,10 +71,20 @@ def _run(words: list[str], log: str) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     gc.collect()
+    _leave_modules_out_of_collections()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     return code
+
+
+def _leave_modules_out_of_collections() -> None:
+    """What stays after a command that has loaded modules is theirs: 432,000 objects after a `train`. To look through them after each
+    command takes 0.3 s of the CPU, and all else of a small run beyond its training 0.1 s."""
+    global _num_modules
+    if len(sys.modules) != _num_modules:
+        _num_modules = len(sys.modules)
+        gc.freeze()
 
 
 if __name__ == "__main__":
