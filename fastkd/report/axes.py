@@ -11,7 +11,7 @@ NUMBERS: dict[str, str] = {
     "alpha": "weight of distillation, α",
     "tau": "temperature, τ",
     "teacher": "teacher",
-    "teacher-fraction": "fraction of the data that the teacher was trained on",
+    "teacher-fraction": "fraction that the teacher was trained on",
     "teacher-epoch": "epochs after which the teacher was taken",
     "num-seeds": "views of a sample, K",
     "epochs": "epochs",

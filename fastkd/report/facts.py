@@ -36,6 +36,8 @@ _SHORT = {
     "mask.method": "mask",
     "teacher.model": "teacher",
     "origin": "mask and teacher",
+    "alpha_course": "alpha",
+    "tau_course": "tau",
 }
 _DETAILS = {"val_top1": "top-1", "mask.method": "mask", "mask.fraction": "fraction", "inputs": ""}
 

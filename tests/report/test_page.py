@@ -202,6 +202,19 @@ def test_what_is_best_is_told_where_it_is_clear(tmp_path):
     assert last.endswith("; in 1 the first two are not clearly apart.")
 
 
+@pytest.mark.parametrize(
+    ("gain", "behind"), [(0.0, "0 of 1 settings"), (3.0, "1 of 1 settings (f 0.1: α 0.5 is ahead by +3.00")]
+)
+def test_it_is_told_whether_alpha_by_the_rule_is_behind(gain, behind, tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"rule{seed}", 50.0 + seed, seed=seed, alpha=1.0, rule="0.1:1,0.7:0.5")
+        make_run(tmp_path / f"same{seed}", 50.0 + seed, seed=seed, alpha=1.0)
+        make_run(tmp_path / f"half{seed}", 50.0 + gain + seed, seed=seed)
+    *_, best, last = findings_of(collect_runs(tmp_path))
+    assert behind in last
+    assert ("in 1 setting: 0.5" in best) == (gain > 0)  # auto, which is 1 here, is no third
+
+
 def test_single_runs_are_never_clearly_apart(tmp_path):
     make_run(tmp_path / "a", 10.0)
     make_run(tmp_path / "b", 90.0, alpha=0.9)
@@ -245,12 +258,23 @@ def test_the_papers_numbers_stand_beside_those_of_here(tmp_path):
     assert sorted(row["mean"] for row in published) == [39.8, 56.8]
 
 
+def test_what_the_paper_says_is_told_for_each_of_several_teachers_by_its_name(tmp_path):
+    pytest.importorskip("vl_convert")
+    make_run(tmp_path / "labels", 40.0, alpha=0.0)
+    for name in ("resnet20", "resnet56"):
+        make_run(tmp_path / name, 50.0, teacher={"model": name})
+    told = [one for one in paper.claims_of(collect_runs(tmp_path)) if one.claim.points == 17.0]
+    assert sorted(one.where for one in told) == ["f 0.1, resnet20", "f 0.1, resnet56"]
+    assert "random, f 0.1 (f 0.1, resnet20)" in page_of(tmp_path, tmp_path / "r.html").text
+
+
 def test_what_the_paper_says_of_a_teacher_on_other_samples_is_compared_with_such_a_teacher_alone(tmp_path):
     for name, told in (("own", {"method": "all"}), ("other", {"method": "complement", "fraction": 0.7})):
         for seed in (0, 1):
             make_run(tmp_path / f"{name}{seed}", 50.0 + seed, num_kept=150, seed=seed, teacher={"mask": told})
             make_run(tmp_path / f"labels{seed}", 40.0 + seed, num_kept=150, seed=seed, alpha=0.0)
     (told,) = paper.claims_of(collect_runs(tmp_path))
+    assert told.where == ""
     assert (told.claim.points, told.claim.source, told.here.points) == (14.5, "section 4.5, figure 8", 10.0)
 
 

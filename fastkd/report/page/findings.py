@@ -82,7 +82,8 @@ def difference(one: Group, other: Group, of: str = "val_top1") -> Difference:
 
 def findings_of(groups: Sequence[Group]) -> list[str]:
     """Sentences, the first of them the page's own: what distillation gives, how much there is, which of what else differs is best."""
-    return [*_distillation(groups), _extent(groups), *(line for name in _WORDS for line in _best(groups, name))]
+    best = (line for name in _WORDS for line in _best(groups, name))
+    return [*_distillation(groups), _extent(groups), *best, *_by_rule(groups)]
 
 
 def _extent(groups: Sequence[Group]) -> str:
@@ -110,11 +111,11 @@ def _distillation(groups: Sequence[Group]) -> list[str]:
         clear = [one for _, one in found if one.is_clear and one.points > 0]
         low, high = (choose(found, key=lambda pair: pair[1].points) for choose in (min, max))
         text = f"{way} beats labels alone by more than twice the standard error in {len(clear)} of {len(found)} comparisons"
-        text += f": {low[1]} points ({_where(low[0], groups)})"
-        text += f" to {high[1]} points ({_where(high[0], groups)})" if len(found) > 1 else ""
+        text += f": {low[1]} points ({where_of(low[0], groups)})"
+        text += f" to {high[1]} points ({where_of(high[0], groups)})" if len(found) > 1 else ""
         rest = [(group, one) for group, one in found if not (one.is_clear and one.points > 0)]
         if rest:
-            text += f"; not so: {_listed([f'{_where(group, groups)} ({one})' for group, one in rest])}"
+            text += f"; not so: {_listed([f'{where_of(group, groups)} ({one})' for group, one in rest])}"
         sentences.append(f"{text}.")
         if way == _OF_PAPER:
             sentences += _at_small_fractions(found, groups)
@@ -124,7 +125,7 @@ def _distillation(groups: Sequence[Group]) -> list[str]:
 def _at_small_fractions(found: Sequence[tuple[Group, Difference]], groups: Sequence[Group]) -> list[str]:
     """Where, of f <= 0.5, the paper's loss does not help: all such places."""
     small = [pair for pair in found if pair[0].fraction <= _SMALL * (1 + 1e-6)]
-    rest = [f"{_where(group, groups)} ({one})" for group, one in small if not (one.is_clear and one.points > 0)]
+    rest = [f"{where_of(group, groups)} ({one})" for group, one in small if not (one.is_clear and one.points > 0)]
     if not small:
         return []
     if not rest:
@@ -139,7 +140,8 @@ def _best(groups: Sequence[Group], name: str) -> list[str]:
     """Which value of a name is best where nothing else differs."""
     settings: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
-        if value_of(group.facts, name) is not None and not (name in ("kd", "alpha") and group.source == "labels"):
+        value = value_of(group.facts, name)  # `auto` is one of the others at its fraction
+        if value not in (None, "auto") and not (name in ("kd", "alpha") and group.source == "labels"):
             settings[_others(group.facts, name)].append(group)
     compared = [
         sorted(members, key=lambda group: -group.top1_mean) for members in settings.values() if len(members) > 1
@@ -150,7 +152,7 @@ def _best(groups: Sequence[Group], name: str) -> list[str]:
     for first, second, *_ in compared:
         ahead = difference(first, second)
         if ahead.is_clear:
-            told[text_of(value_of(first.facts, name))].append(f"{_where(first, groups, without=name)}: {ahead}")
+            told[text_of(value_of(first.facts, name))].append(f"{where_of(first, groups, without=name)}: {ahead}")
     parts = [f"{value} in {len(where)} ({_listed(where)})" for value, where in told.items()]
     num_settings = f"{len(compared)} setting{'s' * (len(compared) > 1)}"
     if not parts:
@@ -158,6 +160,30 @@ def _best(groups: Sequence[Group], name: str) -> list[str]:
     rest = len(compared) - sum(map(len, told.values()))
     unclear = f"; in {rest} the first two are not clearly apart" if rest else ""
     return [f"Of the {_WORDS[name]}, by points over the next, the best in {num_settings}: {', '.join(parts)}{unclear}."]
+
+
+def _by_rule(groups: Sequence[Group]) -> list[str]:
+    """Whether `alpha auto` is behind the best of the other alphas where nothing else differs."""
+    settings: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        settings[_others(group.facts, "alpha")].append(group)
+    compared, behind = 0, []
+    for members in settings.values():
+        ruled = [group for group in members if value_of(group.facts, "alpha") == "auto"]
+        others = [group for group in members if group not in ruled and group.source != "labels"]
+        if not ruled or not others:
+            continue
+        compared += 1
+        best = max(others, key=lambda group: group.top1_mean)
+        short = difference(best, ruled[0])
+        if short.is_clear and short.points > 0:
+            place = where_of(ruled[0], groups, without="alpha")
+            behind.append(f"{place}: α {text_of(value_of(best.facts, 'alpha'))} is ahead by {short}")
+    if not compared:
+        return []
+    text = f"α auto is behind the best other α by more than twice the standard error in {len(behind)} of {compared} settings"
+    where = f" ({'; '.join(behind)})" if behind else ""
+    return [f"{text}{where}."]
 
 
 def _others(facts: Facts, name: str) -> str:
@@ -172,8 +198,8 @@ def _others(facts: Facts, name: str) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _where(group: Group, groups: Sequence[Group], without: str = "distillation") -> str:
-    """Where a comparison was made: what else differs between the groups."""
+def where_of(group: Group, groups: Sequence[Group], without: str = "distillation") -> str:
+    """Where a comparison was made: the fraction, and what else differs between the groups."""
     words = {"fraction": f"f {group.fraction:.3g}"}
     skipped = ("kd", "alpha") if without == "distillation" else (without,)
     for name in (

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from fastkd.report.axes import value_of
 from fastkd.report.compare import Group
 from fastkd.report.facts import Facts
-from fastkd.report.page.findings import Difference, difference
+from fastkd.report.page.findings import Difference, difference, where_of
 
 PAPER = "Ben Baruch et al., Distilling the Knowledge in Data Pruning, ICML 2025"
 OF_POINTS = "CIFAR-100: section 1, table 1"
@@ -109,10 +109,11 @@ TEACHERS = {
 
 
 class Told(NamedTuple):
-    """What the paper states, and what some runs have of it."""
+    """What the paper states, and what some runs have of it. where: which runs, in words; empty where there is one such difference."""
 
     claim: Claim
     here: Difference
+    where: str
 
     @property
     def verdict(self) -> str:
@@ -126,15 +127,20 @@ def claims_of(groups: Sequence[Group]) -> list[Told]:
     """What the paper says of differences that can be formed of some groups: those of one student and the like."""
     found = []
     for claim in CLAIMS:
-        for group in _matching(groups, claim.better):
-            others = [
-                other
-                for other in _matching(groups, claim.worse)
-                if other.model == group.model and other.epochs == group.epochs
-            ]
-            if len(others) == 1 and all(run[claim.of] is not None for one in (group, others[0]) for run in one.runs):
-                found.append(Told(claim, difference(group, others[0], claim.of)))
+        pairs = [
+            (group, others[0])
+            for group in _matching(groups, claim.better)
+            if len(others := [one for one in _matching(groups, claim.worse) if _are_alike(group, one)]) == 1
+            and all(run[claim.of] is not None for one in (group, others[0]) for run in one.runs)
+        ]
+        for group, other in pairs:
+            where = where_of(group, groups) if len(pairs) > 1 else ""
+            found.append(Told(claim, difference(group, other, claim.of), where))
     return found
+
+
+def _are_alike(group: Group, other: Group) -> bool:
+    return other.model == group.model and other.epochs == group.epochs
 
 
 def points_of(shared: Facts) -> dict[float, float]:

@@ -21,7 +21,14 @@ def beside_the_paper(groups: Sequence[Group]) -> str:
     if not told and len(teachers) < 2:
         return ""
     rows = [
-        (one.claim.text, one.claim.data, f"{one.claim.points:+.2f}", str(one.here), one.verdict, one.claim.source)
+        (
+            f"{one.claim.text}{one.where and f' ({one.where})'}",
+            one.claim.data,
+            f"{one.claim.points:+.2f}",
+            str(one.here),
+            one.verdict,
+            one.claim.source,
+        )
         for one in told
     ]
     if len(teachers) > 1:
