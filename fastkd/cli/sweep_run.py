@@ -130,24 +130,25 @@ def theorem_of(suite: "Suite", out: Path, dry_run: bool) -> tuple[dict[str, Any]
     out.mkdir(parents=True, exist_ok=True)
     table = out / f"{suite.name}.csv"
     write_theorem(lines, table)
-    page: Path | None = out / f"{suite.name}.html"
+    page = None
     try:
-        write_theorem_page(lines, settings, page, job=f"sweep {suite.name}", command=command_line())
+        drawn = out / f"{suite.name}.html"
+        write_theorem_page(lines, settings, drawn, job=f"sweep {suite.name}", command=command_line())
+        page = str(drawn)
     except MissingDependencyError as error:
         say(f"no page: {error}")
-        page = None
     num_holding, num_agreeing = (sum(line[name] for line in lines) for name in ("holds", "agrees"))
     result = {
         "kind": "theorem",
         "path": str(out),
         "csv": str(table),
-        "page": page and str(page),
+        "page": page,
         "num_cells": len(lines),
     }
     result |= {"num_holding": num_holding, "num_agreeing": num_agreeing}
     result["ok"] = num_holding == len(lines)
     text = (
-        f"{table if page is None else page}: the bias with a teacher on more data is no larger in {num_holding} of {len(lines)} cells; the simulation is within its "
+        f"{page or table}: the bias with a teacher on more data is no larger in {num_holding} of {len(lines)} cells; the simulation is within its "
         f"band of 99.9 % of the closed form in {num_agreeing}"
     )
     return result, text

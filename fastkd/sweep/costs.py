@@ -114,14 +114,14 @@ def _rate(work: Callable[[], None], device: str) -> float:
 
 
 def weight_of(plan: Plan, job: Job, data: Data | None, gflops: Callable[[str, int, int], float]) -> float:
-    """How much of a sweep's work a job is, for its progress: GFLOP of its networks; at least 1.
+    """How much of a sweep's work a job is, for its progress: GFLOP of its networks; 0 for what has none or does little.
 
     Args:
         gflops: (network, classes, pixels) → of a forward pass of an image. A step of training counts as three.
     """
     about = job.about
     if job.kind not in ("run", "teacher", "store"):
-        return 1.0
+        return 0.0
     num_samples, num_classes, size = (
         (1000, 10, None) if data is None else (data.num_samples, data.num_classes, data.size)
     )
@@ -131,10 +131,10 @@ def weight_of(plan: Plan, job: Job, data: Data | None, gflops: Callable[[str, in
 
     kept = kept_of(plan.jobs, about["mask"], num_samples) or 1
     if job.kind == "store":
-        return max(1.0, kept * (about["num_seeds"] or 162) * of_pass(about["model"]))
+        return kept * (about["num_seeds"] or 162) * of_pass(about["model"])
     live = about.get("live")
     of_teacher = 0.0 if live is None else of_pass(plan.jobs[live].about.get("model"))
-    return max(1.0, kept * (about["epochs"] or 240) * (3 * of_pass(about["model"]) + of_teacher))
+    return kept * (about["epochs"] or 240) * (3 * of_pass(about["model"]) + of_teacher)
 
 
 def counted_gflops(model: str, num_classes: int, size: int) -> float:

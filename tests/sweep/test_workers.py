@@ -75,7 +75,7 @@ def test_work_is_what_networks_compute():
     weights = {job.kind: weight_of(plan, job, DIGITS, lambda *_: 1.0) for job in plan.jobs.values()}
     assert weights["teacher"] == 1438 * 240 * 3
     assert weights["store"] == round(0.3 * 1438) * 5
-    assert weights["beton"] == weights["mask"] == 1
+    assert weights["beton"] == weights["mask"] == 0
     live = planned(GRID, "train.source=live")
     (weight, *_) = (weight_of(live, live.jobs[name], DIGITS, lambda *_: 1.0) for name in live.runs if "kd" in name)
     assert weight == round(0.1 * 1438) * 5 * 4

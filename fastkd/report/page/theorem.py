@@ -27,7 +27,7 @@ _BARS = {"range": "band of the simulation", "none": "none"}
 
 class Cell(NamedTuple):
     """Of one α, f and f_t, over all data: means of the closed form, of the same with f_t = f, and of the simulation; the band of the
-    latter; and in how many of `count` data sets the inequality holds and the simulation is within its own band."""
+    latter; and in how many of `num_data` data sets the inequality holds and the simulation is within its own band."""
 
     alpha: float
     fraction: float
@@ -38,24 +38,24 @@ class Cell(NamedTuple):
     band: float
     holds: int
     agrees: int
-    count: int
+    num_data: int
 
 
 def cells_of(lines: Sequence[Mapping[str, Any]]) -> list[Cell]:
     """The lines of all data sets by α, f and f_t; their simulations are independent: the band of their mean is √Σ band² / n."""
-    found: dict[tuple[float, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    found: dict[tuple[float, float, float], list[Mapping[str, Any]]] = defaultdict(list)
     for line in lines:
         found[line["alpha"], line["fraction"], line["teacher_fraction"]].append(line)
-    return [
-        Cell(
-            *place,
-            *(statistics.fmean(one[name] for one in members) for name in ("bias", "bias_self", "simulated")),
-            math.hypot(*(one["band"] for one in members)) / len(members),
-            *(sum(one[name] for one in members) for name in ("holds", "agrees")),
-            len(members),
+    cells = []
+    for (alpha, fraction, teacher_fraction), members in found.items():
+        bias, own, simulated = (
+            statistics.fmean(one[name] for one in members) for name in ("bias", "bias_self", "simulated")
         )
-        for place, members in found.items()
-    ]
+        band = math.hypot(*(one["band"] for one in members)) / len(members)
+        holds, agrees = (sum(one[name] for one in members) for name in ("holds", "agrees"))
+        of_data = (bias, own, simulated, band, holds, agrees, len(members))
+        cells.append(Cell(alpha, fraction, teacher_fraction, *of_data))
+    return cells
 
 
 def write_theorem_page(
@@ -137,7 +137,7 @@ def _table(cells: Sequence[Cell]) -> str:
         (
             *(f"{value:g}" for value in (cell.alpha, cell.fraction, cell.teacher_fraction)),
             *(f"{value:.4g}" for value in (cell.bias, cell.bias_self, cell.simulated, cell.band)),
-            *(f"{value} of {cell.count}" for value in (cell.holds, cell.agrees)),
+            *(f"{value} of {cell.num_data}" for value in (cell.holds, cell.agrees)),
         )
         for cell in cells
     ]
