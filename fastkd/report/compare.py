@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastkd.errors import FormatError, NotFoundError
-from fastkd.report.facts import Facts, differing, facts_of, label_of, shown_names
+from fastkd.report.facts import Facts, course_of, differing, facts_of, label_of, shown_names
 from fastkd.train.checks import require_files
 from fastkd.train.run_folder import read_result, read_run
 
@@ -127,6 +127,8 @@ def _require_sense(facts: Facts, recipe: dict[str, Any], head: dict[str, Any]) -
     for name, value in numbers.items():
         if not isinstance(value, int | float) or not abs(value) < 2**63:  # which NaN is not
             raise TypeError(f"{name} is {value!r}")
+    for name in ("alpha", "tau"):
+        course_of(facts, name)
     if not isinstance(facts["model"], str) or facts["fraction"] <= 0 or facts.get("global_batch", 1) < 1:
         raise TypeError(f"{facts['fraction']} of the samples by {facts['model']!r}")
     made = head.get("made") or {}

@@ -19,11 +19,14 @@ _TWICE = ("mask.keep", "mask.fraction", "mask.num_samples")
 """What num_kept, fraction and the data's fingerprint say."""
 _AS_VIEWS = ("logits.num_seeds", "logits.views.")
 """Of a store, what its students' views are as well."""
-_OF_TEACHER = ("kd", "tau", "tau_squared", "beta", "layers", "teacher_layers", "alpha_rule")
+_OF_TEACHER = (
+    *("kd", "tau", "tau_course", "tau_squared", "alpha_course", "alpha_rule"),
+    *("beta", "layers", "teacher_layers"),
+)
 """What does not bear on a student of labels alone."""
 _OF_METHODS = ("beta", "layers", "teacher_layers")
 """What does not bear on losses between logits that add nothing to KD."""
-_SHOWN = ("model", "epochs", "num_kept", "fraction", "kd", "alpha", "tau", "source")
+_SHOWN = ("model", "epochs", "num_kept", "fraction", "kd", "alpha", "alpha_course", "tau", "tau_course", "source")
 """What columns and `_loss` tell."""
 _FOLLOWING = ("num_kept", "teacher.num_parameters")
 """What follows from what is told anyway."""
@@ -33,6 +36,8 @@ _SHORT = {
     "mask.method": "mask",
     "teacher.model": "teacher",
     "origin": "mask and teacher",
+    "alpha_course": "alpha",
+    "tau_course": "tau",
 }
 _DETAILS = {"val_top1": "top-1", "mask.method": "mask", "mask.fraction": "fraction", "inputs": ""}
 
@@ -116,8 +121,15 @@ def _loss(facts: Facts) -> str:
         return "no KD"
     kd = facts["kd"]
     name = "KD" if kd == "kd" else f"KD+{kd.upper()}" if kd in METHODS else kd.upper()
-    alpha = "auto" if "alpha_rule" in facts else f"{facts['alpha']:g}"
-    return f"{name} α={alpha} τ={facts['tau']:g} ({facts['source']})"
+    alpha = "auto" if "alpha_rule" in facts else course_of(facts, "alpha") or f"{facts['alpha']:g}"
+    tau = course_of(facts, "tau") or f"{facts['tau']:g}"
+    return f"{name} α={alpha} τ={tau} ({facts['source']})"
+
+
+def course_of(facts: Facts, name: str) -> str | None:
+    """The line along which `alpha` or `tau` ran over the course of training, as it is typed; None for one value."""
+    points = facts.get(f"{name}_course")
+    return ",".join(f"{x:g}:{value:g}" for x, value in points) if points else None
 
 
 def _is_opaque(name: str) -> bool:

@@ -205,7 +205,8 @@ def about_network(model: nn.Module, meta: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         num_parameters; val_top1, its accuracy in percent, or None; `mask`, what it was trained on (method, fraction, …), or
-        None. Checkpoints of before say of that the fraction alone, or that there was no mask.
+        None. Checkpoints of before say of that the fraction alone, or that there was no mask. `epoch`, of weights that a run
+        kept on its way: after how many.
     """
     params, inputs, mask = (meta.get(name) or {} for name in ("params", "inputs", "about"))
     mask = mask.get("mask")
@@ -215,4 +216,5 @@ def about_network(model: nn.Module, meta: dict[str, Any]) -> dict[str, Any]:
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "val_top1": meta.get("val_top1"),
         "mask": mask and {name: mask[name] for name in _OF_MASK if name in mask},
+        **({"epoch": meta["epoch"]} if "epoch" in meta else {}),
     }
