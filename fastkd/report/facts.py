@@ -15,6 +15,8 @@ _FAMILIES = {"mask": "mask", "teacher": "teacher", "logits": "store", "origin": 
 """Facts of one thing, and what that is called."""
 _OF_SEEDS = ("seed", "mask.seed", "mask.fingerprint", "mask.class_min", "mask.class_max")
 """The run's seed, its mask's, and what is drawn by the latter."""
+_OF_TEACHERS_SEEDS = ("teacher.fingerprint", "teacher.val_top1", "teacher.mask.seed", "teacher.mask.fingerprint")
+"""What is drawn by the seeds of a teacher of which `teacher.training` says all else."""
 _TWICE = ("mask.keep", "mask.fraction", "mask.num_samples")
 """What num_kept, fraction and the data's fingerprint say."""
 _AS_VIEWS = ("logits.num_seeds", "logits.views.")
@@ -70,6 +72,8 @@ def facts_of(head: dict[str, Any]) -> Facts:
     else:
         adds = recipe["kd"] not in LOGIT_LOSSES or LOGIT_LOSSES[recipe["kd"]].beta > 0
         without = (*_AS_VIEWS, *(() if adds else _OF_METHODS))
+    if "teacher.training" in facts:
+        without = (*without, *_OF_TEACHERS_SEEDS)
     return {
         name: NOT_RECORDED if value is None and _family(name) == "teacher" else value
         for name, value in facts.items()
@@ -135,7 +139,7 @@ def course_of(facts: Facts, name: str) -> str | None:
 def _is_opaque(name: str) -> bool:
     """Whether a fact is a fingerprint or a fine point, and told only where nothing else tells."""
     of_its_mask = name.startswith("teacher.mask.") and name not in ("teacher.mask.method", "teacher.mask.fraction")
-    return name.endswith(".fingerprint") or ".inputs" in name or of_its_mask
+    return name.endswith((".fingerprint", ".training")) or ".inputs" in name or of_its_mask
 
 
 def _alone_tells(name: str, facts: Facts, other: Facts) -> bool:

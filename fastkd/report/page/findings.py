@@ -14,7 +14,7 @@ from fastkd.report.page.vega import text_of
 
 _OF_ALPHA, _OF_TAU = ("alpha", "alpha_course", "alpha_rule"), ("tau", "tau_course")
 _OF_KD = ("kd", *_OF_ALPHA, *_OF_TAU, "tau_squared", "beta", "layers", "teacher_layers", "source")
-_OF_WEIGHTS = ("teacher.fingerprint", "teacher.val_top1")
+_OF_WEIGHTS = ("teacher.fingerprint", "teacher.training", "teacher.val_top1")
 _FOLLOWING: dict[str, tuple[str, ...]] = {
     "distillation": (*_OF_KD, "teacher.", "logits."),
     "method": ("mask.",),
