@@ -3,21 +3,29 @@
 import ast
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from helpers.commands import fastkd
 
 
-def run_notebook(path: Path) -> list[Any]:
+def run_notebook(path: Path, sizes: Mapping[str, str]) -> list[Any]:
     """Runs all cells in the folder at hand; gives what those show that end with an expression.
 
+    Args:
+        sizes: what stands there as a size → the smaller one that is taken.
+
     Raises:
-        AssertionError: a command that failed.
+        AssertionError: a command that failed, or a size that stands nowhere.
     """
+    text = path.read_text(encoding="utf-8")
+    for size, smaller in sizes.items():
+        assert size in text
+        text = text.replace(size, smaller)
     names: dict[str, Any] = {}
     shown = []
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+    for cell in json.loads(text)["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] != "code":
             continue
