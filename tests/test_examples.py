@@ -52,7 +52,7 @@ def test_the_types_of_the_examples_are_right(tmp_path):
     from mypy.main import process_options
     from mypy.options import PER_MODULE_OPTIONS, Options
 
-    _, strict = process_options(["--strict", "-c", "pass"])
+    _, strict = process_options(["--config-file=", "--strict", "-c", "pass"])
     flags = {name: getattr(strict, name) for name in PER_MODULE_OPTIONS - {"disallow_subclassing_any"}}
     changed = [f"{name} = {str(value).lower()}" for name, value in flags.items() if value != getattr(Options(), name)]
     text = (EXAMPLES.parent / "pyproject.toml").read_text(encoding="utf-8")
