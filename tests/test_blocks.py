@@ -176,7 +176,7 @@ def test_commands_and_options_that_a_page_names_are_there(page):
     for span in re.findall(r"`([^`]+)`", text):
         words = span.split()
         named = [name.replace("_", "-") for name in re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", span)]
-        if re.match(r"fastkd [a-z]", span):
+        if re.match(r"fastkd\s+[a-z]", span):
             assert words[1] in cli.commands, span
             assert set(named) <= options_of(cli.commands[words[1]]), span
         elif span.startswith("--"):
