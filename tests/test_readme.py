@@ -26,5 +26,12 @@ def test_the_picture_is_what_its_script_draws():
     assert done.stdout == (ROOT / "tools" / "idea.svg").read_text(encoding="utf-8")
 
 
+def test_the_figure_of_results_is_what_its_script_draws_of_the_table_beside_it():
+    (table,) = set(re.findall(r"benchmarks/results/sweeps/[\w-]+\.csv", README))
+    command = [sys.executable, ROOT / "tools" / "draw_results.py", ROOT / table]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == (ROOT / "tools" / "results.svg").read_text(encoding="utf-8")
+
+
 def test_the_citation_has_the_version():
     assert f"version: {fastkd.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
