@@ -109,7 +109,7 @@ def test_ffcvs_own_loader_has_views_and_logits_that_belong_together(raw_beton, r
     """In a process of its own: FFCV changes the threads of torch, and waits forever where its thread fails."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(EXAMPLES), *sys.path])}
     command = [sys.executable, "-c", IN_FFCV, raw_beton, raw_mask, store]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("loss") == 3
 
