@@ -9,17 +9,20 @@ from fastkd.data.beton.dataset import open_dataset
 from fastkd.data.sources.open import open_source
 from fastkd.data.views.draw import NUM_CROP_FLIP_VIEWS
 from fastkd.errors import FastKDError, OptionError
+from fastkd.feed.loader import choose_views
 from fastkd.prune.masks.mask import parse_keep
 from fastkd.sweep.jobs import Job
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """What is known of the training data. size: of a view, in pixels; None before there is a beton."""
+    """What is known of the training data. size: of a view, in pixels, and views: their kind where none is said; None before there
+    is a beton."""
 
     num_samples: int
     num_classes: int
     size: int | None
+    views: str | None = None
 
 
 def read_data(jobs: Mapping[str, Job]) -> Data | None:
@@ -38,6 +41,7 @@ def _read(beton: Job) -> Data | None:
             num_samples=dataset.beton.num_samples,
             num_classes=dataset.num_classes,
             size=int(dataset.beton.heights[dataset.beton.sample_ids[0]]),
+            views=choose_views(dataset).kind,
         )
     options: dict[str, Any] = beton.about["options"]
     try:
@@ -68,8 +72,12 @@ def kept_of(jobs: Mapping[str, Job], mask: str | None, num_samples: int) -> int 
 
 def num_kept(jobs: Mapping[str, Job], mask: str | None) -> int | None:
     """The same of a plan on its way; None where neither its data nor their source are there."""
-    data = _read_once(next(job for job in jobs.values() if job.kind == "beton"))
+    data = _data_of(jobs)
     return None if data is None else kept_of(jobs, mask, data.num_samples)
+
+
+def _data_of(jobs: Mapping[str, Job]) -> Data | None:
+    return _read_once(next(job for job in jobs.values() if job.kind == "beton"))
 
 
 @lru_cache(maxsize=1)
@@ -99,9 +107,10 @@ def num_epochs(jobs: Mapping[str, Job], options: Mapping[str, Any], mask: str | 
     default = Recipe(model="")
     if "steps" not in options:
         return int(options.get("epochs", default.epochs))
-    batch = options.get("batch-size")
-    if batch is None and "views" in options:
-        batch = RECIPES[options["views"]].get("batch_size", default.batch_size)
+    batch, data = options.get("batch-size"), _data_of(jobs)
+    views = options.get("views") or (None if data is None else data.views)
+    if batch is None and views is not None:
+        batch = RECIPES[views].get("batch_size", default.batch_size)
     kept = num_kept(jobs, mask)
     if kept is None or batch is None:
         return None

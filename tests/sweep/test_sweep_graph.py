@@ -157,6 +157,16 @@ def test_views_and_costs_follow_from_how_long_a_run_goes_on(case):
     assert live_forwards(plan, DIGITS) == cost.images
 
 
+def test_batches_that_nothing_says_are_those_of_the_betons_views(raw_beton):
+    suite = SECTIONS.replace("epochs = 5", "steps = 100").replace(
+        'source = "digits:"', f'train = "{raw_beton}"\nval = "{raw_beton}"'
+    )
+    plan = planned(f"{suite}[matrix]\nprune.keep = [0.2]\ntrain.alpha = [0]")
+    assert [job.about["epochs"] for job in plan.jobs.values() if job.kind == "run"] == [
+        50
+    ]  # 120 images: 2 batches of 64
+
+
 def test_a_teacher_of_so_many_steps_costs_its_epochs():
     plan = planned(SECTIONS.replace('"resnet14"', '"resnet14"\nsteps = 100\nbatch-size = 64') + "[matrix]\nseed = [0]")
     (teacher,) = (job for job in plan.jobs.values() if job.kind == "teacher")
