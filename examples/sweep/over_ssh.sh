@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A sweep on several machines that share a folder and that ssh reaches without a password: a shard each. The first one writes
+# A sweep on several machines that share this folder and that ssh reaches without a password: a shard each. The first one writes
 # table and page.
 #   over_ssh.sh grid.toml /shared/sweep node1 node2 node3
 set -uo pipefail
-suite=$(realpath "$1") out=$2
+here=$(printf %q "$PWD") suite=$(printf %q "$1") out=$(printf %q "$2")
 shift 2
 count=$# index=0 pids=()
 for host in "$@"; do
     index=$((index + 1))
-    ssh -tt "$host" "fastkd sweep $(printf %q "$suite") --shard $index/$count --out $(printf %q "$out")" \
+    ssh -tt "$host" "cd $here && fastkd sweep $suite --shard $index/$count --out $out" \
         </dev/null >"shard-$index.log" 2>&1 &
     pids+=($!)
 done
