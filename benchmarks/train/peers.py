@@ -1,4 +1,4 @@
-"""Claim: a student from a store takes less than half of what the training scripts of others take, which run the teacher along.
+"""Claim: an epoch from a store takes less than half of what it takes the training scripts of others, which run the teacher along.
 
 The whole job as a user starts it, in processes of its own: RepDistiller's `train_student.py --distill kd` (its networks at 32
 pixels) and timm's `train.py --kd-model-name` (photos at `--size`), each from the path of a checkout, beside `fastkd cache-logits`
