@@ -60,7 +60,7 @@ TWO = {"0.a.jpg": b"a", "0.b.jpg": b"b", "0.cls": b"0", "0.fine.json": b'{"label
     ("fields", "found"),
     [
         ({"image_field": "a.jpg"}, (b"a", 0)),
-        ({"image_field": "B.jpg", "label_field": "fine.json"}, (b"b", 1)),
+        ({"image_field": "B.jpg", "label_field": "Fine.json"}, (b"b", 1)),
         ({"image_field": "b.jpg", "label_field": "fine.json:id"}, (b"b", 2)),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_byte_of_a_header_that_flips_is_never_read_over(tmp_path):
     content = Path(write_tar(path, FILES)).read_bytes()
     for at in [*range(0, 512, 5), *range(1024, 1536, 5), *range(3072, 3584, 5)]:
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        if at % 512 < 500:  # 12 bytes of the header's 512 are nobody's, and belong to the checksum all the same
+        if at % 512 not in (154, 155):  # what ends the checksum's digits
             refused(FormatError, open_source, f"webdataset:{path}")
 
 
@@ -145,7 +145,7 @@ def test_a_compressed_tar_is_refused_with_the_way_out(tmp_path):
     assert "gunzip" in refused(FormatError, open_source, f"webdataset:{tmp_path}/x.tar.gz")
 
 
-@pytest.mark.parametrize("content", [b"", b"no tar", bytes(5000), b"PK\x03\x04" + bytes(600)])
+@pytest.mark.parametrize("content", [b"", b"no tar", b"PK\x03\x04" + bytes(600)])
 def test_a_file_that_is_no_tar_is_refused(tmp_path, content):
     (tmp_path / "x.tar").write_bytes(content)
     refused(FormatError, open_source, f"webdataset:{tmp_path}/x.tar")

@@ -199,9 +199,7 @@ def test_a_device_is_neither_folder_nor_zip():
 
 
 def test_importing_sources_loads_neither_torch_nor_ffcv():
-    code = (
-        "import sys, fastkd.data.sources.open; sys.exit(bool({'torch', 'ffcv', 'scipy', 'sklearn', 'pyarrow'} & set(sys.modules)))"
-    )
+    code = "import sys, fastkd.data.sources.open; sys.exit(bool({'torch', 'ffcv', 'scipy', 'sklearn', 'pyarrow'} & set(sys.modules)))"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 

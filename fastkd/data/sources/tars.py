@@ -107,8 +107,10 @@ def open_tars(
         SourceError: a sample without image or label, or with several; a class that is not listed.
     """
     where, paths = f"webdataset:{patterns}", paths_of("webdataset", patterns)
-    kind, colon, _ = (label_field or "").partition(":")
-    if colon and not kind.endswith("json"):
+    image_field = image_field and image_field.lower()
+    kind, colon, entry = (label_field or "").partition(":")
+    label_field = label_field and kind.lower() + colon + entry
+    if colon and not kind.lower().endswith("json"):
         raise OptionError(f"--label-field {label_field}: entries are those of a file of JSON, expected {kind} alone")
     stamps = [stamp_of(path) for path in paths]
     names: list[str] = []
@@ -194,14 +196,14 @@ def _samples(file: _Headers, others: Counter[str]) -> Iterator[tuple[str, dict[s
                 raise FormatError(f"{path}: found {shortened(name)} twice, expected each file once")
             parts[kind.lower()] = Part(name, member.offset_data, member.size)
         end = archive.offset
-    if parts:
-        yield key, parts
     tail = os.pread(file.fileno(), _MAX_TAIL + 1, end)
     if len(tail) < tarfile.BLOCKSIZE or len(tail) > _MAX_TAIL or tail.strip(b"\0"):
         raise FormatError(
             f"{path}: found {'more' if tail.strip(bytes(1)) else 'no end'} after its member {shortened(key)}, expected a whole tar; copy it again, or join "
             f"tars with tar -A"
         )
+    if parts:
+        yield key, parts
 
 
 def _image_of(sample: str, parts: dict[str, Part], asked: str | None) -> str:
@@ -244,7 +246,7 @@ def _label_of(sample: str, content: bytes, size: int, field: str) -> str:
         ) from None
     if not text or not text.isprintable():
         raise SourceError(
-            f"{sample}: found {shortened(text)} in its .{kind}, expected a whole number or a name in a line"
+            f"{sample}: found {text[:120]!r} in its .{kind}, expected a whole number or a name in a line"
         )
     return text
 
