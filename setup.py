@@ -10,7 +10,9 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-_PROBE = "#include <cstdio>\n#include <jpeglib.h>\njpeg_error_mgr *probe(jpeg_error_mgr *e) { return jpeg_std_error(e); }\n"
+_PROBE = (
+    "#include <cstdio>\n#include <jpeglib.h>\njpeg_error_mgr *probe(jpeg_error_mgr *e) { return jpeg_std_error(e); }\n"
+)
 _WAY_OUT = "apt install g++ pkg-config libjpeg-dev, or: conda install -c conda-forge compilers pkg-config libjpeg-turbo"
 
 
@@ -24,7 +26,10 @@ def pkg_config(option: str, package: str) -> list[str]:
 
 def missing(compiler: list[str], compile_args: list[str], link_args: list[str]) -> str | None:
     """What the decoder needs and this machine lacks; None where it can be compiled."""
-    probes = {f"a C++ compiler ({compiler[0]})": ("int probe;\n", []), "libjpeg-turbo with its headers": (_PROBE, link_args)}
+    probes = {
+        f"a C++ compiler ({compiler[0]})": ("int probe;\n", []),
+        "libjpeg-turbo with its headers": (_PROBE, link_args),
+    }
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cpp")
         for what, (code, last) in probes.items():

@@ -23,7 +23,9 @@ def setup(*words: str | Path, **environment: str) -> subprocess.CompletedProcess
 def test_a_source_distribution_has_every_file_of_the_repository(tmp_path):
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("not in a clone")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert setup("egg_info", "--egg-base", tmp_path).returncode == 0
     found = (tmp_path / "fastkd.egg-info/SOURCES.txt").read_text(encoding="utf-8").split("\n")
     assert set(listed) - set(found) == set()

@@ -170,7 +170,7 @@ def _samples(file: _Headers, others: Counter[str]) -> Iterator[tuple[str, dict[s
     key, parts = "", dict[str, Part]()
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # tarfile keeps them all
+            archive.members.clear()  # type: ignore[attr-defined]  # it keeps them all otherwise
             name = without_dots(member.name)
             if member.isdir() or any(map(is_hidden, name.split("/"))) or _META.match(name):
                 continue
@@ -245,9 +245,7 @@ def _label_of(sample: str, content: bytes, size: int, field: str) -> str:
             f"{sample}: found a .{kind} that says no class ({reason(error)}), expected a whole number or a name as text"
         ) from None
     if not text or not text.isprintable():
-        raise SourceError(
-            f"{sample}: found {text[:120]!r} in its .{kind}, expected a whole number or a name in a line"
-        )
+        raise SourceError(f"{sample}: found {text[:120]!r} in its .{kind}, expected a whole number or a name in a line")
     return text
 
 
