@@ -1,6 +1,7 @@
 """What wheels and source distributions are made of, and what a machine is told that lacks what the build needs."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,3 +55,14 @@ def test_what_the_build_needs_and_does_not_find_is_said_in_a_line(tmp_path, lack
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: fastkd's decoder needs {lacks}, found none that works; apt install ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_conda_and_docker_get_what_the_set_up_script_would_install():
+    script = (ROOT / "tools/setup").read_text(encoding="utf-8")
+    of_debian = set(re.findall(r"\|\|\s+echo ([a-z0-9+-]+)", script))
+    of_conda = set(re.search(r"conda-forge ([a-z -]+)", script)[1].split())
+    assert (len(of_debian), len(of_conda)) == (5, 4)
+    assert of_debian <= set((ROOT / "Dockerfile").read_text(encoding="utf-8").split("FROM")[1].split())
+    assert of_conda <= set(
+        re.findall(r"^  - (\S+)", (ROOT / "environment.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    )

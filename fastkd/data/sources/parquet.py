@@ -62,17 +62,17 @@ class ParquetImages:
     def read(self, i: int) -> bytes:
         """The bytes of image i, at most MAX_MEMBER_BYTES. Raises SourceError where it cannot be read."""
         group = int(np.searchsorted(self.groups[:, 0], i, side="right")) - 1
-        here = self._local
+        first, number, at = self.groups[group].tolist()
+        here, path = self._local, self.paths[number]
         if getattr(here, "place", None) != (os.getpid(), group) or i < here.first:
-            here.place, here.batches = (os.getpid(), group), self._batches(group)
-            here.first, here.images, here.error = int(self.groups[group, 0]), [], None
+            here.place, here.batches = (os.getpid(), group), self._batches(path, at)
+            here.first, here.images, here.error = first, [], None
         while i >= here.first + len(here.images) and here.error is None:
             try:
                 here.first, here.images = here.first + len(here.images), next(here.batches)
             # Cut, malformed, of an unknown compression: pyarrow has many exceptions.
             except Exception as error:
                 here.error = reason(error)
-        path = self.paths[self.groups[group, 1]]
         if i >= here.first + len(here.images):
             raise SourceError(
                 f"{self.names[i]}: its row group in {path} cannot be read ({here.error}); copy the file again"
@@ -85,11 +85,12 @@ class ParquetImages:
             )
         return found
 
-    def _batches(self, group: int) -> Iterator[list[bytes | None]]:
-        _, number, at = self.groups[group].tolist()
-        with _opened(self.paths[number]) as file:
-            for batch in file.iter_batches(_ROWS, row_groups=[at], columns=[self.column], use_threads=False):
-                yield [_bytes_of(row) for row in batch.column(0).to_pylist()]
+    def _batches(self, path: str, at: int) -> Iterator[list[bytes | None]]:
+        here = self._local
+        if getattr(here, "opened", None) != (os.getpid(), path):  # a footer of many row groups takes a while
+            here.file, here.opened = _opened(path), (os.getpid(), path)
+        for batch in here.file.iter_batches(_ROWS, row_groups=[at], columns=[self.column], use_threads=False):
+            yield [_bytes_of(row) for row in batch.column(0).to_pylist()]
 
 
 def open_parquet(
