@@ -152,6 +152,8 @@ def test_a_larger_mask_makes_another_store_and_leaves_the_runs_what_they_were():
         (["teacher.big.checkpoint=t.safetensors"], "leave one of both out"),
         (["teacher.big.method=scores", "teacher.big.score=el2n", "teacher.big.keep=0.5"], "chosen before there are"),
         (["data.source=[1]"], "expected text"),
+        (["data.source='images/'"], "images/ has no test split of its own: give val = ..., beside train = ..."),
+        (["data.source='parquet:x'"], "parquet:x has no test split of its own"),
     ],
 )
 def test_what_a_command_would_refuse_is_refused_before_anything_runs(sets, words):
