@@ -170,6 +170,17 @@ def test_a_header_that_claims_much_memory_is_refused_before_it_is_taken(tmp_path
     assert "a header of 1073741824 bytes" in ending(lambda: open_source(f"webdataset:{tmp_path}/x.tar"), tmp_path)
 
 
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, b"!", tarfile.DIRTYPE])
+@pytest.mark.parametrize("size", [-512, -1024, -(1 << 40)])
+def test_a_member_that_leads_back_ends_in_an_error_and_not_in_a_loop(tmp_path, kind, size):
+    member = tarfile.TarInfo(".hidden")
+    member.type, member.size = kind, size
+    content = Path(write_tar(tmp_path / "x.tar", FILES)).read_bytes()
+    (tmp_path / "x.tar").write_bytes(content[: len(FILES) * 1024] + member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    told = ending(lambda: open_source(f"webdataset:{tmp_path}/x.tar"), tmp_path)
+    assert told.startswith(f"{tmp_path}/x.tar: cannot be read as a tar"), told
+
+
 def test_an_image_of_a_member_without_end_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "x.tar"
     member, label = tarfile.TarInfo("0.jpg"), tarfile.TarInfo("0.cls")

@@ -33,7 +33,7 @@ from fastkd.data.sources.picture import IMAGE_SUFFIXES
 from fastkd.data.sources.shards import class_numbers, paths_of, short_names
 from fastkd.errors import FastKDError, FormatError, NotFoundError, OptionError, SourceError
 
-_MAX_HEADER, _MAX_LABEL = 1 << 20, 1 << 20  # bytes; names and labels are far shorter
+_MAX_HEADER, _MAX_LABEL = 1 << 17, 1 << 20  # bytes; names and labels are far shorter
 _MAX_TAIL = 1 << 24  # of zeros after the last member: archivers fill up a block of up to some megabytes
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _META = re.compile(r"__[^/]*__(/|$)")  # of WebDataset itself, no samples
@@ -167,10 +167,13 @@ def _samples(file: _Headers, others: Counter[str]) -> Iterator[tuple[str, dict[s
         raise FormatError(
             f"{path}: found a compressed file, expected a plain tar, whose images can be read where they lie; unpack it (gunzip, zstd -d)"
         )
-    key, parts = "", dict[str, Part]()
+    key, parts, behind = "", dict[str, Part](), 0
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it keeps them all otherwise
+            if member.size < 0 or archive.offset <= behind:  # where some versions of tarfile go round for ever
+                raise tarfile.ReadError(f"a member of {member.size} bytes")
+            behind = archive.offset
             name = without_dots(member.name)
             if member.isdir() or any(map(is_hidden, name.split("/"))) or _META.match(name):
                 continue
