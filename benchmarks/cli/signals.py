@@ -12,6 +12,7 @@ and the same command, started once more, ends with 0 and these bytes, and no par
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+import fastkd
 from benchmarks import measure
 from benchmarks.cli.damaged_artefacts import DATA, LAB, prepare
 from benchmarks.cli.failing_calls import COMMANDS, OF_DATA, contents, prepare_out
@@ -86,8 +88,8 @@ def one(line: str, number: signal.Signals, times: int, after_s: float, gap_s: fl
     code = process.returncode
     if not ended(process.pid):
         return f"wrong: leaves {running(process.pid)}"
-    is_pythons = number == signal.SIGINT and err.rstrip().endswith("KeyboardInterrupt") and "fastkd/cli" not in err
-    if is_pythons:  # which had not begun with fastkd yet, and ends its own way
+    if number == signal.SIGINT and err.rstrip().endswith("KeyboardInterrupt") and not is_fastkds(err):
+        # Python had not come to fastkd yet, and ends its own way.
         code = -number
     if code not in (0, CODES[number], -number):
         return f"wrong: exit code {code}: {err.strip()[-300:]}"
@@ -107,6 +109,14 @@ def one(line: str, number: signal.Signals, times: int, after_s: float, gap_s: fl
     if again != whole or left:
         return f"wrong: the next start gives {'other bytes' if again != whole else left}"
     return "done before" if code == 0 else "stopped"
+
+
+def is_fastkds(traceback: str) -> bool:
+    """Whether any of it lies in fastkd, but for its first lines, before it has a say in signals."""
+    package = Path(fastkd.__file__).parent
+    begun = {package / "__init__.py", package / "__main__.py"}
+    files = [Path(name) for name in re.findall(r'File "([^"]+)"', traceback)]
+    return any(file.is_relative_to(package) and file not in begun for file in files)
 
 
 def campaign(line: str, times: int, rng: random.Random) -> tuple[dict[str, Counter], list]:

@@ -17,9 +17,12 @@ COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
-def build(path: Path, *flags: str) -> Path:
-    """Compiles the decoder's sources, as setup.py does, with more flags."""
-    sources = sorted((measure.ROOT / "fastkd" / "data" / "views").rglob("*.cpp"))
+def build(path: Path, *flags: str, instead: dict[str, Path] | None = None) -> Path:
+    """Compiles the decoder's sources, as setup.py does, with more flags. instead: other files for some of them, by name."""
+    sources = [
+        (instead or {}).get(source.name, source)
+        for source in sorted((measure.ROOT / "fastkd" / "data" / "views").rglob("*.cpp"))
+    ]
     options = ["-std=c++17", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", *flags]
     subprocess.run([str(COMPILER), *options, *map(str, sources), "-ljpeg", "-o", str(path)], check=True)
     return path

@@ -44,17 +44,30 @@ def before_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
 
 
 def loop_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
+    from fastkd.data.views.pixels import load_library
+
+    return _loop_epochs(folder, name, load_library())
+
+
+def coefficients_epochs(folder: Path, name: str, num_workers: int) -> Epoch:
+    """The same loop where all coefficients lie in memory, 128 bytes a block: the limit of any storage of them."""
+    from benchmarks.data.decoders import load
+
+    return _loop_epochs(folder, name, load(folder / "coefficients.so"), has_index=False)
+
+
+def _loop_epochs(folder: Path, name: str, library: ctypes.CDLL, *, has_index: bool = True) -> Epoch:
     import numpy as np
 
     from fastkd.data.beton.read import open_beton
     from fastkd.data.beton.row_index import open_row_index
     from fastkd.data.order import epoch_order
     from fastkd.data.views.draw import Views, boxes
-    from fastkd.data.views.pixels import load_library
 
     beton, ids = open_beton(folder / f"{name.split('@')[0]}.beton"), np.load(folder / f"{name}.npy")
-    view = ctypes.cast(load_library().fastkd_indexed_view, ctypes.c_void_p)
+    view = ctypes.cast(library.fastkd_indexed_view, ctypes.c_void_p)
     index, entries = open_row_index(beton)
+    entries = entries * has_index
     loop = ctypes.CDLL(str(folder / "loop.so")).loop
     loop.restype = ctypes.c_int64
     batch = np.zeros((BATCH, SIZE, SIZE, 3), np.uint8)
@@ -164,6 +177,7 @@ CONTENDERS: dict[str, Callable[[Path, str, int], Epoch]] = {
     "fastkd": fastkd_epochs,
     "before": before_epochs,
     "loop": loop_epochs,
+    "coefficients": coefficients_epochs,
     "ffcv": ffcv_epochs,
     "torchvision": torchvision_epochs,
     "dali": dali_epochs,

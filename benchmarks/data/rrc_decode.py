@@ -94,7 +94,9 @@ def prepare(source: str, folder: Path, copies: int) -> dict[str, float]:
         np.save(folder / f"{mode}@0.1.npy", ids[: num_samples // 10])
     unpack(folder)
     build(folder / "libjpeg.so", LIBJPEG, "-O3")
-    loop = Path(__file__).with_name("rrc_decode_loop.cpp")
+    here = Path(__file__).parent
+    build(folder / "coefficients.so", "-O3", instead={"scan.cpp": here / "rrc_coefficients.cpp"})
+    loop = here / "rrc_decode_loop.cpp"
     compiler = os.environ.get("CXX", "c++")
     subprocess.run([compiler, "-std=c++17", "-O2", "-shared", "-fPIC", loop, "-o", folder / "loop.so"], check=True)
     return check(folder, len(photos))

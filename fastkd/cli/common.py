@@ -14,6 +14,11 @@ from fastkd.errors import FastKDError, OptionError, printable
 from fastkd.stopping import INTERRUPTED, exit_on_sigterm
 
 _LINE_INTERVAL_S, _STAYS_INTERVAL_S = 10.0, 1.0
+_LINE_SHARE = 0.02
+"""Of the time since the start, between two lines of progress, once that is more: some 300 lines in a day."""
+
+progress_listeners: list[Callable[[int, int], None]] = []
+"""Who is told of (done, total) besides people: in a warm worker, the sweep."""
 
 
 @contextmanager
@@ -59,7 +64,7 @@ def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Calla
     """A callback (done, total, note="", stays=False) that shows a bar with rate and time left on a terminal, and plain lines
     elsewhere; nothing on ranks other than 0. With the bytes of a unit it shows those as well.
 
-    Elsewhere there is a line at intervals, and one for each note that stays (what an epoch came to), but one a second at most.
+    Elsewhere there is a line at intervals, which grow with time, and one for each note that stays (what an epoch came to), but one a second at most.
 
     The rate is of what was done after the first call: a run that goes on has not done now what it begins with. A call with
     less done begins anew."""
@@ -91,7 +96,7 @@ def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Calla
                     shown = note
                     bar.refresh()
 
-            yield show
+            yield _heard(show)
         return
     begin = last = stayed = 0.0
     first, latest = 0, math.inf
@@ -102,7 +107,8 @@ def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Calla
         if done < latest:
             begin, last, first = now, now, done
         latest = done
-        is_due = now - stayed >= _STAYS_INTERVAL_S if stays else now - last >= _LINE_INTERVAL_S
+        interval = max(_LINE_INTERVAL_S, _LINE_SHARE * (now - begin))
+        is_due = now - stayed >= _STAYS_INTERVAL_S if stays else now - last >= interval
         if is_due:
             last = now
             stayed = now if stays else stayed
@@ -111,7 +117,18 @@ def progress_bar(what: str, unit: str, *, unit_bytes: int = 0) -> Iterator[Calla
             parts = [f"{done:,} of {total:,} {unit}", size(done, total), f"{rate:,.0f} {unit}/s{left}", note]
             click.echo(f"{what}: {', '.join(part for part in parts if part)}", err=True)
 
-    yield tell
+    yield _heard(tell)
+
+
+def _heard(tell: Callable[..., None]) -> Callable[..., None]:
+    """What tells people, and then the listeners."""
+
+    def both(done: int, total: int, note: str = "", stays: bool = False) -> None:
+        tell(done, total, note, stays)
+        for listen in progress_listeners:
+            listen(done, total)
+
+    return both
 
 
 def choose_device(name: str, world: World) -> str:

@@ -7,7 +7,7 @@ import click
 
 from fastkd.cli.command import Output, command
 
-_X = "fraction alpha tau teacher teacher-fraction num-seeds epochs steps"
+_X = "fraction alpha tau teacher teacher-fraction teacher-epoch num-seeds epochs steps"
 _MORE = "model method level kd source codec"
 
 

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
 def dry_run_of(plan: "Plan") -> tuple[dict[str, Any], str]:
     """What a plan takes, and what of it is owed."""
-    from fastkd.sweep.costs import cost_of, live_forwards, measured_rates, read_data, total
+    from fastkd.sweep.costs import cost_of, live_forwards, measured_rates, total
+    from fastkd.sweep.sizes import read_data
     from fastkd.sweep.state import begun_words, state_of
 
-    data = read_data(plan)
+    data = read_data(plan.jobs)
     rates = cache(measured_rates)
     jobs = {name: job for name, job in plan.jobs.items() if job.words}
     states = {name: state_of(plan, job) for name, job in jobs.items()}

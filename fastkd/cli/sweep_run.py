@@ -4,6 +4,8 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +51,9 @@ def run_here(
     plan: "Plan", jobs: int | None, jobs_per_gpu: int | None, shard: tuple[int, int]
 ) -> tuple[dict[str, Any], str]:
     """Runs what is owed, and collects it."""
-    from fastkd.sweep.costs import read_data, weight_of
+    from fastkd.sweep.costs import counted_gflops, weight_of
     from fastkd.sweep.local import run_jobs
+    from fastkd.sweep.sizes import read_data
     from fastkd.sweep.state import state_of
     from fastkd.sweep.workers import Worker
 
@@ -59,20 +62,25 @@ def run_here(
     with claim(plan.folder / name, log=say), stop_on_signals() as stop:
         owed = [job for job in plan.jobs.values() if not state_of(plan, job).is_done]
         place = {job.name: number for number, job in enumerate(job for job in plan.jobs.values() if job.words)}
-        data = read_data(plan)
-        weights = {job.name: weight_of(plan, job, data) for job in owed}
+        data = read_data(plan.jobs)
+        count_gflops = cache(counted_gflops)
+        weights = {job.name: weight_of(plan, job, data, count_gflops) for job in owed}
         envs = worker_envs(plan.suite.threads, jobs, jobs_per_gpu)
         workers = [Worker(WORKER, env) for env in envs[: max(1, len(owed))]]
-        with progress_bar("sweep", "images") as progress:
+        with progress_bar("sweep", "GFLOP") as progress:
 
             def ended(job: "Job", outcome: "Outcome") -> None:
                 if job.name in outcome.failed:
                     say(f"{job.name}: {outcome.failed[job.name]}")
+
+            def moved(shares: Mapping[str, float], outcome: "Outcome") -> None:
                 behind = outcome.done | outcome.failed.keys() | outcome.blocked.keys()
-                note = f"{len(behind)} of {len(owed)} commands" + (
-                    f", {len(outcome.failed)} failed" if outcome.failed else ""
-                )
-                progress(round(sum(weights[name] for name in behind)), round(sum(weights.values())), note)
+                done = sum(weights[name] for name in behind)
+                done += sum(share * weights[name] for name, share in shares.items())
+                parts = [f"{len(behind)} of {len(owed)} commands"]
+                parts += [f"{len(outcome.failed)} failed"] if outcome.failed else []
+                parts += [f"{plan.jobs[name].kind} {share:.0%}" for name, share in shares.items()]
+                progress(round(done), round(sum(weights.values())), ", ".join(parts))
 
             outcome = run_jobs(
                 plan,
@@ -82,6 +90,7 @@ def run_here(
                 is_mine=lambda job: place[job.name] % count == index - 1,
                 to_the_end=index == 1,
                 ended=ended,
+                moved=moved,
                 log=say,
             )
     if index > 1:
@@ -109,8 +118,10 @@ def submitted(plan: "Plan", options: str | None, collect: list[str]) -> tuple[di
 
 
 def theorem_of(suite: "Suite", out: Path, dry_run: bool) -> tuple[dict[str, Any], str]:
-    """Checks the theorem in every cell, and writes the table; `ok` is false where it does not hold, or the simulation disagrees."""
+    """Checks the theorem in every cell, and writes table and page; `ok` is false where it does not hold."""
+    from fastkd.report.page.theorem import write_theorem_page
     from fastkd.sweep.theorem import check_theorem, require_settings, write_theorem
+    from fastkd.train.about import command_line
 
     settings = require_settings(suite.theorem or {}, suite.place)
     if dry_run:
@@ -119,12 +130,25 @@ def theorem_of(suite: "Suite", out: Path, dry_run: bool) -> tuple[dict[str, Any]
     out.mkdir(parents=True, exist_ok=True)
     table = out / f"{suite.name}.csv"
     write_theorem(lines, table)
+    page = None
+    try:
+        drawn = out / f"{suite.name}.html"
+        write_theorem_page(lines, settings, drawn, job=f"sweep {suite.name}", command=command_line())
+        page = str(drawn)
+    except MissingDependencyError as error:
+        say(f"no page: {error}")
     num_holding, num_agreeing = (sum(line[name] for line in lines) for name in ("holds", "agrees"))
-    result = {"kind": "theorem", "path": str(out), "csv": str(table), "num_cells": len(lines), "ok": True}
+    result = {
+        "kind": "theorem",
+        "path": str(out),
+        "csv": str(table),
+        "page": page,
+        "num_cells": len(lines),
+    }
     result |= {"num_holding": num_holding, "num_agreeing": num_agreeing}
     result["ok"] = num_holding == len(lines)
     text = (
-        f"{table}: the bias with a teacher on more data is no larger in {num_holding} of {len(lines)} cells; the simulation is within its "
+        f"{page or table}: the bias with a teacher on more data is no larger in {num_holding} of {len(lines)} cells; the simulation is within its "
         f"band of 99.9 % of the closed form in {num_agreeing}"
     )
     return result, text

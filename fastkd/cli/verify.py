@@ -64,15 +64,16 @@ def verify(
         from fastkd.data.beton.read import open_beton
         from fastkd.data.beton.renew import renew_manifest
         from fastkd.data.beton.row_index import write_row_index
+        from fastkd.writing import claim
 
         for path in files:
-            manifest, told = renew_manifest(path, fields)
-            used = "; fields {image} and {label}".format(**manifest["fields"]) if "fields" in manifest else ""
-            say(f"{path}.json: {told}; fingerprint {manifest['fingerprint']}{used}")
-            num_entries = write_row_index(open_beton(path, fields))
-            say(
-                f"{path}.rows: {f'rows of {num_entries:,} images' if num_entries else 'not made, no image of it has one'}"
-            )
+            with claim(path, log=say):  # as build-beton does
+                manifest, told = renew_manifest(path, fields)
+                used = "; fields {image} and {label}".format(**manifest["fields"]) if "fields" in manifest else ""
+                say(f"{path}.json: {told}; fingerprint {manifest['fingerprint']}{used}")
+                num_entries = write_row_index(open_beton(path, fields))
+                rows = f"rows of {num_entries:,} images" if num_entries else "not made, no image of it has one"
+                say(f"{path}.rows: {rows}")
     problems: list[str] = []
     notes: list[str] = []
     with progress_bar("verify", "samples") as progress:

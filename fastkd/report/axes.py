@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastkd.errors import OptionError
-from fastkd.report.facts import Facts
+from fastkd.report.facts import Facts, course_of
 
 NUMBERS: dict[str, str] = {
     "fraction": "kept fraction of the training data",
     "alpha": "weight of distillation, α",
     "tau": "temperature, τ",
     "teacher": "teacher",
-    "teacher-fraction": "fraction of the data that the teacher was trained on",
+    "teacher-fraction": "fraction that the teacher was trained on",
+    "teacher-epoch": "epochs after which the teacher was taken",
     "num-seeds": "views of a sample, K",
     "epochs": "epochs",
     "steps": "steps",
@@ -20,10 +21,18 @@ NUMBERS: dict[str, str] = {
 WORDS = ("model", "method", "level", "kd", "source", "codec")
 """Names of --lines and --facet, besides those of --x."""
 NAMES = (*NUMBERS, *WORDS)
-_SHORT = {"fraction": "f", "alpha": "α", "tau": "τ", "num-seeds": "K", "teacher-fraction": "f_t"}
+_SHORT = {
+    "fraction": "f",
+    "alpha": "α",
+    "tau": "τ",
+    "num-seeds": "K",
+    "teacher-fraction": "f_t",
+    "teacher-epoch": "teacher of epoch",
+}
 _FACTS = {
     "teacher": "teacher.model",
     "teacher-fraction": "teacher.mask.fraction",
+    "teacher-epoch": "teacher.epoch",
     "num-seeds": "views.num_seeds",
     "level": "mask.level",
     "codec": "logits.codec",
@@ -45,11 +54,18 @@ def value_of(facts: Facts, name: str) -> Any:
         return facts.get("mask.score", method) if method == "scores" else method
     if name == "alpha" and "alpha_rule" in facts:
         return "auto"
+    if name in ("alpha", "tau") and course_of(facts, name):
+        return course_of(facts, name)
     if name == "kd":
         return "none" if facts["source"] == "labels" else facts["kd"]
-    if name == "steps":
-        return facts["epochs"] * -(-facts["num_kept"] // facts["global_batch"]) if "global_batch" in facts else None
+    if name == "steps" and facts.get("steps") is None:  # which a run of so many epochs does not say
+        return _steps_of(facts) if "global_batch" in facts else None
     return facts.get(_FACTS.get(name, name))
+
+
+def _steps_of(facts: Facts) -> int:
+    whole, rest = divmod(facts["num_kept"], facts["global_batch"])
+    return int(facts["epochs"] * (whole + (rest > 0 and not facts.get("drop_last"))))
 
 
 def require_axes(axes: Axes) -> None:

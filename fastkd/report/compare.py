@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastkd.errors import FormatError, NotFoundError
-from fastkd.report.facts import Facts, differing, facts_of, label_of, shown_names
+from fastkd.report.facts import Facts, course_of, differing, facts_of, label_of, shown_names
 from fastkd.train.checks import require_files
 from fastkd.train.run_folder import read_result, read_run
 
@@ -75,10 +75,22 @@ def collect_runs(*folders: str | Path) -> list[Group]:
     runs: dict[str, dict[Path, Finished]] = defaultdict(dict)
     for path, read in finished_runs(*folders).items():
         runs[json.dumps(read.facts, sort_keys=True)][path] = read
-    every = [next(iter(members.values())).facts for members in runs.values()]
+    every = [_facts_of_all(list(members.values())) for members in runs.values()]
     names = differing(every)
-    groups = [_group(runs[key], label_of(facts, every, names), names) for key, facts in zip(runs, every, strict=True)]
+    groups = [
+        _group(members, facts, label_of(facts, every, names), names)
+        for members, facts in zip(runs.values(), every, strict=True)
+    ]
     return sorted(groups, key=lambda g: (g.model, g.fraction, g.alpha, g.source, g.label))
+
+
+def _facts_of_all(members: list[Finished]) -> Facts:
+    """The facts that runs share, with the mean accuracy of their teachers, where these differ in seeds."""
+    facts = members[0].facts
+    if "teacher.training" not in facts:
+        return facts
+    top1 = [(one.head["about"].get("teacher") or {}).get("val_top1") for one in members]
+    return facts | {"teacher.val_top1": statistics.mean(top1) if all(isinstance(one, float) for one in top1) else None}
 
 
 def finished_runs(*folders: str | Path) -> dict[Path, Finished]:
@@ -127,6 +139,8 @@ def _require_sense(facts: Facts, recipe: dict[str, Any], head: dict[str, Any]) -
     for name, value in numbers.items():
         if not isinstance(value, int | float) or not abs(value) < 2**63:  # which NaN is not
             raise TypeError(f"{name} is {value!r}")
+    for name in ("alpha", "tau"):
+        course_of(facts, name)
     if not isinstance(facts["model"], str) or facts["fraction"] <= 0 or facts.get("global_batch", 1) < 1:
         raise TypeError(f"{facts['fraction']} of the samples by {facts['model']!r}")
     made = head.get("made") or {}
@@ -134,9 +148,8 @@ def _require_sense(facts: Facts, recipe: dict[str, Any], head: dict[str, Any]) -
         raise TypeError(f"made is {made!r}")
 
 
-def _group(runs: Mapping[Path, Finished], label: str, names: list[str]) -> Group:
+def _group(runs: Mapping[Path, Finished], facts: Facts, label: str, names: list[str]) -> Group:
     members = list(runs.values())
-    facts = members[0].facts
     told = sorted((_told(path, one) for path, one in runs.items()), key=lambda run: (run["seed"], run["path"]))
     top1 = [run["val_top1"] for run in told]
     sd = statistics.stdev(top1) if len(top1) > 1 else None

@@ -8,7 +8,7 @@ from fastkd.report.axes import NAMES, NUMBERS, Axes, series_of, value_of
 from fastkd.report.compare import Group
 from fastkd.report.facts import Facts
 
-DRAWN_BY_THEMSELVES = ("alpha", "tau", "teacher", "teacher-fraction", "num-seeds", "epochs")
+DRAWN_BY_THEMSELVES = ("alpha", "tau", "teacher", "teacher-fraction", "teacher-epoch", "num-seeds", "epochs")
 """Axes that a report draws over, besides the fraction, without being asked. Steps follow from epochs and fraction."""
 
 

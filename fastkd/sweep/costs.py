@@ -5,26 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastkd.data.beton.dataset import open_dataset
-from fastkd.data.sources.open import open_source
-from fastkd.errors import FastKDError, OptionError
-from fastkd.prune.masks.mask import parse_keep
 from fastkd.store.codec import make_codec
 from fastkd.store.plan import make_plan
 from fastkd.sweep.graph import Plan
 from fastkd.sweep.jobs import Job
+from fastkd.sweep.sizes import Data, kept_of
 
 _SECONDS, _BATCH = 0.5, 64
 """How long a network is timed for each of a forward and a training step, and on how many images."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Data:
-    """What is known of the training data. size: of a view, in pixels; None before there is a beton."""
-
-    num_samples: int
-    num_classes: int
-    size: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,35 +26,6 @@ class Cost:
     seconds: float | None = None
 
 
-def read_data(plan: Plan) -> Data | None:
-    """The training data of a plan: of the beton, or as far as its source tells; None where neither does.
-
-    Raises:
-        FastKDError: the beton is damaged.
-    """
-    job = next(job for job in plan.jobs.values() if job.kind == "beton")
-    if job.path.exists():
-        dataset = open_dataset(job.path)
-        return Data(
-            num_samples=dataset.beton.num_samples,
-            num_classes=dataset.num_classes,
-            size=int(dataset.beton.heights[dataset.beton.sample_ids[0]]),
-        )
-    options: dict[str, Any] = job.about["options"]
-    try:
-        source = open_source(
-            options["source"],
-            root=options.get("root"),
-            classes=options.get("classes"),
-            split=options.get("split"),
-            image_field=options.get("image-field"),
-            label_field=options.get("label-field"),
-        )
-    except FastKDError:
-        return None
-    return Data(num_samples=len(source), num_classes=len(source.class_names), size=None)
-
-
 def cost_of(plan: Plan, job: Job, data: Data | None, rates: Callable[[str, int, int], tuple[float, float]]) -> Cost:
     """What a job takes.
 
@@ -76,7 +35,7 @@ def cost_of(plan: Plan, job: Job, data: Data | None, rates: Callable[[str, int, 
     about = job.about
     if job.kind not in ("run", "teacher", "store"):
         return Cost()
-    kept = None if data is None else kept_of(plan, about["mask"], data.num_samples)
+    kept = None if data is None else kept_of(plan.jobs, about["mask"], data.num_samples)
     if data is None or kept is None:
         return Cost(images=None, forwards=None, size_bytes=None)
     size = about["views"].get("size", data.size)
@@ -89,6 +48,8 @@ def cost_of(plan: Plan, job: Job, data: Data | None, rates: Callable[[str, int, 
         forwards = made.store_forwards
         seconds = None if forward_rate is None else forwards / forward_rate
         return Cost(forwards=forwards, size_bytes=made.size_bytes, seconds=seconds)
+    if about["epochs"] is None:
+        return Cost(images=None, forwards=None)
     images = kept * about["epochs"]
     live = about.get("live")
     seconds = None if train_rate is None else images / train_rate
@@ -104,25 +65,11 @@ def live_forwards(plan: Plan, data: Data | None) -> int | None:
     for name in plan.runs:
         about = plan.jobs[name].about
         if about["distils"]:
-            kept = None if data is None else kept_of(plan, about["mask"], data.num_samples)
-            if kept is None:
+            kept = None if data is None else kept_of(plan.jobs, about["mask"], data.num_samples)
+            if kept is None or about["epochs"] is None:
                 return None
             total += kept * about["epochs"]
     return total
-
-
-def kept_of(plan: Plan, mask: str | None, num_samples: int) -> int | None:
-    """Samples that a mask of the plan will keep; None where `prune` would refuse it."""
-    if mask is None:
-        return num_samples
-    about = plan.jobs[mask].about
-    if "complement" in about:
-        base = kept_of(plan, about["complement"], num_samples)
-        return None if base is None else num_samples - base
-    try:
-        return parse_keep(str(about["keep"]), num_samples)
-    except OptionError:
-        return None
 
 
 def measured_rates(model: str, num_classes: int, size: int) -> tuple[float, float]:
@@ -166,14 +113,45 @@ def _rate(work: Callable[[], None], device: str) -> float:
     return _BATCH * count / (time.perf_counter() - begin)
 
 
-def weight_of(plan: Plan, job: Job, data: Data | None) -> float:
-    """How much of a sweep's work a job is, for its progress: images that networks see, a training step three times; at least 1."""
+def weight_of(plan: Plan, job: Job, data: Data | None, gflops: Callable[[str, int, int], float]) -> float:
+    """How much of a sweep's work a job is, for its progress: GFLOP of its networks; 0 for what has none or does little.
+
+    Args:
+        gflops: (network, classes, pixels) → of a forward pass of an image. A step of training counts as three.
+    """
+    about = job.about
     if job.kind not in ("run", "teacher", "store"):
-        return 1.0
-    num_samples = 1000 if data is None else data.num_samples
-    kept = kept_of(plan, job.about["mask"], num_samples) or 1
-    passes = job.about["num_seeds"] or 162 if job.kind == "store" else 3 * job.about["epochs"]
-    return float(max(1, kept * passes))
+        return 0.0
+    num_samples, num_classes, size = (
+        (1000, 10, None) if data is None else (data.num_samples, data.num_classes, data.size)
+    )
+
+    def of_pass(model: object) -> float:
+        return gflops(model, num_classes, about["views"].get("size") or size or 32) if isinstance(model, str) else 0.0
+
+    kept = kept_of(plan.jobs, about["mask"], num_samples) or 1
+    if job.kind == "store":
+        return kept * (about["num_seeds"] or 162) * of_pass(about["model"])
+    live = about.get("live")
+    of_teacher = 0.0 if live is None else of_pass(plan.jobs[live].about.get("model"))
+    return kept * (about["epochs"] or 240) * (3 * of_pass(about["model"]) + of_teacher)
+
+
+def counted_gflops(model: str, num_classes: int, size: int) -> float:
+    """GFLOP of a network's forward pass of one image, a multiplication and an addition being two; nothing is computed.
+
+    Raises:
+        ModelError: an unknown network.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from fastkd.models.registry import canonical_name, create_model
+
+    network = create_model(canonical_name(model), num_classes).eval().to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, 3, size, size, device="meta"))
+    return counter.get_total_flops() / 1e9
 
 
 def total(costs: Mapping[str, Cost], name: str) -> Any:

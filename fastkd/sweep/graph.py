@@ -10,6 +10,7 @@ from fastkd.data.sources.arrays import READERS
 from fastkd.errors import ModelError, NotFoundError, OptionError
 from fastkd.sweep.jobs import Draft, Input, Job
 from fastkd.sweep.masks import family_of, mask_job
+from fastkd.sweep.sizes import num_epochs, num_views, with_recipe
 from fastkd.sweep.stores import Wish, largest_of, store_jobs
 from fastkd.sweep.suite.keys import OF_VIEWS, Commands
 from fastkd.sweep.suite.read import Suite
@@ -130,15 +131,18 @@ def _wish(
         embeds = kd in METHODS and METHODS[kd].layers == "embedding"
         source = source or ("live" if kd in METHODS and not embeds else "store")
         teacher = teacher or _only_teacher(suite)
-    views = {key: options.pop(key) for key in OF_VIEWS if key in options}
-    views.setdefault("num-seeds", _default_seeds(options, views))
+    told = with_recipe(options)
+    views = {key: told[key] for key in OF_VIEWS if key in told}
     mask = mask_job(suite, draft, train, prune, teacher_of)
+    epochs = num_epochs(draft.jobs, told, None if mask is None else mask.name)
+    views.setdefault("num-seeds", num_views(views.get("views"), epochs))
     return Wish(
         cell=dict(cell),
-        options=options,
+        options={key: value for key, value in options.items() if key not in OF_VIEWS},
         views={key: value for key, value in views.items() if value is not None},
         cache=suite.of("cache-logits", cell) | ({"outputs": "logits,embedding"} if kd in METHODS else {}),
         source=source,
+        epochs=epochs,
         teacher_name=teacher,
         mask=mask,
         family=None if mask is None else family_of(mask, prune),
@@ -154,16 +158,6 @@ def _only_teacher(suite: Suite) -> str:
             f'{suite.place(("train", "teacher"))}: runs with a teacher need one [teacher.NAME], there is {found}; or say source = "labels"'
         )
     return others[0]
-
-
-def _default_seeds(options: Mapping[str, Any], views: Mapping[str, Any]) -> int | None:
-    """K where a suite says none: a view for each epoch, which is what a live teacher sees; None for the command's own choice."""
-    epochs = options.get("epochs", 240)
-    if views.get("views") == "center":
-        return 1
-    if "steps" in options:
-        return None
-    return int(epochs) if epochs <= 162 or views.get("views") == "rrc" else None
 
 
 def _run(suite: Suite, draft: Draft, wish: Wish, train: Job, val: Job, store: Job | None) -> Job:
@@ -194,7 +188,7 @@ def _run(suite: Suite, draft: Draft, wish: Wish, train: Job, val: Job, store: Jo
     ]
     about = {
         "model": wish.options.get("model"),
-        "epochs": wish.options.get("epochs", 240),
+        "epochs": wish.epochs,
         "mask": None if wish.mask is None else wish.mask.name,
         "live": None if wish.source != "live" or wish.teacher is None else wish.teacher.name,
         "distils": wish.teacher is not None,

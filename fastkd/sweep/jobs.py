@@ -21,7 +21,7 @@ class Job:
 
     name: of the output: its path below the sweep's folder; of what the user gave, its own path. kind: one of KINDS. words: the
     command as it is typed, without `fastkd`; () for what the user gave. inputs: role → name of the job whose output is
-    read. digest: of all that the output follows from; 32 hexadecimal digits, the first eight are in the name. about: what
+    read. reads: role → the file or folder of it that is. digest: of all that the output follows from; 32 hexadecimal digits, the first eight are in the name. about: what
     costs are reckoned from.
     """
 
@@ -30,6 +30,7 @@ class Job:
     path: Path
     words: tuple[str, ...] = ()
     inputs: dict[str, str] = field(default_factory=dict)
+    reads: dict[str, Path] = field(default_factory=dict)
     digest: str
     label: str
     about: dict[str, Any] = field(default_factory=dict)
@@ -84,14 +85,16 @@ class Draft:
         digest = fingerprint([json.dumps([command, bearing, digests], sort_keys=True)])
         name = f"{place}/{_plain(label)}-{digest[:8]}{suffix}"
         path = self.folder / name
-        read = {one.key: str(one.path or one.job.path) for one in inputs if one.key}
-        words = tuple(self.commands.words(command, {**read, **values, out: str(path)}))
+        reads = {one.role: one.path or one.job.path for one in inputs}
+        given = {one.key: str(reads[one.role]) for one in inputs if one.key}
+        words = tuple(self.commands.words(command, {**given, **values, out: str(path)}))
         job = Job(
             name=name,
             kind=kind,
             path=path,
             words=words,
             inputs={one.role: one.job.name for one in inputs},
+            reads=reads,
             digest=digest,
             label=_plain(label),
             about=dict(about or {}),

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ def run_jobs(
     is_mine: Callable[[Job], bool] = lambda job: True,
     to_the_end: bool = True,
     ended: Callable[[Job, Outcome], None] = lambda job, outcome: None,
+    moved: Callable[[Mapping[str, float], Outcome], None] = lambda shares, outcome: None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Runs the owed jobs that are this process's, and waits for those of others.
@@ -44,7 +45,8 @@ def run_jobs(
     Args:
         owed: jobs that are not done, each after those that it reads. workers: as many jobs run at once. to_the_end: wait for
             the jobs of others even where none of this process's needs them. stop: asks for the
-            end. ended: called after each job. log: called with lines for people.
+            end. ended: called after each job. moved: called again and again with how much is done of each job that runs, name →
+            0 … 1. log: called with lines for people.
 
     Raises:
         StoppedError: by a signal; what ran has written its state.
@@ -86,7 +88,9 @@ def run_jobs(
                     log(f"sweep: waits for {others[0].name}, and {len(others) - 1} more of other shards")
             if not running and not to_the_end and not any(map(is_mine, waiting)):
                 break
+            moved({job.name: workers[number].share for number, job in running.items()}, outcome)
             wait_for_any([workers[number] for number in running], _POLL_S)
+        moved({}, outcome)
     finally:
         for worker in workers:
             worker.close()

@@ -106,7 +106,7 @@ def score_input(
         return Input("scores", key, job)
     scorer = teacher_of(scoring_teacher(suite, where), {})
     if score in RECORDABLE and scorer.about.get("records"):
-        return Input("scores", key, scorer, scorer.path / "scores.h5")
+        return Input("scores", key, scorer, draft.jobs[scorer.name].path / "scores.h5")  # of all its epochs
     if score in RECORDABLE and score not in SCORED:
         raise OptionError(
             f"{where}: {score} is recorded while a network is trained on all samples, and {scorer.label} is not: say "

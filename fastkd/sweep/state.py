@@ -9,6 +9,8 @@ from typing import NamedTuple
 from fastkd.artefact import open_artefact
 from fastkd.data.beton.dataset import open_dataset
 from fastkd.errors import FastKDError
+from fastkd.models.checkpoint import read_checkpoint
+from fastkd.models.registry import state_fingerprint
 from fastkd.store.tables import read_tables
 from fastkd.sweep.graph import Plan
 from fastkd.sweep.jobs import Job
@@ -45,12 +47,9 @@ def state_of(plan: Plan, job: Job) -> State:
         if found is None or not found.is_whole:
             return State(False, True, "begun")
         for role, name in job.inputs.items():
-            if (
-                job.kind == "gallery" or role == "logits"
-            ):  # a run's teacher says more than its store, which a larger may replace
-                continue
-            other = read_output(plan.jobs[name])
-            wanted = None if other is None else other.scores if role == "scores" and other.scores else other.fingerprint
+            if job.kind == "gallery" or role == "logits" or plan.jobs[name].kind in ("published", "checkpoint"):
+                continue  # a run's teacher says more than its store, which a larger may replace; the user's is in the name
+            wanted = _fingerprint_of(plan.jobs[name], job.reads[role])
             if wanted is None or found.inputs.get(role) != wanted:
                 return State(False, True, f"made from another {role} than {name}")
     except FastKDError as error:
@@ -73,6 +72,21 @@ def read_output(job: Job) -> Found | None:
     return _READERS[job.kind](job.path, stat.st_mtime_ns, stat.st_size)
 
 
+def _fingerprint_of(job: Job, path: Path) -> str | None:
+    """What is read of an output, the output itself or a file in or beside it, says of its content."""
+    found = read_output(job)
+    if found is None or path == job.path:
+        return None if found is None else found.fingerprint
+    if path.name == "scores.h5":
+        return found.scores
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    read = _read_weights if path.suffix == ".safetensors" else _read_header
+    return read(path, stat.st_mtime_ns, stat.st_size).fingerprint
+
+
 def _anchor(job: Job) -> Path:
     """The file that is written last."""
     return job.path / "result.json" if job.kind in ("run", "teacher") else job.path
@@ -87,6 +101,11 @@ def _read_beton(path: Path, _changed: int, _size: int) -> Found:
 def _read_header(path: Path, _changed: int, _size: int) -> Found:
     with open_artefact(path, None) as (_, header):
         return Found(header.fingerprint, header.inputs)
+
+
+@cache
+def _read_weights(path: Path, _changed: int, _size: int) -> Found:
+    return Found(state_fingerprint(read_checkpoint(path).state_dict), {})
 
 
 def _read_store(path: Path, _changed: int, _size: int) -> Found:

@@ -4,7 +4,6 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from fastkd.fingerprint import fingerprint
@@ -15,13 +14,14 @@ from fastkd.sweep.masks import Family
 @dataclass(kw_only=True, slots=True, eq=False)
 class Wish:
     """What a cell asks for. options: of `train`. views: of the student's views. cache: options of `cache-logits`. source: store,
-    live or labels. mask: None for all samples. teacher: None with labels."""
+    live or labels. epochs: None where they are not known yet. mask: None for all samples. teacher: None with labels."""
 
     cell: dict[tuple[str, ...], Any]
     options: dict[str, Any]
     views: dict[str, Any]
     cache: dict[str, Any]
     source: str
+    epochs: int | None
     teacher_name: str | None
     mask: Job | None
     family: Family | None
@@ -50,7 +50,7 @@ def store_jobs(draft: Draft, train: Job, wishes: Sequence[Wish]) -> dict[int, Jo
         views = {key: value for key, value in wish.views.items() if key != "num-seeds"}
         only = wish.mask.name if wish.mask is not None and "mix" in views else ""
         known = "num-seeds" in wish.views
-        groups[json.dumps([wish.teacher.name, views, wish.cache, only, known], sort_keys=True)].append(wish)
+        groups[json.dumps([wish.teacher.digest, views, wish.cache, only, known], sort_keys=True)].append(wish)
     found: dict[int, Job] = {}
     for members in groups.values():
         families = largest_of(members)
@@ -102,13 +102,3 @@ def _store(draft: Draft, train: Job, wishes: Sequence[Wish], mask: Job | None) -
         inputs,
         about=about,
     )
-
-
-def part(keep: Any, num_samples: int | None) -> float | None:
-    """How many samples a `keep` comes to; None where that depends on data that are not there yet."""
-    if keep is None:
-        return num_samples
-    text = str(keep)
-    if text.isdigit():
-        return int(text)
-    return None if num_samples is None else float(round(Fraction(text) * num_samples))

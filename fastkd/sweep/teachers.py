@@ -1,17 +1,22 @@
 """The teachers of a suite: trained once, or the user's."""
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastkd.errors import ModelError, NotFoundError, OptionError
+from fastkd.fingerprint import fingerprint
 from fastkd.prune.scores.recorder import RECORDABLE
 from fastkd.sweep.jobs import Draft, Input, Job
 from fastkd.sweep.masks import Family, mask_job
+from fastkd.sweep.sizes import num_epochs, with_recipe
 from fastkd.sweep.suite.keys import OF_NETWORK
 from fastkd.sweep.suite.read import Suite
+from fastkd.train.run_folder import weights_after
 
-_OWN = ("checkpoint", "mask")
+_OWN = ("checkpoint", "mask", "epoch")
 
 
 def teacher_job(
@@ -26,7 +31,8 @@ def teacher_job(
 ) -> Job:
     """The teacher of a name, as a cell has it.
 
-    One that is trained on all samples records the scores that a run can record, which costs nothing.
+    One that is trained on all samples records the scores that a run can record, which costs nothing. `epoch = N` is it as it was
+    after so many epochs: one run keeps the weights of all those that the suite names.
 
     Args:
         base: the largest mask of the student's family, for `mask = "complement"`.
@@ -44,7 +50,7 @@ def teacher_job(
         if idle:
             where = suite.place(("teacher", name, idle[0]))
             raise OptionError(
-                f"{where}: {idle[0]} trains a teacher, and [{section}] has a checkpoint: leave one of both out"
+                f"{where}: {idle[0]} is of a teacher that is trained here, and [{section}] has a checkpoint: leave one of both out"
             )
         spec = str(own["checkpoint"])
         path = Path(spec)
@@ -61,6 +67,9 @@ def teacher_job(
     values = {key: value for key, value in own.items() if key in of_train and key not in _OWN}
     if "model" not in values:
         raise OptionError(f"{where}: [{section}] says no model, and no checkpoint")
+    epochs_kept = _epochs_named(suite, name)
+    if epochs_kept:
+        values.setdefault("keep-every", math.gcd(*epochs_kept) or 1)
     inputs = [Input("beton", "beton", train), *([] if val is None else [Input("val", "val", val)])]
     label = f"{name}-{values['model']}"
     mask = None
@@ -75,18 +84,50 @@ def teacher_job(
         inputs.append(Input("mask", "mask", mask))
     elif "record" not in values and "checkpoint-every" not in values:
         values["record"] = ",".join(RECORDABLE)
+    epochs = num_epochs(draft.jobs, with_recipe(values), None if mask is None else mask.name)
     about = {
         "model": values["model"],
-        "epochs": values.get("epochs", 240),
+        "epochs": epochs,
         "mask": None if mask is None else mask.name,
         "records": mask is None and "record" in values,
         "network": {},
         "views": {key: values[key] for key in ("views", "size") if key in values},
     }
+    if "epoch" in own:
+        where = suite.place(("teacher", name, "epoch"), ("matrix", "teacher", name, "epoch"))
+        _require_epoch(own["epoch"], epochs, values["keep-every"], where)
     try:
-        return draft.add("teacher", "train", "teachers", label, "", values, inputs, about=about)
+        job = draft.add("teacher", "train", "teachers", label, "", values, inputs, about=about)
     except (OptionError, ModelError) as error:
         raise suite.told(section, error) from None
+    return _after(job, own["epoch"]) if "epoch" in own else job
+
+
+def _epochs_named(suite: Suite, name: str) -> set[int]:
+    """All epochs after which a suite wants a teacher."""
+    section = f"teacher.{name}"
+    found = {suite.of(section, cell).get("epoch") for cell in ({}, *suite.cells)}
+    return {epoch for epoch in found if epoch is not None}
+
+
+def _require_epoch(epoch: int, epochs: int | None, keep_every: int, where: str) -> None:
+    """Refuses an epoch that a teacher does not have, or of which it does not keep its weights.
+
+    Raises:
+        OptionError: says where.
+    """
+    if epoch < 1 or (epochs is not None and epoch > epochs):
+        raise OptionError(f"{where}: epoch is {epoch}, expected 1 … {epochs or 'the last'} of the teacher's training")
+    if epoch % keep_every:
+        raise OptionError(
+            f"{where}: epoch is {epoch}, and keep-every {keep_every} keeps no weights of it: leave keep-every out"
+        )
+
+
+def _after(job: Job, epoch: int) -> Job:
+    """A teacher as it was after an epoch: the job that trains it, of whose output the weights of then are read."""
+    digest = fingerprint([job.digest, str(epoch)])
+    return replace(job, path=weights_after(job.path, epoch), digest=digest, label=f"{job.label}-e{epoch}")
 
 
 def _with(job: Job, network: dict[str, Any]) -> Job:

@@ -23,8 +23,9 @@ class Worker:
     """A process that runs commands, one at a time; a new one is started where it has died.
 
     Args:
-        command: of the process. It reads a line of JSON a job, `{"words": […], "log": PATH}`, writes a line for each when it has
-            ended, `{"code": N}`, and ends itself as soon as its input does. env: over this process's own.
+        command: of the process. It reads a line of JSON a job, `{"words": […], "log": PATH}`, writes lines on how far it is,
+            `{"done": N, "total": N}`, and one when it has ended, `{"code": N}`, and ends itself as soon as its input does.
+        env: over this process's own.
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
@@ -33,6 +34,8 @@ class Worker:
         self._log = Path()
         self._said_to = 0  # bytes of the log before this job
         self.is_busy = False
+        self.share = 0.0
+        """How much of the command is done, 0 … 1, as far as it has told; of several parts the furthest."""
 
     @property
     def pid(self) -> int | None:
@@ -52,7 +55,7 @@ class Worker:
                 start_new_session=True,
             )
         self._log, self._said_to = log, log.stat().st_size if log.exists() else 0
-        self.is_busy = True
+        self.is_busy, self.share = True, 0.0
         with suppress(BrokenPipeError):  # it has died: `poll` tells
             self._pipe("stdin").write(json.dumps({"words": list(words), "log": str(log)}).encode() + b"\n")
 
@@ -61,16 +64,19 @@ class Worker:
         process = self._process
         if not self.is_busy or process is None:
             return None
-        ready, _, _ = select.select([self._pipe("stdout")], [], [], 0)
-        if not ready:
-            return None
-        line = self._pipe("stdout").readline()
-        self.is_busy = False
-        if line.endswith(b"\n"):
-            code = int(json.loads(line)["code"])
-        else:
-            code, self._process = process.wait(), None
-        return Ended(code, self._last_line(code))
+        while select.select([self._pipe("stdout")], [], [], 0)[0]:
+            line = self._pipe("stdout").readline()
+            told = json.loads(line) if line.endswith(b"\n") else {}
+            if "done" in told:
+                self.share = max(self.share, min(1.0, told["done"] / max(1, told["total"])))
+                continue
+            self.is_busy = False
+            if "code" in told:
+                code = int(told["code"])
+            else:
+                code, self._process = process.wait(), None
+            return Ended(code, self._last_line(code))
+        return None
 
     def ask_to_stop(self) -> None:
         """SIGTERM, by which a command writes its state."""

@@ -1,6 +1,7 @@
 """Teachers: frozen networks, each with its own preprocessing."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastkd.errors import MismatchError, ModelError, OptionError
+from fastkd.fingerprint import fingerprint
 from fastkd.models.checkpoint import load_model
 from fastkd.models.classes import Classes, said_names
 from fastkd.models.norm import Norm, norm_of, parse_norm
@@ -205,14 +207,29 @@ def about_network(model: nn.Module, meta: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         num_parameters; val_top1, its accuracy in percent, or None; `mask`, what it was trained on (method, fraction, …), or
-        None. Checkpoints of before say of that the fraction alone, or that there was no mask.
+        None. Checkpoints of before say of that the fraction alone, or that there was no mask. `epoch`, of weights that a run
+        kept on its way: after how many. `training`, of a student of fastkd's: a digest of all that it was trained with but seeds.
     """
     params, inputs, mask = (meta.get(name) or {} for name in ("params", "inputs", "about"))
     mask = mask.get("mask")
     if mask is None and "fraction" in params:
         mask = {"method": None, "fraction": params["fraction"]} if "mask" in inputs else ALL_SAMPLES
-    return {
+    about = {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "val_top1": meta.get("val_top1"),
         "mask": mask and {name: mask[name] for name in _OF_MASK if name in mask},
+        **({"epoch": meta["epoch"]} if "epoch" in meta else {}),
     }
+    return about | ({"training": _training_digest(meta)} if "recipe" in params and mask else {})
+
+
+def _training_digest(meta: Mapping[str, Any]) -> str:
+    """What a network was trained with; equal for two that differ in seeds alone, their own or those of their random masks."""
+    recipe = {name: value for name, value in meta["params"]["recipe"].items() if name != "seed"}
+    about = meta.get("about") or {}
+    mask = about.get("mask") or {}
+    if mask.get("method") == "random":
+        mask = {name: value for name, value in mask.items() if name not in ("seed", "fingerprint")}
+    inputs = {role: digest for role, digest in meta.get("inputs", {}).items() if role != "mask"}
+    told = [meta["params"] | {"recipe": recipe}, inputs, mask, about.get("teacher"), meta.get("epoch")]
+    return fingerprint([json.dumps(told, sort_keys=True)])

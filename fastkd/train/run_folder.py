@@ -69,6 +69,11 @@ def kept_weights(out: Path) -> list[Path]:
     return sorted(out.glob("epoch-*.safetensors"))
 
 
+def weights_after(out: Path, epoch: int) -> Path:
+    """Where a run keeps its weights after so many epochs."""
+    return out / f"epoch-{epoch:05}.safetensors"
+
+
 def _strangers(out: Path) -> list[str]:
     """What lies in a folder that no run has left: all but the beginnings of a run.json."""
     return sorted(p.name for p in out.iterdir() if not re.fullmatch(r"\.?run\.json\.([0-9a-f]{8}\.)?partial", p.name))

@@ -6,6 +6,8 @@
 // has to say the same of every box, and to give the same pixels, with the index of the file, of the file before its mutation,
 // a mutated one, or none. Last come mutated indexes whose checksum is right: of them only memory and time are looked at.
 //
+// FUZZ_SEED, 1 where it is not set, says which mutations.
+//
 //     fuzz_decoder COUNT REFERENCE.so JPEG...
 #include <dlfcn.h>
 
@@ -128,7 +130,9 @@ int main(int count, char** arguments) {
     }
     const View own = fastkd_indexed_view;
     const int num_mutations = std::atoi(arguments[1]);
+    if (const char* seed = std::getenv("FUZZ_SEED")) generator.seed(std::strtoull(seed, nullptr, 10));
     int whole = 0, views = 0, indexed = 0;
+    int64_t inputs = 0; // an image, an index and a box each
     for (int n = 0; n < num_mutations; n++) {
         const Bytes& before = files[n % files.size()];
         const Bytes file = below(8) ? mutated(before) : before;
@@ -160,6 +164,7 @@ int main(int count, char** arguments) {
                         found.status, expected.status, static_cast<int>(&one - entries));
                     return 1;
                 }
+            inputs += 4 + !stale.empty();
             if (!stale.empty()) view(own, file, false, wanted, signed_again(entries[3], file));
         }
         if (std::chrono::steady_clock::now() - begin > std::chrono::seconds(20)) {
@@ -168,7 +173,7 @@ int main(int count, char** arguments) {
         }
     }
     std::printf(
-        "%d mutated JPEGs: %d still whole, %d with an index, %d of %d views decode\n", num_mutations, whole, indexed, views,
-        3 * num_mutations);
+        "%d mutated JPEGs: %d still whole, %d with an index, %d of %lld views decode; %lld inputs with the indexes\n",
+        num_mutations, whole, indexed, views, 3LL * num_mutations, static_cast<long long>(inputs));
     return 0;
 }

@@ -220,8 +220,10 @@ def test_a_bad_image_is_named_and_can_be_left_out(tmp_path, photos, form):
     )
 
 
-@pytest.mark.parametrize("form", ["tars", "parquet"])
-@pytest.mark.parametrize("option", ["--root", "--split"])
+@pytest.mark.parametrize(
+    ("form", "option"),
+    [*((form, "--split") for form in ("folder", "zip", "tars", "parquet")), ("tars", "--root"), ("parquet", "--root")],
+)
 def test_options_of_other_sources_are_refused(tmp_path, photos, form, option):
     source = in_all_forms(tmp_path, photos)[form]
     outcome = fastkd("build-beton", source, option, "train", "--out", tmp_path / "x.beton")

@@ -8,9 +8,10 @@ from helpers.commands import fastkd
 from helpers.runs import make_run
 
 from fastkd.errors import MismatchError, OptionError
-from fastkd.report.axes import NAMES, NUMBERS, Axes, series_of
+from fastkd.report.axes import NAMES, NUMBERS, Axes, series_of, value_of
 from fastkd.report.cells import TIMES, csv_text, table_of, write_csv
 from fastkd.report.compare import collect_runs, finished_runs
+from fastkd.report.facts import differing, label_of
 from fastkd.report.page.write import write_figures
 
 
@@ -40,6 +41,30 @@ def test_teachers_are_ordered_by_their_size():
 def test_a_score_that_samples_were_chosen_by_is_a_method():
     chosen = facts(**{"mask.method": "scores", "mask.score": "el2n"})
     assert list(series_of([facts(), chosen], Axes())[""]) == ["method random", "method el2n"]
+
+
+def test_a_line_along_training_is_a_value_as_it_is_typed():
+    groups = [facts(alpha=1.0, alpha_course=[[0.0, 1.0], [0.5, 0.25]]), facts(tau_course=[[0, 8], [1, 2.0]]), facts()]
+    assert [[value_of(one, name) for name in ("alpha", "tau")] for one in groups] == [
+        *(["0:1,0.5:0.25", 4.0], [0.5, "0:8,1:2"], [0.5, 4.0])
+    ]
+    assert [label_of(one, groups, differing(groups)) for one in groups] == [
+        *("KD α=0:1,0.5:0.25 τ=4 (store)", "KD α=0.5 τ=0:8,1:2 (store)", "KD α=0.5 τ=4 (store)")
+    ]
+
+
+def test_teachers_of_several_epochs_are_places_on_an_axis_and_labels_alone_are_not():
+    groups = [facts(**{"teacher.epoch": epoch}) for epoch in (60, 5)]
+    assert series_of([*groups, facts(source="labels", alpha=0.0)], Axes("teacher-epoch", ("alpha",))) == {
+        "": {"α 0.5": [(5, 1), (60, 0)], "no KD": [(None, 2)]}
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "steps"), [({}, 4), ({"drop_last": True}, 2), ({"steps": 3}, 3), ({"steps": 3, "drop_last": True}, 3)]
+)
+def test_steps_are_those_that_were_made(said, steps):
+    assert value_of(facts(**said), "steps") == steps  # 2 epochs of 100 samples, 64 a batch
 
 
 def test_lines_that_do_not_tell_groups_apart_are_refused():

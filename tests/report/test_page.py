@@ -156,6 +156,41 @@ def test_the_page_says_by_how_much_distillation_helps_and_where_not(tmp_path):
     )
 
 
+def test_all_small_fractions_are_named_at_which_the_papers_loss_does_not_help(tmp_path):
+    for n, kept in enumerate((50, 100, 200, 300, 400, 500, 900)):
+        for seed in (0, 1):
+            make_run(tmp_path / f"labels{kept}-{seed}", 40.0 + seed, num_kept=kept, alpha=0.0, seed=seed)
+            make_run(tmp_path / f"kd{kept}-{seed}", 40.0 + seed + 10 * (n == 0), num_kept=kept, seed=seed)
+    told = findings_of(collect_runs(tmp_path))[1]
+    places = "; ".join(f"f {f} (+0.00 ± 0.71)" for f in (0.1, 0.2, 0.3, 0.4, 0.5))
+    assert (
+        told
+        == f"At f ≤ 0.5, KD at α 0.5 does not gain more than twice the standard error in 5 of 6 comparisons: {places}."
+    )
+
+
+def test_where_the_papers_loss_helps_at_all_small_fractions_that_is_said(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"labels{seed}", 40.0 + seed, alpha=0.0, seed=seed)
+        make_run(tmp_path / f"kd{seed}", 50.0 + seed, seed=seed)
+    assert findings_of(collect_runs(tmp_path))[1] == (
+        "At every f ≤ 0.5 here, KD at α 0.5 gains more than twice the standard error."
+    )
+
+
+def test_teachers_of_several_epochs_are_no_several_teachers(tmp_path):
+    for epoch, level in ((5, 60.0), (60, 50.0)):
+        for seed in (0, 1):
+            about = {"epoch": epoch, "fingerprint": str(epoch)}
+            make_run(
+                tmp_path / f"{epoch}-{seed}", level + seed, seed=seed, teacher=about, inputs={"logits": str(epoch)}
+            )
+    told = findings_of(collect_runs(tmp_path))
+    assert told[1:] == [
+        "Of the epochs of the teacher, by points over the next, the best in 1 setting: 5 in 1 (f 0.1: +10.00 ± 0.71)."
+    ]
+
+
 def test_what_is_best_is_told_where_it_is_clear(tmp_path):
     for alpha, level in ((0.5, 40.0), (1.0, 45.0)):
         for seed in range(3):
@@ -165,6 +200,19 @@ def test_what_is_best_is_told_where_it_is_clear(tmp_path):
     begins = "Of the weights α, by points over the next, the best in 2 settings: 1 in 1 (f 0.1: +5.00 ± 0.82)"
     assert last.startswith(begins)
     assert last.endswith("; in 1 the first two are not clearly apart.")
+
+
+@pytest.mark.parametrize(
+    ("gain", "behind"), [(0.0, "0 of 1 settings"), (3.0, "1 of 1 settings (f 0.1: α 0.5 is ahead by +3.00")]
+)
+def test_it_is_told_whether_alpha_by_the_rule_is_behind(gain, behind, tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"rule{seed}", 50.0 + seed, seed=seed, alpha=1.0, rule="0.1:1,0.7:0.5")
+        make_run(tmp_path / f"same{seed}", 50.0 + seed, seed=seed, alpha=1.0)
+        make_run(tmp_path / f"half{seed}", 50.0 + gain + seed, seed=seed)
+    *_, best, last = findings_of(collect_runs(tmp_path))
+    assert behind in last
+    assert ("in 1 setting: 0.5" in best) == (gain > 0)  # auto, which is 1 here, is no third
 
 
 def test_single_runs_are_never_clearly_apart(tmp_path):
@@ -203,10 +251,31 @@ def test_lines_without_distillation_are_dashed_in_the_colour_of_those_with_it():
 def test_the_papers_numbers_stand_beside_those_of_here(tmp_path):
     grid(tmp_path / "runs")
     groups = collect_runs(tmp_path / "runs")
-    (told,) = paper.claims_of(groups)
+    told, top5 = paper.claims_of(groups)
     assert (told.claim.points, told.here.points, told.verdict) == (17.0, 10.0, "the same direction")
+    assert (top5.claim.points, top5.here.points, top5.verdict) == (4.82, 0.0, "not to be told from 0 here")
     published = [row for row in page_of(tmp_path / "runs", tmp_path / "r.html").rows if row["at"] == "paper"]
     assert sorted(row["mean"] for row in published) == [39.8, 56.8]
+
+
+def test_what_the_paper_says_is_told_for_each_of_several_teachers_by_its_name(tmp_path):
+    pytest.importorskip("vl_convert")
+    make_run(tmp_path / "labels", 40.0, alpha=0.0)
+    for name in ("resnet20", "resnet56"):
+        make_run(tmp_path / name, 50.0, teacher={"model": name})
+    told = [one for one in paper.claims_of(collect_runs(tmp_path)) if one.claim.points == 17.0]
+    assert sorted(one.where for one in told) == ["f 0.1, resnet20", "f 0.1, resnet56"]
+    assert "random, f 0.1 (f 0.1, resnet20)" in page_of(tmp_path, tmp_path / "r.html").text
+
+
+def test_what_the_paper_says_of_a_teacher_on_other_samples_is_compared_with_such_a_teacher_alone(tmp_path):
+    for name, told in (("own", {"method": "all"}), ("other", {"method": "complement", "fraction": 0.7})):
+        for seed in (0, 1):
+            make_run(tmp_path / f"{name}{seed}", 50.0 + seed, num_kept=150, seed=seed, teacher={"mask": told})
+            make_run(tmp_path / f"labels{seed}", 40.0 + seed, num_kept=150, seed=seed, alpha=0.0)
+    (told,) = paper.claims_of(collect_runs(tmp_path))
+    assert told.where == ""
+    assert (told.claim.points, told.claim.source, told.here.points) == (14.5, "section 4.5, figure 8", 10.0)
 
 
 def test_costs_count_the_teachers_passes_that_a_store_saves(tmp_path):

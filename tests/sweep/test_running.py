@@ -1,6 +1,7 @@
 """Sweeps that run: from nothing to a table and a page, killed and started again, in shards, with jobs that fail."""
 
 import contextlib
+import csv
 import json
 import os
 import subprocess
@@ -75,6 +76,22 @@ def test_a_run_in_a_warm_worker_has_the_bytes_of_its_command_run_alone(inside, t
     env = os.environ | {"OMP_NUM_THREADS": str(plan["threads"])}
     subprocess.run([sys.executable, "-m", "fastkd", *words], env=env, check=True, capture_output=True)
     assert (tmp_path / "run/model.safetensors").read_bytes() == (inside / out / "model.safetensors").read_bytes()
+
+
+def test_epochs_of_a_teacher_and_a_teacher_of_the_users_teach_by_masks_of_features(inside):
+    """What is read of an output may lie in it, beside it, or be no output at all; done is told from what was read each time."""
+    (weights,) = inside.glob("D/teachers/*/model.safetensors")
+    text = SUITE.replace("[0.05]", "[0.1]").replace("train.alpha = [0, 0.5]", "train.alpha = [0.5]")
+    text += 'prune.method = ["d2"]\nprune.score = ["forgetting"]\nteacher.big.epoch = [1, 2]\ntrain.teacher = ["big", "given"]\n'
+    (inside / "e.toml").write_text(f'{text}[teacher.given]\ncheckpoint = "{weights.relative_to(inside)}"\n')
+    result = fastkd("sweep", "e.toml", "--out", "D", "--jobs", 1, "--json").result
+    assert (result["failed"], result["owed"], result["num_runs"]) == ({}, [], 3)
+    with (inside / "D/e.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert sorted(line["teacher.epoch"] for line in lines) == ["", "1", "2"]
+    prints = [line["teacher.fingerprint"] for line in sorted(lines, key=lambda line: line["teacher.epoch"])]
+    assert prints[0] == prints[2] != prints[1]  # the user's is the same network, trained to the end
+    assert fastkd("sweep", "e.toml", "--out", "D", "--json").result["num_commands_run"] == 0
 
 
 def test_gc_lists_what_no_suite_names_any_more(inside):

@@ -5,6 +5,7 @@ from helpers.commands import fastkd
 from helpers.suites import COMMANDS, kinds
 
 from fastkd.cli.sweep_suite import SHIPPED, digest_of, read_shipped_or_file
+from fastkd.report.page.theorem import Cell, cells_of, write_theorem_page
 from fastkd.sweep.graph import make_plan
 from fastkd.sweep.suite.read import read_suite
 from fastkd.sweep.theorem import check_theorem, require_settings
@@ -66,6 +67,25 @@ def test_the_theorem_holds_in_every_cell_and_the_simulation_agrees_with_the_clos
     result = fastkd("sweep", "paper:theorem", "--scale", "smoke", "--out", tmp_path, "--json").result
     assert result["num_holding"] == result["num_agreeing"] == result["num_cells"] == 56
     assert (tmp_path / "paper-theorem.csv").read_text().count("\n") == 57
+    assert result["page"] is None or "in 56 of 56 cells" in (tmp_path / "paper-theorem.html").read_text()
+
+
+def test_the_page_of_the_theorem_has_the_means_over_the_data_and_the_band_of_their_simulation(tmp_path):
+    pytest.importorskip("vl_convert")
+    line = {"alpha": 0.5, "fraction": 0.1, "teacher_fraction": 1.0, "holds": True}
+    lines = [
+        line | {"data_seed": 4, "bias": 2.0, "bias_self": 4.0, "simulated": 2.1, "band": 0.3, "agrees": True},
+        line | {"data_seed": 7, "bias": 3.0, "bias_self": 4.0, "simulated": 2.5, "band": 0.4, "agrees": False},
+    ]
+    (cell,) = cells_of(lines)
+    assert cell == Cell(0.5, 0.1, 1.0, 2.5, 4.0, 2.3, 0.25, 2, 1, 2)
+    write_theorem_page(lines, {"draws": 1000}, tmp_path / "t.html", job="x", command="fastkd sweep <x>")
+    text = (tmp_path / "t.html").read_text()
+    assert "in 2 of 2 cells, and where f_t &gt; f it is less by 25.0% to 50.0%" in text
+    assert "closed form in 1 of 1 cells" in text
+    assert "in 1 of 2; the others are of data set 7" in text
+    assert "fastkd sweep &lt;x&gt;" in text
+    assert "2.3 ± 0.25" in text
 
 
 def test_the_bias_of_the_theorem_is_that_of_equation_4_without_noise():

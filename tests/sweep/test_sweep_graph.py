@@ -101,6 +101,68 @@ def test_a_teachers_own_fraction_makes_another_teacher():
     assert kinds(plan) == {"beton": 2, "teacher": 2, "mask": 2, "store": 2, "run": 2}
 
 
+def teachers_and_stores(*sets: str) -> tuple[list[tuple[str, ...]], dict[str, str]]:
+    """The commands of the plan's teachers, and of each store, by its teacher's file, the options that it has."""
+    grid = "[matrix]\nprune.keep = [0.1]\ntrain.alpha = [0, 0.5]\nteacher.big.epoch = [6, 15, 240]\n"
+    jobs = planned(SECTIONS + grid, *sets).jobs.values()
+    files = {job.words[job.words.index("--teacher") + 1]: job.name for job in jobs if job.kind == "store"}
+    return [job.words for job in jobs if job.kind == "teacher"], files
+
+
+def test_one_run_keeps_the_weights_of_all_epochs_of_a_teacher_that_are_named():
+    (words,), stores_of = teachers_and_stores()
+    assert words[words.index("--keep-every") + 1] == "3"
+    out = words[words.index("--out") + 1]
+    assert list(stores_of) == [f"{out}/epoch-{epoch:05}.safetensors" for epoch in (6, 15, 240)]
+    assert len(set(stores_of.values())) == 3
+
+
+def test_runs_on_labels_alone_are_one_whatever_epoch_of_the_teacher():
+    plan = planned(SECTIONS + "[matrix]\nprune.keep = [0.1]\ntrain.alpha = [0]\nteacher.big.epoch = [3, 6]")
+    assert kinds(plan) == {"beton": 2, "mask": 1, "run": 1}
+
+
+def test_a_scale_that_names_other_epochs_keeps_others():
+    (words,), _ = teachers_and_stores("teacher.big.epoch=[10, 15]", "teacher.big.epochs=20")
+    assert words[words.index("--keep-every") + 1] == "5"
+
+
+LENGTHS = {
+    "nothing": ("", 240),
+    "epochs": ("epochs = 30", 30),
+    "a recipe": ('recipe = "fast-cifar"', 24),
+    "epochs over a recipe's": ('recipe = "fast-cifar"\nepochs = 30', 30),
+    "steps": ("steps = 100\nbatch-size = 16", 12),  # 144 samples: 9 a batch of 16, the last epoch cut
+    "steps over a recipe's epochs": ('recipe = "fast-cifar"\nsteps = 100\nbatch-size = 16', 12),
+    "a recipe's batches": ('recipe = "fast-cifar"\nsteps = 100', 100),
+    "updates of several batches": ("steps = 100\nbatch-size = 16\naccumulate = 3", 34),
+    "steps without the last batch": ("steps = 100\nbatch-size = 100\ndrop-last = true", 100),
+    "the batch of the views": ('steps = 100\nviews = "rrc"', 50),
+    "unknown batches": ("steps = 100", None),
+}
+"""What [train] says → epochs of a run on a tenth of the 1,438 digits."""
+
+
+@pytest.mark.parametrize("case", LENGTHS)
+def test_views_and_costs_follow_from_how_long_a_run_goes_on(case):
+    said, epochs = LENGTHS[case]
+    plan = planned(SECTIONS.replace("epochs = 5", said) + "[matrix]\nprune.keep = [0.1]\ntrain.alpha = [0.5]")
+    (run,), (store,) = ([job for job in plan.jobs.values() if job.kind == kind] for kind in ("run", "store"))
+    rrc = "rrc" in said
+    assert run.about["epochs"] == epochs
+    assert store.about["num_seeds"] == (epochs if epochs is None or epochs <= 162 or rrc else None)
+    assert store.about["views"].get("views") == ("rrc" if rrc else "crop-flip" if "recipe" in said else None)
+    cost = cost_of(plan, run, DIGITS, lambda *_: (1.0, 1.0))
+    assert cost.images == (None if epochs is None else 144 * epochs)
+    assert live_forwards(plan, DIGITS) == cost.images
+
+
+def test_a_teacher_of_so_many_steps_costs_its_epochs():
+    plan = planned(SECTIONS.replace('"resnet14"', '"resnet14"\nsteps = 100\nbatch-size = 64') + "[matrix]\nseed = [0]")
+    (teacher,) = (job for job in plan.jobs.values() if job.kind == "teacher")
+    assert teacher.about["epochs"] == 5  # of 23 steps
+
+
 def test_forwards_are_those_of_the_largest_mask_of_each_seed_and_every_run_reads_them(tmp_path):
     """The whole of a grid's teacher, counted: N·f_max·K for each seed of masks."""
     grid = "[matrix]\nprune.keep = [0.05, 0.1, 0.3]\ntrain.alpha = [0, 0.5, 1.0]\ntrain.tau = [2, 4]\n"
@@ -151,6 +213,12 @@ def test_a_larger_mask_makes_another_store_and_leaves_the_runs_what_they_were():
         (["teacher.other.model=resnet8"], "say which by train.teacher"),
         (["teacher.big.checkpoint=t.safetensors"], "leave one of both out"),
         (["teacher.big.method=scores", "teacher.big.score=el2n", "teacher.big.keep=0.5"], "chosen before there are"),
+        (["teacher.big.epoch=0"], "expected 1 … 240"),
+        (["teacher.big.epoch=250"], "expected 1 … 240"),
+        (["teacher.big.epoch=6", "teacher.big.epochs=5"], "expected 1 … 5"),
+        (["teacher.big.epoch=5", "teacher.big.keep-every=2"], "keeps no weights of it"),
+        (["teacher.big.checkpoint=t.safetensors", "teacher.big.epoch=5"], "leave one of both out"),
+        (["train.steps=9", "train.epochs=5"], "give one of them"),
         (["data.source=[1]"], "expected text"),
         (["data.source='images/'"], "images/ has no test split of its own: give val = ..., beside train = ..."),
         (["data.source='parquet:x'"], "parquet:x has no test split of its own"),

@@ -113,12 +113,16 @@ struct DecodedRows {
     }
 };
 
+// Mirrors a row. Of all pixels but the last, which nothing need follow, four bytes are read; the fourth that is written is the next one's.
 void copy_flipped(const uint8_t* from, int width, uint8_t* to) {
-    for (int x = 0; x < width; x++)
-        for (int c = 0; c < 3; c++) to[3 * x + c] = from[3 * (width - 1 - x) + c];
+    const uint8_t* pixel = from + 3 * static_cast<int64_t>(width - 1);
+    std::memcpy(to, pixel, 3);
+    for (int x = 1; x < width - 1; x++) std::memcpy(to += 3, pixel -= 3, 4);
+    if (width > 1) std::memcpy(to + 3, from, 3);
 }
 
-Status view_of_raw(Decoder& decoder, const uint8_t* data, int width, const Box& box, const Target& target) {
+Status view_of_raw(const uint8_t* data, uint64_t size, int height, int width, const Box& box, const Target& target) {
+    if (size != 3 * static_cast<uint64_t>(height) * width) return kWrongSize;
     StoredRows source = {data + 3 * (static_cast<int64_t>(box.top) * width + box.left), 3 * static_cast<int64_t>(width)};
     if (is_plain(target) && box.height == target.height && box.width == target.width) { // the weights would be 2^14 at one place
         for (int y = 0; y < box.height; y++) {
@@ -127,10 +131,12 @@ Status view_of_raw(Decoder& decoder, const uint8_t* data, int width, const Box& 
         }
         return kOk;
     }
-    Passes passes;
-    lay_out(decoder, [&](Pieces& pieces) { passes.place(pieces, box, target); });
-    passes.run(source, target);
-    return kOk;
+    return guarded([&](Decoder& decoder) {
+        Passes passes;
+        lay_out(decoder, [&](Pieces& pieces) { passes.place(pieces, box, target); });
+        passes.run(source, target);
+        return kOk;
+    });
 }
 
 // The view of a JPEG that fastkd decodes itself, with the entry of its row index or without. False where that is not done, or not
@@ -219,10 +225,9 @@ int32_t fastkd_indexed_view(
     if (top < 0 || left < 0 || top > height - box_height || left > width - box_width) return kBadCall;
     const Box box = {top, left, box_height, box_width};
     const Target target = {out, stride, out_height, out_width, flip != 0};
-    if (raw && size != 3 * static_cast<uint64_t>(height) * width) return kWrongSize;
+    if (raw) return view_of_raw(data, size, height, width, box, target);
     return guarded([&](Decoder& decoder) {
-        return raw ? view_of_raw(decoder, data, width, box, target)
-                   : view_of_jpeg(decoder, {data, size, entry, entry_size}, height, width, box, target);
+        return view_of_jpeg(decoder, {data, size, entry, entry_size}, height, width, box, target);
     });
 }
 
@@ -235,10 +240,10 @@ int32_t fastkd_window(
     for (int32_t side : {height, width, out_height, out_width}) if (side < 1 || side > kMostSide) return kBadCall;
     if (top < 0 || left < 0 || top > resized_height - out_height || left > resized_width - out_width) return kBadCall;
     const Target target = {out, stride, out_height, out_width, false, {resized_height, resized_width, top, left, height, width}};
-    if (raw && size != 3 * static_cast<uint64_t>(height) * width) return kWrongSize;
+    const Box box = sources_of(target);
+    if (raw) return view_of_raw(data, size, height, width, box, target);
     return guarded([&](Decoder& decoder) {
-        return raw ? view_of_raw(decoder, data, width, sources_of(target), target)
-                   : view_of_jpeg(decoder, {data, size, entry, entry_size}, height, width, sources_of(target), target);
+        return view_of_jpeg(decoder, {data, size, entry, entry_size}, height, width, box, target);
     });
 }
 

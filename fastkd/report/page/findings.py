@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,19 +12,25 @@ from fastkd.report.compare import Group
 from fastkd.report.facts import Facts
 from fastkd.report.page.vega import text_of
 
-_OF_KD = ("kd", "alpha", "alpha_rule", "tau", "tau_squared", "beta", "layers", "teacher_layers", "source")
+_OF_ALPHA, _OF_TAU = ("alpha", "alpha_course", "alpha_rule"), ("tau", "tau_course")
+_OF_KD = ("kd", *_OF_ALPHA, *_OF_TAU, "tau_squared", "beta", "layers", "teacher_layers", "source")
+_OF_WEIGHTS = ("teacher.fingerprint", "teacher.training", "teacher.val_top1")
 _FOLLOWING: dict[str, tuple[str, ...]] = {
     "distillation": (*_OF_KD, "teacher.", "logits."),
     "method": ("mask.",),
     "level": ("mask.level",),
     "kd": ("kd", "beta", "layers", "teacher_layers"),
-    "alpha": ("alpha", "alpha_rule"),
-    "tau": ("tau",),
+    "alpha": _OF_ALPHA,
+    "tau": _OF_TAU,
     "teacher": ("teacher.", "logits."),
+    "teacher-fraction": ("teacher.mask.", *_OF_WEIGHTS),
+    "teacher-epoch": ("teacher.epoch", *_OF_WEIGHTS),
     "num-seeds": ("views.num_seeds",),
     "codec": ("logits.codec",),
 }
 """What is compared → the facts that differ with it; all others must be equal."""
+_STAYING = {"teacher": ("teacher.mask.fraction", "teacher.epoch")}
+"""What is compared → facts of those that must be equal all the same."""
 _WORDS = {
     "method": "pruning methods",
     "level": "levels",
@@ -31,10 +38,16 @@ _WORDS = {
     "alpha": "weights α",
     "tau": "temperatures τ",
     "teacher": "teachers",
+    "teacher-fraction": "fractions that the teacher was trained on",
+    "teacher-epoch": "epochs of the teacher",
     "num-seeds": "numbers of views K",
     "codec": "codecs",
 }
+_SHORT = {"alpha": "α ", "tau": "τ ", "num-seeds": "K ", "epochs": "epochs "}
+_SHORT |= {"teacher-fraction": "f_t ", "teacher-epoch": "teacher of epoch "}
 _MOST_TOLD = 4
+_OF_PAPER, _SMALL = "KD at α 0.5", 0.5
+"""The paper's loss of most figures, and up to which fraction it is said where it does not help."""
 
 
 class Difference(NamedTuple):
@@ -53,17 +66,24 @@ class Difference(NamedTuple):
         return points + (" (of one run)" if self.error is None else f" ± {self.error:.2f}")
 
 
-def difference(one: Group, other: Group) -> Difference:
-    """Of one group's mean from another's; the runs are taken to be independent: √(sd²/n + sd²/n)."""
-    points = one.top1_mean - other.top1_mean
-    if one.top1_sd is None or other.top1_sd is None:
+def difference(one: Group, other: Group, of: str = "val_top1") -> Difference:
+    """Of one group's mean from another's; the runs are taken to be independent: √(sd²/n + sd²/n).
+
+    Args:
+        of: `val_top1` or `val_top5`, which all of the runs must have.
+    """
+    first, second = ([run[of] for run in group.runs] for group in (one, other))
+    points = statistics.fmean(first) - statistics.fmean(second)
+    if len(first) == 1 or len(second) == 1:
         return Difference(points, None)
-    return Difference(points, math.sqrt(one.top1_sd**2 / one.num_runs + other.top1_sd**2 / other.num_runs))
+    parts = (statistics.variance(values) / len(values) for values in (first, second))
+    return Difference(points, math.sqrt(sum(parts)))
 
 
 def findings_of(groups: Sequence[Group]) -> list[str]:
     """Sentences, the first of them the page's own: what distillation gives, how much there is, which of what else differs is best."""
-    return [*_distillation(groups), _extent(groups), *(line for name in _WORDS for line in _best(groups, name))]
+    best = (line for name in _WORDS for line in _best(groups, name))
+    return [*_distillation(groups), _extent(groups), *best, *_by_rule(groups)]
 
 
 def _extent(groups: Sequence[Group]) -> str:
@@ -91,20 +111,37 @@ def _distillation(groups: Sequence[Group]) -> list[str]:
         clear = [one for _, one in found if one.is_clear and one.points > 0]
         low, high = (choose(found, key=lambda pair: pair[1].points) for choose in (min, max))
         text = f"{way} beats labels alone by more than twice the standard error in {len(clear)} of {len(found)} comparisons"
-        text += f": {low[1]} points ({_where(low[0], groups)})"
-        text += f" to {high[1]} points ({_where(high[0], groups)})" if len(found) > 1 else ""
+        text += f": {low[1]} points ({where_of(low[0], groups)})"
+        text += f" to {high[1]} points ({where_of(high[0], groups)})" if len(found) > 1 else ""
         rest = [(group, one) for group, one in found if not (one.is_clear and one.points > 0)]
         if rest:
-            text += f"; not so: {_listed([f'{_where(group, groups)} ({one})' for group, one in rest])}"
+            text += f"; not so: {_listed([f'{where_of(group, groups)} ({one})' for group, one in rest])}"
         sentences.append(f"{text}.")
+        if way == _OF_PAPER:
+            sentences += _at_small_fractions(found, groups)
     return sentences
+
+
+def _at_small_fractions(found: Sequence[tuple[Group, Difference]], groups: Sequence[Group]) -> list[str]:
+    """Where, of f <= 0.5, the paper's loss does not help: all such places."""
+    small = [pair for pair in found if pair[0].fraction <= _SMALL * (1 + 1e-6)]
+    rest = [f"{where_of(group, groups)} ({one})" for group, one in small if not (one.is_clear and one.points > 0)]
+    if not small:
+        return []
+    if not rest:
+        return [f"At every f ≤ {_SMALL} here, {_OF_PAPER} gains more than twice the standard error."]
+    where = "; ".join(rest)
+    return [
+        f"At f ≤ {_SMALL}, {_OF_PAPER} does not gain more than twice the standard error in {len(rest)} of {len(small)} comparisons: {where}."
+    ]
 
 
 def _best(groups: Sequence[Group], name: str) -> list[str]:
     """Which value of a name is best where nothing else differs."""
     settings: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
-        if value_of(group.facts, name) is not None and not (name in ("kd", "alpha") and group.source == "labels"):
+        value = value_of(group.facts, name)  # `auto` is one of the others at its fraction
+        if value not in (None, "auto") and not (name in ("kd", "alpha") and group.source == "labels"):
             settings[_others(group.facts, name)].append(group)
     compared = [
         sorted(members, key=lambda group: -group.top1_mean) for members in settings.values() if len(members) > 1
@@ -115,7 +152,7 @@ def _best(groups: Sequence[Group], name: str) -> list[str]:
     for first, second, *_ in compared:
         ahead = difference(first, second)
         if ahead.is_clear:
-            told[text_of(value_of(first.facts, name))].append(f"{_where(first, groups, without=name)}: {ahead}")
+            told[text_of(value_of(first.facts, name))].append(f"{where_of(first, groups, without=name)}: {ahead}")
     parts = [f"{value} in {len(where)} ({_listed(where)})" for value, where in told.items()]
     num_settings = f"{len(compared)} setting{'s' * (len(compared) > 1)}"
     if not parts:
@@ -125,20 +162,44 @@ def _best(groups: Sequence[Group], name: str) -> list[str]:
     return [f"Of the {_WORDS[name]}, by points over the next, the best in {num_settings}: {', '.join(parts)}{unclear}."]
 
 
+def _by_rule(groups: Sequence[Group]) -> list[str]:
+    """Whether `alpha auto` is behind the best of the other alphas where nothing else differs."""
+    settings: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        settings[_others(group.facts, "alpha")].append(group)
+    compared, behind = 0, []
+    for members in settings.values():
+        ruled = [group for group in members if value_of(group.facts, "alpha") == "auto"]
+        others = [group for group in members if group not in ruled and group.source != "labels"]
+        if not ruled or not others:
+            continue
+        compared += 1
+        best = max(others, key=lambda group: group.top1_mean)
+        short = difference(best, ruled[0])
+        if short.is_clear and short.points > 0:
+            place = where_of(ruled[0], groups, without="alpha")
+            behind.append(f"{place}: α {text_of(value_of(best.facts, 'alpha'))} is ahead by {short}")
+    if not compared:
+        return []
+    text = f"α auto is behind the best other α by more than twice the standard error in {len(behind)} of {compared} settings"
+    where = f" ({'; '.join(behind)})" if behind else ""
+    return [f"{text}{where}."]
+
+
 def _others(facts: Facts, name: str) -> str:
     """All facts but those that differ with a name, as a key."""
-    following = _FOLLOWING[name]
-    groups = tuple(one for one in following if one.endswith("."))
+    following, staying = _FOLLOWING[name], _STAYING.get(name, ())
+    prefixes = tuple(one for one in following if one.endswith("."))
     kept = {
         fact: value
         for fact, value in facts.items()
-        if fact not in following and not fact.startswith(groups or ("\\0",))
+        if fact in staying or not (fact in following or fact.startswith(prefixes))
     }
     return json.dumps(kept, sort_keys=True)
 
 
-def _where(group: Group, groups: Sequence[Group], without: str = "distillation") -> str:
-    """Where a comparison was made: what else differs between the groups."""
+def where_of(group: Group, groups: Sequence[Group], without: str = "distillation") -> str:
+    """Where a comparison was made: the fraction, and what else differs between the groups."""
     words = {"fraction": f"f {group.fraction:.3g}"}
     skipped = ("kd", "alpha") if without == "distillation" else (without,)
     for name in (
@@ -150,6 +211,7 @@ def _where(group: Group, groups: Sequence[Group], without: str = "distillation")
         "tau",
         "teacher",
         "teacher-fraction",
+        "teacher-epoch",
         "num-seeds",
         "epochs",
     ):
@@ -164,8 +226,7 @@ def _word(facts: Mapping, name: str) -> str:
         return ""
     if name == "kd":
         return "labels alone" if value == "none" else str(value).upper()
-    short = {"alpha": "α ", "tau": "τ ", "num-seeds": "K ", "teacher-fraction": "f_t ", "epochs": "epochs "}
-    return f"{short.get(name, '')}{text_of(value)}"
+    return f"{_SHORT.get(name, '')}{text_of(value)}"
 
 
 def _listed(parts: Sequence[str]) -> str:

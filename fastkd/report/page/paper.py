@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from fastkd.report.axes import value_of
 from fastkd.report.compare import Group
 from fastkd.report.facts import Facts
-from fastkd.report.page.findings import Difference, difference
+from fastkd.report.page.findings import Difference, difference, where_of
 
 PAPER = "Ben Baruch et al., Distilling the Knowledge in Data Pruning, ICML 2025"
 OF_POINTS = "CIFAR-100: section 1, table 1"
@@ -33,7 +33,7 @@ _RANDOM = {"none": {0.1: 39.8}, "kd": {0.1: 56.8}}
 
 class Claim(NamedTuple):
     """A difference between accuracies that the paper states, in points: of `better` minus `worse`, which groups of runs are by the
-    values of names of `value_of` that they must have."""
+    values of names of `value_of` that they must have. of: `val_top1` or `val_top5`."""
 
     text: str
     better: Mapping[str, Any]
@@ -41,12 +41,21 @@ class Claim(NamedTuple):
     points: float
     data: str
     source: str
+    of: str = "val_top1"
 
 
-def _gain(method: str, fraction: float, points: float, source: str, data: str = "CIFAR-100") -> Claim:
+def _gain(method: str, fraction: float, points: float, source: str, **teacher: Any) -> Claim:
     common = {"method": method, "fraction": fraction}
-    text = f"distillation (α 0.5) over labels alone, {method}, f {fraction:g}"
-    return Claim(text, common | {"kd": "kd", "alpha": 0.5}, common | {"kd": "none"}, points, data, source)
+    of_teacher = ", the teacher on other samples" if teacher else ""
+    text = f"distillation (α 0.5) over labels alone, {method}, f {fraction:g}{of_teacher}"
+    better = common | {"kd": "kd", "alpha": 0.5} | teacher
+    return Claim(text, better, common | {"kd": "none"}, points, "CIFAR-100", source)
+
+
+def _of_imagenet(method: str, plain: float, taught: float) -> Claim:
+    claim = _gain(method, 0.1, round(taught - plain, 2), "section 1")
+    text = f"top-5: {claim.text} ({taught} % over {plain} %)"
+    return claim._replace(text=text, data="ImageNet", of="val_top5")
 
 
 def _over_alpha(fraction: float, better: float, worse: float, points: float) -> Claim:
@@ -62,6 +71,18 @@ CLAIMS = (
     _gain("forgetting", 0.1, 22.4, "section 4.1, figure 3"),
     _gain("grand", 0.1, 21.0, "section 4.1, figure 3"),
     _gain("el2n", 0.1, 19.7, "section 4.1, figure 3"),
+    _of_imagenet("random", 82.37, 87.19),
+    _of_imagenet("el2n", 62.47, 82.47),
+    Claim(
+        "distillation (α 0.5) on a random 0.7 over labels alone on all samples",
+        {"method": "random", "fraction": 0.7, "kd": "kd", "alpha": 0.5},
+        {"fraction": 1.0, "kd": "none"},
+        1.6,
+        "ImageNet",
+        "section 4.1, figure 4",
+    ),
+    # half of the 30 % that the teacher has not seen
+    _gain("random", 0.15, 14.5, "section 4.5, figure 8", **{"teacher.mask.method": "complement"}),
     _over_alpha(0.1, 1.0, 0.5, 8.0),
     _over_alpha(0.7, 0.5, 1.0, 1.0),
     *(
@@ -88,10 +109,11 @@ TEACHERS = {
 
 
 class Told(NamedTuple):
-    """What the paper states, and what some runs have of it."""
+    """What the paper states, and what some runs have of it. where: which runs, in words; empty where there is one such difference."""
 
     claim: Claim
     here: Difference
+    where: str
 
     @property
     def verdict(self) -> str:
@@ -105,15 +127,20 @@ def claims_of(groups: Sequence[Group]) -> list[Told]:
     """What the paper says of differences that can be formed of some groups: those of one student and the like."""
     found = []
     for claim in CLAIMS:
-        for group in _matching(groups, claim.better):
-            others = [
-                other
-                for other in _matching(groups, claim.worse)
-                if other.model == group.model and other.epochs == group.epochs
-            ]
-            if len(others) == 1:
-                found.append(Told(claim, difference(group, others[0])))
+        pairs = [
+            (group, others[0])
+            for group in _matching(groups, claim.better)
+            if len(others := [one for one in _matching(groups, claim.worse) if _are_alike(group, one)]) == 1
+            and all(run[claim.of] is not None for one in (group, others[0]) for run in one.runs)
+        ]
+        for group, other in pairs:
+            where = where_of(group, groups) if len(pairs) > 1 else ""
+            found.append(Told(claim, difference(group, other, claim.of), where))
     return found
+
+
+def _are_alike(group: Group, other: Group) -> bool:
+    return other.model == group.model and other.epochs == group.epochs
 
 
 def points_of(shared: Facts) -> dict[float, float]:

@@ -21,7 +21,14 @@ def beside_the_paper(groups: Sequence[Group]) -> str:
     if not told and len(teachers) < 2:
         return ""
     rows = [
-        (one.claim.text, one.claim.data, f"{one.claim.points:+.2f}", str(one.here), one.verdict, one.claim.source)
+        (
+            f"{one.claim.text}{one.where and f' ({one.where})'}",
+            one.claim.data,
+            f"{one.claim.points:+.2f}",
+            str(one.here),
+            one.verdict,
+            one.claim.source,
+        )
         for one in told
     ]
     if len(teachers) > 1:
@@ -32,10 +39,12 @@ def beside_the_paper(groups: Sequence[Group]) -> str:
             )
     head = ("what", "the paper’s data", "the paper", "here", "", "where")
     note = (
-        f"{paper.PAPER}. Differences are in points of top-1, ± one standard error; levels on other data are not to be compared, "
-        "directions are. The paper’s are of ResNet-32 and 240 epochs."
+        f"{paper.PAPER}. Differences are in points of top-1 where nothing else is said, ± one standard error; levels on other data are not to "
+        "be compared, directions are. The paper’s are of 240 epochs, ResNet-32 (ImageNet: ResNet-50)."
     )
-    return f"<h2 id=paper>Beside the paper</h2>{_rows(head, rows, numbers=(2, 3), words=(0,))}<p class=note>{note}</p>"
+    return (
+        f"<h2 id=paper>Beside the paper</h2>{rows_html(head, rows, numbers=(2, 3), words=(0,))}<p class=note>{note}</p>"
+    )
 
 
 def table_of(groups: Sequence[Group]) -> str:
@@ -67,7 +76,7 @@ def table_of(groups: Sequence[Group]) -> str:
         ]
         rows.append(found)
     numbers = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11)
-    return f"<h2>All kinds of runs</h2>{_rows(head, rows, numbers=numbers, words=(3,))}<p class=note>{escape(caption_of(list(groups)))}</p>"
+    return f"<h2>All kinds of runs</h2>{rows_html(head, rows, numbers=numbers, words=(3,))}<p class=note>{escape(caption_of(list(groups)))}</p>"
 
 
 def costs_in_words(groups: Sequence[Group]) -> str:
@@ -120,7 +129,7 @@ def _run(run: Mapping[str, Any], folder: Path) -> str:
     )
 
 
-def _rows(
+def rows_html(
     head: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[int] = (), words: Sequence[int] = ()
 ) -> str:
     """A table that scrolls by itself where the page is narrow."""

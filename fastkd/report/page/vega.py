@@ -1,27 +1,12 @@
-"""Figures in Vega-Lite, as the page draws them and as files: vl-convert brings the JavaScript of the one and draws the other.
+"""Figures in Vega-Lite, as plain JSON, for the page and for files."""
 
-The specifications are plain JSON, so that vl-convert, which stands alone, is all that they need.
-"""
-
-import base64
-import functools
-import gzip
-import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
-from fastkd.errors import MissingDependencyError
 from fastkd.report.axes import NUMBERS
 from fastkd.report.compare import Group
 from fastkd.report.series import Figure, Point
 
-VERSION = "6.4"
-"""Of Vega-Lite, that figures are the same under other versions of vl-convert, which bring several."""
 RANGE = "bars: from the lowest to the highest run"
 _COLOURS = (
     "#2f7ebc",
@@ -46,26 +31,24 @@ class Style(NamedTuple):
     dash: list[int]
 
 
-def load_converter() -> ModuleType:
-    """vl-convert.
+class Words(NamedTuple):
+    """What the vertical axis is called, and field of a row → what its value is called under the pointer."""
 
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
-    try:
-        import vl_convert
-    except ImportError:
-        raise MissingDependencyError(
-            "figures need vl-convert-python, which is not installed: pip install 'fastkd[report]'"
-        ) from None
-    return vl_convert
+    y: str
+    tooltip: Mapping[str, str]
 
 
-@functools.cache
-def packed_code() -> str:
-    """The JavaScript that draws specifications, as gzip in base64: 0.4 MB."""
-    bundle = load_converter().javascript_bundle(vl_version=VERSION)
-    return base64.b64encode(gzip.compress(bundle.encode(), mtime=0)).decode()
+ACCURACY = Words(
+    "top-1 on the validation data, %",
+    {
+        "line": "line",
+        "where": "at",
+        "accuracy": "top-1",
+        "spread": "lowest to highest",
+        "interval": "95 % interval",
+        "runs": "runs",
+    },
+)
 
 
 def styles_of(lines: Sequence[str]) -> dict[str, Style]:
@@ -108,17 +91,18 @@ def panel_spec(
     places: Sequence[Any],
     domain: Sequence[float],
     styles: Mapping[str, Style],
+    words: Words = ACCURACY,
 ) -> dict[str, Any]:
     """A panel as Vega-Lite. Signals: `off`, the lines that are not shown; `bars`: range, interval or none.
 
     Args:
         rows: as `rows_of`; x is None for those that are drawn across. places: on the axis, in order, as `places_of`.
-        domain: of the accuracies, in percent.
+        domain: of the means.
     """
     is_number = all(map(_is_number, places))
     values = [dict(row) | {"x": row["x"] if is_number or row["x"] is None else text_of(row["x"])} for row in rows]
     placed, colour, dash = _x_axis(x, places, is_number), _scale("color", styles), _scale("dash", styles)
-    tooltip = [{"field": name, "title": title} for name, title in _TOOLTIP.items()]
+    tooltip = [{"field": name, "title": title} for name, title in words.tooltip.items()]
     low, high = ({"calculate": f"bars == 'range' ? datum.{a} : datum.{b}", "as": c} for a, b, c in _ENDS)
     layers: list[dict[str, Any]] = [
         {
@@ -129,21 +113,21 @@ def panel_spec(
                 {"filter": "isValid(datum.low)"},
             ],
             "mark": {"type": "rule", "strokeWidth": 1.5, "opacity": 0.55, "clip": True},
-            "encoding": {"x": placed, "y": _y("low", domain), "y2": {"field": "high"}, "color": colour},
+            "encoding": {"x": placed, "y": _y("low", domain, words), "y2": {"field": "high"}, "color": colour},
         },
         {
             "transform": [{"filter": "isValid(datum.x)"}],
             "mark": {"type": "line", "strokeWidth": 2},
-            "encoding": {"x": placed, "y": _y("mean", domain), "color": colour, "strokeDash": dash},
+            "encoding": {"x": placed, "y": _y("mean", domain, words), "color": colour, "strokeDash": dash},
         },
         {
             "transform": [{"filter": "isValid(datum.x)"}],
             "mark": {"type": "point", "filled": True, "size": 65, "opacity": 1},
-            "encoding": {"x": placed, "y": _y("mean", domain), "color": colour, "tooltip": tooltip},
+            "encoding": {"x": placed, "y": _y("mean", domain, words), "color": colour, "tooltip": tooltip},
         },
     ]
     if any(row["x"] is None for row in rows):
-        across = {"y": _y("mean", domain), "color": colour, "strokeDash": dash, "tooltip": tooltip}
+        across = {"y": _y("mean", domain, words), "color": colour, "strokeDash": dash, "tooltip": tooltip}
         transform = [{"filter": "!isValid(datum.x)"}]
         layers.append({"transform": transform, "mark": {"type": "rule", "strokeWidth": 2}, "encoding": across})
     return {
@@ -154,26 +138,6 @@ def panel_spec(
         "transform": [{"filter": "indexof(off, datum.line) < 0"}],
         "layer": layers,
     }
-
-
-def draw_svg(spec: Mapping[str, Any], mark: str) -> str:
-    """A figure as SVG, marked by what made it."""
-    text = load_converter().vegalite_to_svg(dict(spec), vl_version=VERSION)
-    names: dict[str, str] = {}  # of clips, which vl-convert counts on from figure to figure
-
-    def renamed(found: re.Match[str]) -> str:
-        return found[1] + names.setdefault(found[2], f"clip{len(names)}")
-
-    return re.sub(r'(id="|url\(#)(clip\d+)', renamed, text).replace(">", f"><!-- {mark} -->", 1)
-
-
-def draw_png(spec: Mapping[str, Any], mark: str) -> bytes:
-    """A figure as PNG, marked by what made it."""
-    drawn = load_converter().vegalite_to_png(dict(spec), vl_version=VERSION, scale=2)
-    about, content = PngInfo(), io.BytesIO()
-    about.add_text("Software", mark)
-    Image.open(io.BytesIO(drawn)).save(content, "PNG", pnginfo=about)
-    return content.getvalue()
 
 
 def as_file(figure: Figure, panels: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -202,14 +166,6 @@ def as_file(figure: Figure, panels: Mapping[str, Mapping[str, Any]]) -> dict[str
 
 _ENDS = (("lowest", "low95", "low"), ("highest", "high95", "high"))
 _PARAMS: list[dict[str, Any]] = [{"name": "off", "value": []}, {"name": "bars", "value": "range"}]
-_TOOLTIP = {
-    "line": "line",
-    "where": "at",
-    "accuracy": "top-1",
-    "spread": "lowest to highest",
-    "interval": "95 % interval",
-    "runs": "runs",
-}
 
 
 def text_of(value: Any) -> str:
@@ -278,9 +234,9 @@ def domain_of(values: Iterable[float]) -> list[float]:
     return [max(0.0, low - room), min(100.0, high + room)]
 
 
-def _y(field: str, domain: Sequence[float]) -> dict[str, Any]:
+def _y(field: str, domain: Sequence[float], words: Words) -> dict[str, Any]:
     scale = {"domain": list(domain), "zero": False, "nice": False}
-    return {"field": field, "type": "quantitative", "title": "top-1 on the validation data, %", "scale": scale}
+    return {"field": field, "type": "quantitative", "title": words.y, "scale": scale}
 
 
 def _scale(what: str, styles: Mapping[str, Style]) -> dict[str, Any]:

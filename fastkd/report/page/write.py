@@ -13,15 +13,13 @@ from fastkd.fingerprint import fingerprint
 from fastkd.report.axes import Axes
 from fastkd.report.compare import Group
 from fastkd.report.page import paper
+from fastkd.report.page.converter import draw_png, draw_svg, packed_code
 from fastkd.report.page.findings import findings_of
 from fastkd.report.page.tables import beside_the_paper, costs_in_words, runs_of, table_of
 from fastkd.report.page.vega import (
     Style,
     as_file,
     domain_of,
-    draw_png,
-    draw_svg,
-    packed_code,
     panel_spec,
     places_of,
     rows_of,
@@ -31,7 +29,11 @@ from fastkd.report.page.vega import (
 from fastkd.report.series import Figure, figure_of, figures_of, shared_by
 from fastkd.writing import write_marked
 
-BARS = {"range": "lowest to highest run", "interval": "95 % interval of the mean", "none": "none"}
+_BARS = {"range": "lowest to highest run", "interval": "95 % interval of the mean", "none": "none"}
+_CAPTION = (
+    "Points: means of runs that differ in seeds alone. Interval: of Student’s t; bars that leave the figure are cut, and a single run "
+    "has none. A point tells its numbers under the pointer, and leads to its runs; the names above switch lines on and off."
+)
 _HERE, _PAPER = "These runs", "The paper’s own numbers"
 
 
@@ -148,42 +150,57 @@ def _file(drawn: Drawn, suffix: str, mark: str) -> bytes:
 
 def _page(groups: Sequence[Group], drawn: Sequence[Drawn], left_out: Sequence[str], folder: Path, mark: str) -> str:
     lead, *findings = map(escape, findings_of(groups))
-    read = resources.files("fastkd.report.page")
-    style, code = (read.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<meta name=generator content='{mark}'><link rel=icon href='data:,'><title>fastkd report</title><style>{style}</style>",
-        f"<h1>fastkd report</h1><p class=lead>{lead}</p>",
         f"<ul>{''.join(f'<li>{line}</li>' for line in findings)}</ul>" if findings else "",
-        *map(_figure, drawn),
+        *(figure_html(one.figure.title, one.panels, one.styles, _BARS, _CAPTION) for one in drawn),
         *(f"<p class=note>{escape(line)}</p>" for line in left_out),
         beside_the_paper(groups),
         table_of(groups),
         costs_in_words(groups),
         runs_of(groups, folder),
+    ]
+    return page_html(mark, "fastkd report", lead, parts)
+
+
+def page_html(mark: str, title: str, lead: str, parts: Sequence[str]) -> str:
+    """A page that stands alone.
+
+    Args:
+        mark: what tells whose it is. title: plain words. lead, parts: HTML; empty parts are left out.
+    """
+    read = resources.files("fastkd.report.page")
+    style, code = (read.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    whole = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<meta name=generator content='{mark}'><link rel=icon href='data:,'><title>{title}</title><style>{style}</style>",
+        f"<h1>{title}</h1><p class=lead>{lead}</p>",
+        *parts,
         f"<script type='application/gzip' id=vega>{packed_code()}</script><script>{code}</script></html>",
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    return "\n".join(part for part in whole if part) + "\n"
 
 
-def _figure(drawn: Drawn) -> str:
-    """A figure of the page: its panels, drawn by page.js, and buttons for its lines and bars."""
-    panels = "".join(
-        f"<div class=panel>{f'<h3>{escape(title)}</h3>' if title else ''}<div class=chart></div></div>"
-        for title in drawn.panels
+def figure_html(
+    title: str, panels: Mapping[str, Any], styles: Mapping[str, Style], bars: Mapping[str, str], caption: str
+) -> str:
+    """A figure of the page: its panels, drawn by page.js, and buttons for its lines and bars.
+
+    Args:
+        panels: Vega-Lite by titles. bars: signal → words, the first of them shown at the start. caption: HTML.
+    """
+    drawn = "".join(
+        f"<div class=panel>{f'<h3>{escape(name)}</h3>' if name else ''}<div class=chart></div></div>" for name in panels
     )
-    legend = "".join(_button(line, style) for line, style in drawn.styles.items())
-    bars = "".join(
+    legend = "".join(_button(line, style) for line, style in styles.items())
+    kinds = "".join(
         f"<button type=button data-bars={kind} aria-pressed={'true' if kind == 'range' else 'false'}>{words}</button>"
-        for kind, words in BARS.items()
+        for kind, words in bars.items()
     )
     return (
-        f"<figure><h2>{escape(drawn.figure.title)}</h2><div class=panels>{panels}</div>"
+        f"<figure><h2>{escape(title)}</h2><div class=panels>{drawn}</div>"
         f"<div class=legend role=group aria-label=Lines>{legend}</div>"
-        f"<div class=bars role=group aria-label=Bars><span class=note>Bars:</span>{bars}</div>"
-        "<figcaption>Points: means of runs that differ in seeds alone. Interval: of Student’s t; bars that leave the figure are cut, "
-        "and a single run has none. A point tells its numbers under the pointer, and leads to its runs; the names above switch lines on "
-        f"and off.</figcaption><script type='application/json'>{_json(list(drawn.panels.values()))}</script></figure>"
+        f"<div class=bars role=group aria-label=Bars><span class=note>Bars:</span>{kinds}</div>"
+        f"<figcaption>{caption}</figcaption><script type='application/json'>{_json(list(panels.values()))}</script></figure>"
     )
 
 

@@ -22,7 +22,7 @@ class Commands(NamedTuple):
 OWN: dict[str, dict[str, tuple[type, ...]]] = {
     "": {"seed": (int,), "threads": (int,)},
     "data": {"train": (str, dict), "val": (str, dict), "source": (str,)},
-    "teacher": {"checkpoint": (str,), "mask": (str,)},
+    "teacher": {"checkpoint": (str,), "mask": (str,), "epoch": (int,)},
     "prune": {"method": (str,)},
     "score": {"teacher": (str,)},
     "train": {"source": (str,), "teacher": (str,)},

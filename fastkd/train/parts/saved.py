@@ -6,16 +6,20 @@ from typing import Any
 from fastkd.models.checkpoint import save_weights
 from fastkd.models.norm import Norm
 from fastkd.train.loop import Run
-from fastkd.train.run_folder import file_checksum, kept_weights, write_result
+from fastkd.train.run_folder import file_checksum, kept_weights, weights_after, write_result
 
 
-def _save_network(run: Run, norm: Norm, path: Path, head: dict[str, Any], top1: float | None) -> str:
-    """Writes the network, or the average of its weights where there is one; returns the fingerprint of the weights."""
+def _save_network(run: Run, norm: Norm, path: Path, head: dict[str, Any], top1: float | None, **more: Any) -> str:
+    """Writes the network, or the average of its weights where there is one; returns the fingerprint of the weights.
+
+    Args:
+        more: of what is known about them.
+    """
     final = run.learner.model if run.average is None else run.average.module
     dataset = run.loader.dataset
     meta = {"model": run.recipe.model, "num_classes": dataset.num_classes, "class_names": dataset.class_names}
     meta |= {"norm": norm.describe(), "size": run.loader.views.size, "val_top1": top1}
-    meta |= {name: head[name] for name in ("inputs", "params", "about") if name in head}
+    meta |= {name: head[name] for name in ("inputs", "params", "about") if name in head} | more
     return save_weights(path, final, meta)
 
 
@@ -27,7 +31,8 @@ def keep_weights(run: Run, norm: Norm, out: Path, head: dict[str, Any], epoch: i
     """
     if run.average is not None:
         run.average.take_statistics(run.learner.model)
-    _save_network(run, norm, out / f"epoch-{epoch + 1:05}.safetensors", head, measured.get("top1"))
+    done = epoch + 1
+    _save_network(run, norm, weights_after(out, done), head, measured.get("top1"), epoch=done)
 
 
 def finish(run: Run, norm: Norm, out: Path, head: dict[str, Any], result: dict[str, Any]) -> None:
