@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,11 +111,18 @@ def build_beton(
         if unfit:
             raise OptionError(f"{unfit} does not go with --mask, which copies samples as they are")
         return _copy_part(Path(source), fields, mask, out, force)
-    from fastkd.data.sources.open import open_source
+    from fastkd.data.sources.open import SHARDED, open_source
 
-    images = open_source(
-        source, root=root, classes=classes, split=split, image_field=fields.image, label_field=fields.label
-    )
+    with progress_bar("names and labels", "files") if source.startswith(SHARDED) else nullcontext(_untold) as progress:
+        images = open_source(
+            source,
+            root=root,
+            classes=classes,
+            split=split,
+            image_field=fields.image,
+            label_field=fields.label,
+            progress=progress,
+        )
     if images.left_aside:
         kinds = ", ".join(
             f"{count:,} {suffix or 'without suffix'}" for suffix, count in images.left_aside.most_common(8)
@@ -205,6 +213,10 @@ def _copy_part(full: Path, fields: Fields, mask: Path, out: Path, force: bool) -
     result = _result(out, manifest, dataset.num_classes, rate.per_s)
     text = f"{out}: {len(ids):,} of the {dataset.beton.num_samples:,} samples of {full}, {result['size_bytes']:,} bytes"
     return result | {"full": dataset.fingerprint}, text
+
+
+def _untold(done: int, total: int) -> None:
+    """Progress of what takes no while."""
 
 
 class Rate:

@@ -14,7 +14,7 @@ from helpers.shards import as_parquet, as_tars, write_parquet, write_tar
 from helpers.synthetic import encoded, photo, write_files, write_zip
 
 from fastkd.data.sources.open import Source, open_source
-from fastkd.data.sources.shards import expanded, short_names
+from fastkd.data.sources.shards import expanded, one_by_one
 from fastkd.errors import FormatError, NotFoundError, OptionError, SourceError
 
 PICTURE = encoded(photo(0, 8, 8))
@@ -97,8 +97,11 @@ def test_patterns_without_files_or_with_one_twice_are_refused(tmp_path, monkeypa
         assert said in refused(kind, open_source, f"{scheme}:{pattern}")
 
 
-def test_files_of_one_name_in_several_folders_are_told_apart():
-    assert short_names(["/x/a/0.tar", "/x/b/0.tar"]) == ["a/0.tar", "b/0.tar"]
+def test_files_of_one_name_in_several_folders_are_told_apart_and_counted():
+    told: list[tuple[int, int]] = []
+    found = list(one_by_one(["/x/a/0.tar", "/x/b/0.tar"], lambda *done: told.append(done)))
+    assert found == [(0, "/x/a/0.tar", "a/0.tar"), (1, "/x/b/0.tar", "b/0.tar")]
+    assert told == [(1, 2), (2, 2)]
 
 
 def labelled(form: str, folder: Path, *values: str | int) -> str:

@@ -14,20 +14,22 @@ from fastkd.data.sources.arrays import READERS, ArrayImages, open_arrays
 from fastkd.data.sources.files import FolderFiles, Stamp, ZipFiles, stamp_of
 from fastkd.data.sources.layout import open_tree
 from fastkd.data.sources.parquet import ParquetImages, open_parquet
+from fastkd.data.sources.shards import Progress
 from fastkd.data.sources.spooled import Sample, SpooledImages, spooled
 from fastkd.data.sources.tars import TarFiles, open_tars
 from fastkd.errors import NotFoundError, OptionError, SourceError
 
 # One letter before a colon is a drive, and a slash before it makes it part of a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+_-]+):(.*)", re.DOTALL)
-_SHARDED = ("webdataset", "parquet")
-_SCHEMES = (*READERS, *_SHARDED)
+SHARDED = ("webdataset", "parquet")
+"""Schemes of sources of many files, whose names and labels take a while to be read."""
+_SCHEMES = (*READERS, *SHARDED)
 _SOURCES_OF = {
     "--root": ("path",),
-    "--classes": ("path", *_SHARDED),
+    "--classes": ("path", *SHARDED),
     "--split": tuple(READERS),
-    "--image-field": _SHARDED,
-    "--label-field": _SHARDED,
+    "--image-field": SHARDED,
+    "--label-field": SHARDED,
 }
 """Options → the sources that they go with."""
 
@@ -91,6 +93,7 @@ def open_source(
     split: str | None = None,
     image_field: str | None = None,
     label_field: str | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Source:
     """Opens a source: finds its samples, their labels and their order, which never depends on the file system.
 
@@ -102,6 +105,7 @@ def open_source(
         classes: a file that fixes the classes of all but an array source and their order, one name a line.
         split: "train" or "test" of an array source; None for train.
         image_field, label_field: which file of a tar's samples, or column of parquet files, is the image and the label.
+        progress: called with files gone through and in all, of tars and parquet files.
 
     Returns:
         The source; samples of folders and zips are sorted by class, then as torchvision's ImageFolder does, those of tars and parquet
@@ -133,11 +137,11 @@ def open_source(
         class_names, labels, names, reader, left_aside = open_tree(spec, root=root, classes=classes)
     elif scheme == "webdataset":
         class_names, labels, names, reader, stamps, left_aside = open_tars(
-            place, classes=classes, image_field=image_field, label_field=label_field
+            place, classes=classes, image_field=image_field, label_field=label_field, progress=progress
         )
     elif scheme == "parquet":
         class_names, labels, names, reader, stamps = open_parquet(
-            place, classes=classes, image_field=image_field, label_field=label_field
+            place, classes=classes, image_field=image_field, label_field=label_field, progress=progress
         )
     else:
         class_names, labels, names, reader, stamps = open_arrays(scheme, place, split or "train")

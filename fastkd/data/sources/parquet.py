@@ -16,7 +16,7 @@ import numpy as np
 
 from fastkd.data.sources.files import MAX_MEMBER_BYTES, Stamp, reason, shortened, stamp_of
 from fastkd.data.sources.layout import read_class_list
-from fastkd.data.sources.shards import class_numbers, named, numbered, paths_of, short_names
+from fastkd.data.sources.shards import Progress, class_numbers, named, numbered, one_by_one, paths_of
 from fastkd.errors import (
     FastKDError,
     FormatError,
@@ -94,7 +94,7 @@ class ParquetImages:
 
 
 def open_parquet(
-    patterns: str, *, classes: Path | None, image_field: str | None, label_field: str | None
+    patterns: str, *, classes: Path | None, image_field: str | None, label_field: str | None, progress: Progress
 ) -> tuple[list[str], np.ndarray, list[str], ParquetImages, list[Stamp]]:
     """Finds the rows of parquet files, in their order.
 
@@ -103,7 +103,7 @@ def open_parquet(
     labels are, all of them, numbers, or names.
 
     Args:
-        patterns: as `paths_of` takes them.
+        patterns, progress: as `paths_of` and `one_by_one` take them.
         classes: a file with a class name a line, in label order; None takes a ClassLabel's order, sorts names, and calls numbers by
             themselves.
         image_field, label_field: the columns, where that is not clear.
@@ -127,7 +127,7 @@ def open_parquet(
     names: list[str] = []
     values: list[Any] = []
     groups: list[tuple[int, int, int]] = []
-    for number, (path, short) in enumerate(zip(paths, short_names(paths), strict=True)):
+    for number, path, short in one_by_one(paths, progress):
         try:
             with _opened(path) as file:
                 own = _columns_of(path, file.schema_arrow, image_field, label_field)

@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from fastkd.data.sources.files import shortened, shown
 from fastkd.data.sources.layout import named_as, read_class_list
 from fastkd.errors import FormatError, NotFoundError, OptionError, SourceError
 
+Progress = Callable[[int, int], None]
+"""What is called with files done and in all."""
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 
@@ -93,10 +95,16 @@ def _counted(first: str, last: str) -> Iterator[str]:
     return (f"{number:0{width}}" for number in range(int(first), int(last) + step, step))
 
 
-def short_names(paths: list[str]) -> list[str]:
-    """What each file is called in the names of its samples: its path below the folder that all of them lie in."""
+def one_by_one(paths: list[str], progress: Progress) -> Iterator[tuple[int, str, str]]:
+    """Each file's number, its path, and what it is called in the names of its samples: its path below the folder that all lie in.
+
+    Args:
+        progress: called after each.
+    """
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [os.path.relpath(path, folder) for path in paths]
+    for number, path in enumerate(paths):
+        yield number, path, os.path.relpath(path, folder)
+        progress(number + 1, len(paths))
 
 
 def class_numbers(

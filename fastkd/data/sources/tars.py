@@ -30,7 +30,7 @@ from fastkd.data.sources.files import (
     without_dots,
 )
 from fastkd.data.sources.picture import IMAGE_SUFFIXES
-from fastkd.data.sources.shards import class_numbers, paths_of, short_names
+from fastkd.data.sources.shards import Progress, class_numbers, one_by_one, paths_of
 from fastkd.errors import FastKDError, FormatError, NotFoundError, OptionError, SourceError
 
 _MAX_HEADER, _MAX_LABEL = 1 << 17, 1 << 20  # bytes; names and labels are far shorter
@@ -83,7 +83,7 @@ class TarFiles:
 
 
 def open_tars(
-    patterns: str, *, classes: Path | None, image_field: str | None, label_field: str | None
+    patterns: str, *, classes: Path | None, image_field: str | None, label_field: str | None, progress: Progress
 ) -> tuple[list[str], np.ndarray, list[str], TarFiles, list[Stamp], Counter[str]]:
     """Finds the samples of tars, in the order in which they lie there.
 
@@ -91,7 +91,7 @@ def open_tars(
     of its `.json`, the same in all samples; all of them whole numbers, or all of them names.
 
     Args:
-        patterns: as `paths_of` takes them.
+        patterns, progress: as `paths_of` and `one_by_one` take them.
         classes: a file with a class name a line, in label order; None sorts the names, and calls numbers by themselves.
         image_field: what follows the first dot of the image's name, "jpg", where a sample has several.
         label_field: the same of the label's, "cls" or another file of text, or "json:ENTRY", of a file of JSON.
@@ -117,7 +117,7 @@ def open_tars(
     values: list[str] = []
     places, others = array("q"), Counter[str]()
     texts: dict[str, str] = {}
-    for number, (path, short) in enumerate(zip(paths, short_names(paths), strict=True)):
+    for number, path, short in one_by_one(paths, progress):
         try:
             with _Headers(path) as file:
                 for key, parts in _samples(file, others):
