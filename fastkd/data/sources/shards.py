@@ -38,7 +38,9 @@ def paths_of(scheme: str, patterns: str) -> list[str]:
     """
     if not patterns:
         ending = "parquet" if scheme == "parquet" else "tar"
-        raise OptionError(f"{scheme}: found nothing after the colon, expected such as {scheme}:train-*.{ending}")
+        raise OptionError(
+            f"{scheme}: found nothing after the colon, expected a pattern such as {scheme}:train-*.{ending}"
+        )
     found: list[str] = []
     for pattern in patterns.split("::"):
         for path in [pattern] if os.path.isfile(pattern) else expanded(pattern):
