@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 from fastkd.cli.command import Output, command
 from fastkd.cli.common import progress_bar, say
 from fastkd.cli.numbers import MOST_WORKERS
-from fastkd.cli.options import field_options, refuse_idle_fields
+from fastkd.cli.options import field_options
 from fastkd.data.beton.fields import Fields
 from fastkd.errors import OptionError
 
@@ -72,7 +73,12 @@ def build_beton(
     """Write the images of SOURCE into a beton, FFCV's file format, with a manifest beside it.
 
     SOURCE is a folder or a zip in ImageFolder layout, or one of cifar10:DIR, cifar100:DIR, svhn:DIR, mnist:DIR,
-    fashion-mnist:DIR, digits:.
+    fashion-mnist:DIR, digits:, webdataset:GLOB, parquet:GLOB.
+
+    A GLOB takes *, ?, **, {000..146} and {a,b}; several are joined by `::`; samples keep the order that they have there.
+    Of webdataset: the image is a sample's one file with an image's suffix, the class the text of its .cls, or "label" in
+    its .json (--label-field json:ENTRY for another); of parquet: as Hugging Face has them. Classes are all numbers or all
+    names; names are sorted, unless --classes says otherwise.
 
     \b
     raw   pixels: fastest to read, 3 bytes a pixel
@@ -93,6 +99,8 @@ def build_beton(
 
     \b
     fastkd build-beton cifar.zip --root cifar10/train --out train.beton
+    fastkd build-beton 'webdataset:shards/train-{0000..1023}.tar' --classes names.txt --out train.beton
+    fastkd build-beton 'parquet:data/train-*.parquet' --out train.beton
     fastkd build-beton train.beton --mask m.h5 --out small.beton
     """
     if mask is not None:
@@ -103,15 +111,23 @@ def build_beton(
         if unfit:
             raise OptionError(f"{unfit} does not go with --mask, which copies samples as they are")
         return _copy_part(Path(source), fields, mask, out, force)
-    refuse_idle_fields(fields, False, "--mask, where SOURCE is a beton")
-    from fastkd.data.sources.open import open_source
+    from fastkd.data.sources.open import SHARDED, open_source
 
-    images = open_source(source, root=root, classes=classes, split=split or "train")
+    with progress_bar("names and labels", "files") if source.startswith(SHARDED) else nullcontext(_untold) as progress:
+        images = open_source(
+            source,
+            root=root,
+            classes=classes,
+            split=split,
+            image_field=fields.image,
+            label_field=fields.label,
+            progress=progress,
+        )
     if images.left_aside:
         kinds = ", ".join(
             f"{count:,} {suffix or 'without suffix'}" for suffix, count in images.left_aside.most_common(8)
         )
-        say(f"left aside: {images.left_aside.total():,} files whose suffix is no image's ({kinds})")
+        say(f"left aside: {images.left_aside.total():,} files that are not taken for images ({kinds})")
     return write_images(
         images,
         out,
@@ -197,6 +213,10 @@ def _copy_part(full: Path, fields: Fields, mask: Path, out: Path, force: bool) -
     result = _result(out, manifest, dataset.num_classes, rate.per_s)
     text = f"{out}: {len(ids):,} of the {dataset.beton.num_samples:,} samples of {full}, {result['size_bytes']:,} bytes"
     return result | {"full": dataset.fingerprint}, text
+
+
+def _untold(done: int, total: int) -> None:
+    """Progress of what takes no while."""
 
 
 class Rate:

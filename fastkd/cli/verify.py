@@ -73,8 +73,8 @@ def verify(
                 used = "; fields {image} and {label}".format(**manifest["fields"]) if "fields" in manifest else ""
                 say(f"{path}.json: {told}; fingerprint {manifest['fingerprint']}{used}")
                 num_entries = write_row_index(open_beton(path, fields))
-                rows = f"rows of {num_entries:,} images" if num_entries else "not made, no image of it has one"
-                say(f"{path}.rows: {rows}")
+                made = f"rows of {num_entries:,} images" if num_entries else "not made, no image of it has one"
+                say(f"{path}.rows: {made}")
     problems: list[str] = []
     notes: list[str] = []
     with progress_bar("verify", "samples") as progress:

@@ -89,8 +89,9 @@ def _facts_of_all(members: list[Finished]) -> Facts:
     facts = members[0].facts
     if "teacher.training" not in facts:
         return facts
-    top1 = [(one.head["about"].get("teacher") or {}).get("val_top1") for one in members]
-    return facts | {"teacher.val_top1": statistics.mean(top1) if all(isinstance(one, float) for one in top1) else None}
+    told = [one.head["about"]["teacher"].get("val_top1") for one in members]
+    top1 = [value for value in told if value is not None]
+    return facts | {"teacher.val_top1": statistics.fmean(top1) if len(top1) == len(told) else None}
 
 
 def finished_runs(*folders: str | Path) -> dict[Path, Finished]:

@@ -68,6 +68,7 @@ def facts_of(head: dict[str, Any]) -> Facts:
         facts |= {"origin": NOT_RECORDED, "origin.inputs": told or "all samples, no teacher"}
     else:
         facts |= _flat({name: about[name] for name in ("mask", "teacher", "logits") if about.get(name) is not None})
+    without: tuple[str, ...]
     if alone:
         without = (*_OF_TEACHER, "teacher.", "logits.")
     else:

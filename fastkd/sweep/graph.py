@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastkd.data.sources.arrays import READERS
 from fastkd.errors import ModelError, NotFoundError, OptionError
 from fastkd.sweep.jobs import Draft, Input, Job
 from fastkd.sweep.masks import family_of, mask_job
@@ -88,7 +89,13 @@ def _data(suite: Suite, draft: Draft, role: str, digest_of: Callable[[str, Path]
         if not path.is_file():
             raise NotFoundError(f"{where}: {path}: no such file")
         return draft.given("beton", path, digest_of("beton", path), path.stem)
-    split = {"split": "train" if role == "train" else "test"} if role not in section else {}
+    split = {}
+    if role not in section and source.partition(":")[0] in READERS:
+        split = {"split": "train" if role == "train" else "test"}
+    elif role not in section and role == "val":
+        if not needed:
+            return None
+        raise OptionError(f"{where}: {source} has no test split of its own: give val = ..., beside train = ...")
     try:
         return draft.add(
             "beton",

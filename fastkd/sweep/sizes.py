@@ -49,7 +49,9 @@ def _read(beton: Job) -> Data | None:
             options["source"],
             root=options.get("root"),
             classes=options.get("classes"),
-            split=options.get("split", "train"),
+            split=options.get("split"),
+            image_field=options.get("image-field"),
+            label_field=options.get("label-field"),
         )
     except FastKDError:
         return None

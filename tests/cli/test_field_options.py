@@ -119,7 +119,6 @@ def test_a_field_that_is_not_there_is_refused_by_every_command(line, name):
     ("arguments", "where"),
     [
         ("plan --num-samples 9 --num-classes 3 --num-seeds 2", "BETON"),
-        ("build-beton {images} --out {new}/x.beton", "--mask, where SOURCE is a beton"),
         ("inspect {m}", "a beton among FILES or --beton"),
         ("verify {m}", "a beton among FILES or --against"),
     ],
@@ -129,6 +128,13 @@ def test_names_of_fields_are_refused_where_no_beton_is_opened(made, photo_folder
     words = arguments.format(**made, images=photo_folder, new=tmp_path).split()
     outcome = fastkd(*words, option, "fine")
     assert (outcome.code, outcome.err) == (1, f"fastkd: error: {option} fine does nothing without {where}\n")
+
+
+@pytest.mark.parametrize("option", sorted(OPTIONS))
+def test_names_of_fields_are_refused_where_a_source_has_none(photo_folder, tmp_path, option):
+    outcome = fastkd("build-beton", photo_folder, "--out", tmp_path / "x.beton", option, "fine")
+    assert outcome.code == 1
+    assert f"{option} fine: is for webdataset:, parquet: and betons with --mask, but the source is" in outcome.err
 
 
 def test_names_of_fields_can_stand_in_a_config(made, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.ranks import forked, wait_for
+from helpers.shards import as_parquet, as_tars
 from helpers.synthetic import PAGE, encoded, photo, write_files, write_zip
 
 import fastkd.data.beton.pages
@@ -81,7 +82,15 @@ def fashion(path: Path, seed: int) -> tuple[str, list[Path]]:
     return "fashion-" + spec, files
 
 
-SOURCES = [folder, zipped, cifar10, cifar100, svhn, mnist, fashion]
+def tars(path: Path, seed: int) -> tuple[str, list[Path]]:
+    return as_tars(path, pictures(seed)), sorted(path.glob("*.tar"))
+
+
+def parquet(path: Path, seed: int) -> tuple[str, list[Path]]:
+    return as_parquet(path, pictures(seed)), sorted(path.glob("*.parquet"))
+
+
+SOURCES = [folder, zipped, cifar10, cifar100, svhn, mnist, fashion, tars, parquet]
 OF_MANY = SOURCES[1:]
 """Sources whose files hold many images each."""
 

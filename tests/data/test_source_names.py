@@ -139,7 +139,7 @@ def test_files_that_are_no_images_are_counted_by_their_suffix(tmp_path, write):
 def test_files_that_are_no_images_are_said(tmp_path):
     folder = write_files(tmp_path / "images", FILES | {"a/notes.txt": b"", "b/more.txt": b"", "LICENSE": b""})
     outcome = fastkd("build-beton", folder, "--out", tmp_path / "x.beton")
-    assert "left aside: 3 files whose suffix is no image's (2 .txt, 1 without suffix)" in outcome.err
+    assert "left aside: 3 files that are not taken for images (2 .txt, 1 without suffix)" in outcome.err
 
 
 @pytest.mark.parametrize("write", [write_files, write_zip])

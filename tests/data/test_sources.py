@@ -176,7 +176,7 @@ def test_a_source_pickles_without_its_open_files(write, monkeypatch, tmp_path):
     assert len(content) < 3000
 
 
-@pytest.mark.parametrize("spec", ["foo:bar", "webdataset:x-{0..9}.tar", "parquet:x", "CIFAR10:x"])
+@pytest.mark.parametrize("spec", ["foo:bar", "web:x-{0..9}.tar", "Parquet:x", "CIFAR10:x"])
 def test_an_unknown_scheme_is_refused_with_the_known_ones(spec):
     assert "cifar10:" in refused(OptionError, open_source, spec)
 
@@ -199,9 +199,7 @@ def test_a_device_is_neither_folder_nor_zip():
 
 
 def test_importing_sources_loads_neither_torch_nor_ffcv():
-    code = (
-        "import sys, fastkd.data.sources.open; sys.exit(bool({'torch', 'ffcv', 'scipy', 'sklearn'} & set(sys.modules)))"
-    )
+    code = "import sys, fastkd.data.sources.open; sys.exit(bool({'torch', 'ffcv', 'scipy', 'sklearn', 'pyarrow'} & set(sys.modules)))"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 

@@ -230,6 +230,8 @@ def test_a_larger_mask_makes_another_store_and_leaves_the_runs_what_they_were():
         (["teacher.big.checkpoint=t.safetensors", "teacher.big.epoch=5"], "leave one of both out"),
         (["train.steps=9", "train.epochs=5"], "give one of them"),
         (["data.source=[1]"], "expected text"),
+        (["data.source='images/'"], "images/ has no test split of its own: give val = ..., beside train = ..."),
+        (["data.source='parquet:x'"], "parquet:x has no test split of its own"),
     ],
 )
 def test_what_a_command_would_refuse_is_refused_before_anything_runs(sets, words):

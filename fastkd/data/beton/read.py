@@ -27,12 +27,12 @@ from fastkd.data.beton.manifest import (
     require_manifest,
 )
 from fastkd.data.beton.tables import ALLOCATION, POINTER_FIELDS, check_rows, find_allocations, find_fields
+from fastkd.data.modes import MAX_CLASSES
 from fastkd.errors import FormatError, MismatchError, NotFoundError, cut_meanwhile
 from fastkd.fingerprint import fingerprint
 from fastkd.writing import atomic_path
 
 HEADER_BYTES, FIELD_BYTES = 24, 1041
-MAX_CLASSES = 2**20  # more are labels of another meaning, or damaged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

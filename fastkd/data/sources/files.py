@@ -153,7 +153,7 @@ def folder_tree(path: str, top: str) -> Tree | None:
             with os.scandir(here) as entries:
                 for entry in entries:
                     name = f"{folder}/{entry.name}" if folder else entry.name
-                    if _is_hidden(entry.name):
+                    if is_hidden(entry.name):
                         continue
                     if entry.is_dir():
                         tree.folders.add(name)
@@ -212,7 +212,7 @@ def zip_tree(path: str, top: str) -> Tree | None:
                     f"{_MAX_DEPTH} folders"
                 )
             continue
-        if any(map(_is_hidden, parents)) or (last and _is_hidden(last)):
+        if any(map(is_hidden, parents)) or (last and is_hidden(last)):
             continue
         if _is_image(last):
             if member.flag_bits & 1:
@@ -257,7 +257,8 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name counts for nothing: one that begins with a dot, or that systems put there."""
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
@@ -273,10 +274,11 @@ def _plain_names(members: list[zipfile.ZipInfo]) -> list[str]:
     names = [member.filename for member in members]
     if not any("/" in name for name in names):
         names = [name.replace("\\", "/") for name in names]
-    return [_without_dots(name) for name in names]
+    return [without_dots(name) for name in names]
 
 
-def _without_dots(name: str) -> str:
+def without_dots(name: str) -> str:
+    """A member's path without the `./` that some archivers begin it with."""
     while name.startswith("./"):
         name = name[2:]
     return name

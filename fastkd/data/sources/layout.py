@@ -7,6 +7,7 @@ by name. A class list (`--classes`) replaces the order of the classes, nothing e
 import os
 import posixpath
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +84,9 @@ def read_class_list(path: Path) -> list[str]:
     return names
 
 
-def _named_as(folders: list[str], listed: list[str]) -> list[str]:
-    """Listed classes by their names: spaces around one are part of it only where a folder has them, too."""
-    known = set(folders)
+def named_as(found: Iterable[str], listed: list[str]) -> list[str]:
+    """Listed classes by their names: spaces around one are part of it only where a class that was found has them, too."""
+    known = set(found)
     names = [line if line in known else line.strip() for line in listed]
     _refuse_repeated(names, "--classes")
     return names
@@ -169,7 +170,7 @@ def classify(where: str, tree: Tree, root: str, listed: list[str] | None) -> tup
             )
         listed = folders
     else:
-        listed = _named_as(folders, listed)
+        listed = named_as(folders, listed)
         if unknown := sorted(set(folders) - set(listed)):
             raise SourceError(
                 f"{where}: found the class folder {shown(unknown)}, expected only the {len(listed)} classes of --classes; "
