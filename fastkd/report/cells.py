@@ -11,25 +11,28 @@ from fastkd.report.compare import Finished
 from fastkd.writing import write_marked
 
 FIRST = ("run", "model", "source", "mask.method", "mask.level", "fraction", "num_kept", "kd", "alpha", "tau")
-SEEDS = ("seed", "mask.seed")
+DRAWN = ("seed", "mask.seed", "teacher.fingerprint", "teacher.val_top1")
 RESULTS = ("val_top1", "val_top5", "fingerprint")
 TIMES = ("images_per_s", "data_wait_percent")
 """Columns of a table that no two runs of one command share, the last ones of it."""
 
 
 def table_of(runs: Mapping[Path, Finished], folder: Path) -> list[dict[str, Any]]:
-    """A line a run, in the order of their paths: the columns FIRST, all other facts by name, SEEDS, RESULTS and TIMES.
+    """A line a run, in the order of their paths: the columns FIRST, all other facts by name, DRAWN, RESULTS and TIMES.
 
     Args:
         folder: what the paths are told from.
     """
-    facts = sorted({name for one in runs.values() for name in one.facts} - set(FIRST))
+    facts = sorted({name for one in runs.values() for name in one.facts} - {*FIRST, *DRAWN})
     lines = []
     for path, one in runs.items():
-        mask = (one.head.get("about") or {}).get("mask") or {}
+        about = one.head.get("about") or {}
+        mask, teacher = about.get("mask") or {}, about.get("teacher") or {}
         known = one.facts | {"run": path.relative_to(folder).as_posix()}
         known |= {"seed": one.recipe["seed"], "mask.seed": mask.get("seed")}
-        line = {name: known.get(name) for name in (*FIRST, *facts, *SEEDS)}
+        if "teacher.training" in one.facts:
+            known |= {f"teacher.{name}": teacher.get(name) for name in ("fingerprint", "val_top1")}
+        line = {name: known.get(name) for name in (*FIRST, *facts, *DRAWN)}
         lines.append(line | {name: one.result.get(name) for name in (*RESULTS, *TIMES)})
     return lines
 

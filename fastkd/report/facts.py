@@ -176,6 +176,8 @@ def _bears_on(facts: Facts, name: str) -> bool:
     family = _family(name)
     if family not in (None, "origin"):
         return any(other.startswith(f"{family}.") for other in facts)
+    if name in ("alpha_course", "tau_course"):  # without one alpha and tau stay as they are
+        return facts["source"] != "labels"
     return name in facts or name not in _OF_TEACHER
 
 
