@@ -1,4 +1,4 @@
-"""The README: its length, its links, its picture; `test_blocks.py` runs what stands in it."""
+"""The README: its length, its links, its picture; `test_documented_blocks.py` runs what stands in it."""
 
 import re
 import subprocess

@@ -156,6 +156,11 @@ def test_no_room_holds_more_files_or_lines_than_one_keeps_in_mind():
     assert [str(path) for path in files if len(path.read_bytes().splitlines()) > MOST_LINES] == []
 
 
+def test_no_two_files_of_tests_have_one_name():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+
+
 def test_every_room_has_a_door_plate_of_one_or_two_screens():
     rooms = {
         "." if folder == PACKAGE else folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists()

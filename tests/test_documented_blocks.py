@@ -49,7 +49,7 @@ def kind_of(language: str, text: str) -> str:
         return {"": "job"}.get(language, language)
     if all(line.startswith("fastkd ") for line in lines):
         return "commands"
-    if all(re.match(r"(sudo |#|pip |tools/)", line) for line in text.splitlines()):
+    if all(re.match(r"(sudo |#|pip |tools/|conda |docker )", line) for line in text.splitlines()):
         return "setup"
     tomllib.loads(text)
     return "toml"
