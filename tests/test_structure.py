@@ -157,7 +157,7 @@ def test_no_room_holds_more_files_or_lines_than_one_keeps_in_mind():
 
 
 def test_no_two_files_of_tests_have_one_name():
-    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
     assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
 
 
