@@ -99,15 +99,14 @@ def read_checkpoint(
             values, or without the weights that are meant.
         CorruptError: fastkd's own, with content that does not match its fingerprint.
         MismatchError: the folder of a run with the weights of another one.
+        DiskError: the file cannot be read.
     """
     folder, path = Path(path), _weights_file(Path(path))
     try:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             head = file.read(9)
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such file, expected a checkpoint") from None
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
     # Safetensors first: the length of its header, which comes before "{", can look like the start of the other two.
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _HEADER_LIMIT:
         if ema_weights:
@@ -204,14 +203,14 @@ def _sort_header(content: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
+def _read_safetensors(path: Path, *, tries: int = 100) -> Checkpoint:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        if os.strerror(errno.EINTR) in str(error):  # torch's own way to open a file does not try again itself
-            return _read_safetensors(path)
+        if tries and os.strerror(errno.EINTR) in str(error):  # torch's own way to open a file does not try again itself
+            return _read_safetensors(path, tries=tries - 1)
         raise FormatError(f"{path}: safetensors, but cut or malformed ({str(error)[:100]})") from None
     if not any(key in metadata for key in _METADATA_KEYS[:2]):
         if not state:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fastkd.errors import FastKDError
+from fastkd.errors import DiskError, FastKDError
 from fastkd.models.checkpoint import read_checkpoint
 from fastkd.report.compare import Group
 from fastkd.store.codec import make_codec
@@ -51,6 +51,8 @@ def _row_bytes(run: Path, codec: object) -> int | None:
     """Bytes of a row of logits; None where the run's checkpoint does not say of how many classes it is."""
     try:
         num_classes = read_checkpoint(run / "model.safetensors").meta.get("num_classes")
+    except DiskError:
+        raise
     except FastKDError:
         return None
     if not isinstance(num_classes, int) or not isinstance(codec, str):
