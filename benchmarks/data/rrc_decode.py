@@ -3,7 +3,8 @@
 Contenders, each in a process of its own, pinned to one core and waiting while another has its turn: fastkd's loader; the same
 with a decoder that leaves all JPEGs to libjpeg, as it was before fastkd decoded itself; the stock FFCV loader on the same file, read through the page cache; the ceiling, a C loop over fastkd's decoder that writes
 one batch again and again (rrc_decode_loop.cpp); torchvision's ImageFolder, Pillow and DataLoader; DALI's CPU pipeline
-with the crop inside its decoder, its fast DCT and no antialiasing. The peers that read files get those of the beton.
+with the crop inside its decoder, its fast DCT and no antialiasing; and, with --limits, the C loop where all coefficients lie in
+memory (rrc_coefficients.cpp), which no storage of them can pass. The peers that read files get those of the beton.
 Where other programs share the machine, the ratios of CPU time, which are given too, are the ones to look at.
 Asserted in the same run: the loader's views are Pillow's (whole decode, crop, antialiased resize) to 40 dB in
 the median and 30 dB at least.
@@ -169,6 +170,7 @@ def main() -> None:
         "--copies", type=int, default=10, help="of the photos in the beton, so that a tenth is an epoch"
     )
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--limits", action="store_true", help="race the limits alone, what coefficients in memory give")
     parser.add_argument("--dali-python", default=sys.executable, help="interpreter of an environment with nvidia-dali")
     parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -184,7 +186,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         result["psnr_db_against_pillow"] = prepare(args.source, folder, args.copies)
-        result["jpg@1.0"] = race(folder, "jpg@1.0", {c: (c, one) for c in CONTENDERS}, pythons, args.rounds)
+        if args.limits:
+            some = {c: (c, one) for c in ("fastkd", "before", "loop", "coefficients", "ffcv")}
+            for data in ("jpg@1.0", "keep@1.0"):
+                result[data] = race(folder, data, some, pythons, args.rounds)
+            measure.save("rrc_limits", {**result, "batch_size": BATCH, "size": SIZE, "rounds": args.rounds})
+            return
+        result["jpg@1.0"] = race(
+            folder, "jpg@1.0", {c: (c, one) for c in CONTENDERS if c != "coefficients"}, pythons, args.rounds
+        )
         few = {c: (c, one) for c in ("fastkd", "before", "loop", "ffcv")}
         for data in ("jpg@0.1", "keep@1.0", "keep@0.1", "raw@1.0", "raw@0.1"):
             result[data] = race(folder, data, few, pythons, args.rounds)
