@@ -69,7 +69,7 @@ class SpaceError(FastKDError):
 
 
 class DiskError(FastKDError):
-    """A file that cannot be written: a disk that fails, is read-only, or belongs to somebody else."""
+    """A file that cannot be written or read: a disk that fails, is read-only, or belongs to somebody else."""
 
 
 class ModelError(FastKDError, ValueError):
