@@ -5,6 +5,7 @@ import shutil
 import click
 import pytest
 from helpers.commands import fastkd_as_ranks
+from helpers.moments import at_call, stall
 from helpers.stores import save_teacher
 
 from fastkd.cli import cli
@@ -124,7 +125,9 @@ def test_ranks_with_copies_of_their_own_of_the_same_files_agree(files, tmp_path)
 def test_a_rank_with_a_folder_of_its_own_does_not_see_the_state_that_rank_0_goes_on_from(files, tmp_path):
     command = f"{TRAIN} --device cpu --num-workers 1".format(**files).replace("--epochs 1", "--epochs 2").split()
     own = [[*command, "--out", tmp_path / str(rank)] for rank in (0, 1)]
-    stopped = fastkd_as_ranks(*own, until=(tmp_path / "0" / "resume.pt").exists)
+    stopped = fastkd_as_ranks(
+        *own, first=lambda rank: at_call("end_epoch " * 2, stall)(), until=(tmp_path / "0" / "resume.pt").exists
+    )
     assert [outcome.code for outcome in stopped] == [-9, -9]
     outcomes = fastkd_as_ranks(*own)
     assert [outcome.code for outcome in outcomes] == [1, 1]

@@ -227,7 +227,7 @@ class Deadly:
 def test_workers_end_with_the_build_whatever_ends_it(number, several_pages, tmp_path):
     (tmp_path / "images" / "a").mkdir(parents=True)
     picture = next(Path(several_pages).rglob("*.png"))
-    for i in range(4000):
+    for i in range(20_000):  # some seconds of work
         (tmp_path / "images" / "a" / f"{i}.png").hardlink_to(picture)
     code = "import fastkd.data.beton.build as b; b._MIN_PARALLEL_S = 0; from fastkd.cli import main; main()"
     command = [sys.executable, "-c", code, "build-beton", tmp_path / "images", "--mode", "jpg", "--num-workers", "2"]

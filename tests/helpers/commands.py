@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from fastkd.agree import telling_failures
@@ -94,15 +95,20 @@ def as_ranks(
     return [(folder / str(rank)).read_text() for rank in range(size)], time.monotonic() - begin
 
 
-def fastkd_in_ranks(size: int, *arguments: object, until: Callable[[], bool] = lambda: False) -> list[Outcome]:
+def fastkd_in_ranks(size: int, *arguments: object, **options: Any) -> list[Outcome]:
     """`fastkd ARGUMENTS` on forked ranks, see `fastkd_as_ranks`."""
-    return fastkd_as_ranks(*[arguments] * size, until=until)
+    return fastkd_as_ranks(*[arguments] * size, **options)
 
 
-def fastkd_as_ranks(*each: Sequence[object], until: Callable[[], bool] = lambda: False) -> list[Outcome]:
+def fastkd_as_ranks(
+    *each: Sequence[object],
+    first: Callable[[int], object] = lambda rank: None,
+    until: Callable[[], bool] = lambda: False,
+) -> list[Outcome]:
     """A command for each rank, in forked processes that find what torchrun tells its ranks; what each of them came to.
 
-    until: kill -9 to all of them as soon as it holds.
+    first: called with each rank, in its process, before the command begins. until: kill -9 to all of them as soon as it
+    holds; `first` may have them stall, so that none can be at its end by then.
     """
     size = len(each)
     with own_port() as port, tempfile.TemporaryDirectory() as folder:
@@ -111,6 +117,7 @@ def fastkd_as_ranks(*each: Sequence[object], until: Callable[[], bool] = lambda:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
             names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ.update({name: str(value) for name, value in names.items()})
+            first(rank)
             Path(folder, str(rank)).write_text(json.dumps(astuple(fastkd(*each[rank]))))
 
         pids = [forked(lambda rank=rank: run(rank)) for rank in range(size)]
@@ -152,26 +159,6 @@ def finish(process: subprocess.Popen) -> Outcome:
     """Waits for a process."""
     out, err = process.communicate()
     return Outcome(process.returncode, out, err)
-
-
-def kill_when(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
-    """kill -9 as soon as the condition holds."""
-    while process.poll() is None and not condition():
-        time.sleep(0.005)
-    process.kill()
-    process.communicate()
-
-
-def exists_and(path: Path, condition: Callable[[], bool]) -> Callable[[], bool]:
-    """A condition on a file that may not be there yet, or no more: states change places."""
-
-    def holds() -> bool:
-        try:
-            return path.exists() and condition()
-        except FileNotFoundError:
-            return False
-
-    return holds
 
 
 def assert_one_clear_line(outcome: Outcome, culprit: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import fastkd, fastkd_in_ranks
+from helpers.moments import at_call, stall
 from helpers.ranks import start_ranks, wait_for
 from helpers.stores import NORM
 from helpers.traces import reference
@@ -27,6 +28,10 @@ from fastkd.train.student import train
 RECORD = Record(methods=RECORDABLE, window=3, el2n_epochs=4)
 EPOCHS = 6
 CPU = ("--device", "cpu", "--num-workers", 1)
+
+
+def stall_in_the_third_epoch(rank: int) -> None:
+    at_call("train_epoch " * 3, stall)()
 
 
 def run(
@@ -214,7 +219,7 @@ def test_two_ranks_record_every_sample_of_every_epoch(two_ranks, mask):
 
 def test_two_ranks_killed_and_resumed_record_the_same_bits(two_ranks, raw_beton, raw_mask, tmp_path):
     command = [*arguments(raw_beton, raw_mask, tmp_path / "run"), "--batch-size", 24]
-    killed = fastkd_in_ranks(2, *command, until=(tmp_path / "run" / "resume.pt").exists)
+    killed = fastkd_in_ranks(2, *command, first=stall_in_the_third_epoch, until=(tmp_path / "run" / "resume.pt").exists)
     assert [outcome.code for outcome in killed] == [-signal.SIGKILL] * 2
     assert not (tmp_path / "run" / "result.json").exists()
     assert [outcome.code for outcome in fastkd_in_ranks(2, *command)] == [0, 0]

@@ -4,13 +4,15 @@ import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.commands import exists_and, finish, kill_when, start
+from helpers.commands import fastkd_forked, finish, start
+from helpers.moments import at_call, die
 from helpers.stores import cache, save_teacher
 
 from fastkd.data.beton.dataset import Dataset
@@ -23,6 +25,7 @@ from fastkd.errors import (
     UnfinishedError,
 )
 from fastkd.feed.loader import Loader
+from fastkd.store.filling import StoreFiller
 from fastkd.store.logit_store import LogitStore
 from fastkd.store.tables import read_tables
 from fastkd.teacher.network import Teacher, load_teacher
@@ -240,11 +243,17 @@ def undisturbed(many_blocks, tmp_path_factory) -> Path:
     return path
 
 
-def test_a_fill_that_was_killed_goes_on_to_the_bytes_of_an_undisturbed_one(many_blocks, undisturbed, tmp_path):
+def test_a_fill_that_was_killed_goes_on_to_the_bytes_of_an_undisturbed_one(
+    many_blocks, undisturbed, tmp_path, monkeypatch
+):
     path = tmp_path / "killed.h5"
-    kill_when(start(*many_blocks, "--out", path), exists_and(path, lambda: read_tables(path).done.sum() >= 5))
+    monkeypatch.setattr(
+        "fastkd.teacher.blocks.StoreFiller", functools.partial(StoreFiller, sync_s=0.0)
+    )  # a flag a block
+    killed = fastkd_forked(*many_blocks, "--out", path, first=at_call("write_records " * 6, die))()
+    assert killed.code == -signal.SIGKILL, killed.err
     num_done = int(read_tables(path).done.sum())
-    assert 5 <= num_done < 182
+    assert num_done == 5
     outcome = finish(start(*many_blocks, "--out", path))
     assert outcome.code == 0, outcome.err
     assert 0 < outcome.result["rows_reused"] <= 16 * num_done

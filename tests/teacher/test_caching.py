@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.moments import stalling
 from helpers.ranks import start_ranks, wait_for
 from helpers.stores import cache, save_teacher
 
@@ -65,8 +66,7 @@ def test_any_number_of_ranks_fills_the_same_bytes(recipe, at_once, tmp_path, siz
 def test_three_ranks_killed_and_two_that_go_on_fill_the_same_bytes(recipe, at_once, tmp_path, monkeypatch):
     path = tmp_path / "l.h5"
     monkeypatch.setattr("fastkd.teacher.blocks.StoreFiller", partial(StoreFiller, sync_s=0.0))  # a flag a block
-    slowly = lambda done, total: time.sleep(0.1)  # noqa: E731
-    pids = start_ranks(3, tmp_path / "meet", lambda world: cache(path, **recipe, world=world, progress=slowly))
+    pids = start_ranks(3, tmp_path / "meet", lambda world: cache(path, **recipe, world=world, progress=stalling(8)))
     while not path.exists() or read_tables(path).done.sum() < 20:
         time.sleep(0.005)
     for pid in pids:

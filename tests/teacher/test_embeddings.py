@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers.moments import stalling
 from helpers.ranks import start_ranks, wait_for
 from helpers.stores import IDS, cache, make_store, random_logits, save_teacher
 
@@ -123,8 +124,7 @@ def test_two_ranks_fill_the_same_bytes(recipe, at_once, tmp_path):
 def test_a_filling_that_was_killed_goes_on_to_the_same_bytes(recipe, at_once, tmp_path, monkeypatch):
     path = tmp_path / "l.h5"
     monkeypatch.setattr("fastkd.teacher.blocks.StoreFiller", partial(StoreFiller, sync_s=0.0))  # a flag a block
-    slowly = lambda done, total: time.sleep(0.2)  # noqa: E731
-    pids = start_ranks(2, tmp_path / "meet", lambda world: cache(path, **recipe, world=world, progress=slowly))
+    pids = start_ranks(2, tmp_path / "meet", lambda world: cache(path, **recipe, world=world, progress=stalling(4)))
     while not path.exists() or read_tables(path).done.sum() < 6:
         time.sleep(0.005)
     for pid in pids:

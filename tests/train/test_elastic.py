@@ -4,13 +4,13 @@ import json
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.commands import fastkd, finish, own_port, start
+from helpers.commands import fastkd, fastkd_as_ranks
+from helpers.moments import at_call
 from helpers.ranks import start_ranks, wait_for
 from helpers.runs import step_losses
 from helpers.stores import NORM
@@ -140,13 +140,12 @@ def test_ranks_that_sigterm_stops_exit_75_and_one_process_goes_on_with_their_bat
     run = tmp_path / "run"
     options = ["--alpha", 0, "--model", "resnet8", "--epochs", 5, "--batch-size", 20, "--device", "cpu"]
     command = ("train", raw_beton, *options, "--num-workers", 1, "--out", run, "--json")
-    with own_port() as port:
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        ranks = [start(*command, env=meeting | {"RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(2)]
-        while not (run / "resume.pt").exists() and all(rank.poll() is None for rank in ranks):
-            time.sleep(0.005)
-        ranks[1].send_signal(signal.SIGTERM)
-        stopped = [finish(rank) for rank in ranks]
+
+    def stop_in_the_second_epoch(rank: int) -> None:
+        if rank:
+            at_call("train_epoch " * 2, lambda: os.kill(os.getpid(), signal.SIGTERM))()
+
+    stopped = fastkd_as_ranks(command, command, first=stop_in_the_second_epoch)
     assert [outcome.code for outcome in stopped] == [75, 75], stopped[0].err + stopped[1].err
     assert re.search(r"stopped by SIGTERM after (step \d+ of )?epoch", stopped[0].err)
     assert "Traceback" not in stopped[0].err + stopped[1].err

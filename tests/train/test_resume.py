@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import signal
+import time
 
 import pytest
-from helpers.commands import exists_and, finish, kill_when, start
+from helpers.commands import fastkd_forked, finish, start
+from helpers.moments import at_call, die
 from helpers.runs import interrupt_after, records, run, weights
 
 from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, StoppedError
@@ -208,10 +210,18 @@ def training(raw_beton, raw_mask, teacher_store) -> tuple:
 def test_a_run_that_was_killed_goes_on_to_the_bits_of_an_undisturbed_one(training, tmp_path):
     undisturbed = start(*training, "--out", tmp_path / "undisturbed")
     state = tmp_path / "killed" / "resume.pt"
-    kill_when(
-        start(*training, "--out", tmp_path / "killed"), exists_and(state, lambda: load_resume(state)["epoch"] >= 2)
-    )
-    assert 2 <= load_resume(state)["epoch"] < 12
+
+    def die_after_a_state() -> None:
+        """States are written beside the training."""
+        while not state.exists() or load_resume(state)["epoch"] < 2:
+            time.sleep(0.005)
+        die()
+
+    killed = fastkd_forked(
+        *training, "--out", tmp_path / "killed", first=at_call("train_epoch " * 4, die_after_a_state)
+    )()
+    assert killed.code == -signal.SIGKILL, killed.err
+    assert 2 <= load_resume(state)["epoch"] < 4
     assert not (tmp_path / "killed" / "result.json").exists()
     resumed, whole = finish(start(*training, "--out", tmp_path / "killed")), finish(undisturbed)
     assert (resumed.code, whole.code) == (0, 0), resumed.err + whole.err
