@@ -18,18 +18,27 @@ from fastkd.sweep.workers import Ended, Worker, wait_for_any
 DIGITS = Data(num_samples=1438, num_classes=10, size=8)
 
 
-def shares_of(worker: Worker, words: list[str], log: Path) -> tuple[list[float], Ended]:
+class Heard(Worker):
+    """A worker that keeps every share that it had, also those between two looks at it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        shares = vars(self).setdefault("shares", [])
+        if name == "share" and shares[-1:] != [value]:
+            shares.append(value)
+
+
+def shares_of(worker: Heard, words: list[str], log: Path) -> tuple[list[float], Ended]:
     """All that a worker tells of a command on its way, and its end."""
+    worker.shares.clear()
     worker.start(words, log)
-    shares = [worker.share]
     while (ended := worker.poll()) is None:
-        shares += [worker.share] if worker.share != shares[-1] else []
         wait_for_any([worker], 10.0)
-    return shares, ended
+    return worker.shares, ended
 
 
 def test_a_command_in_a_worker_tells_how_far_it_is(tmp_path):
-    worker = Worker(WORKER, {})
+    worker = Heard(WORKER, {})
     shares, ended = shares_of(worker, ["build-beton", "digits:", "--out", str(tmp_path / "x.beton")], tmp_path / "log")
     worker.close()
     assert ended.code == 0, ended
@@ -48,9 +57,9 @@ def test_a_command_in_a_worker_tells_how_far_it_is(tmp_path):
     ],
 )
 def test_what_is_done_never_shrinks_and_the_next_command_begins_at_nothing(lines, shares, tmp_path):
-    said = "".join(f"print({line!r}, flush=True); time.sleep(0.2); " for line in lines)
-    code = f"import sys, time\nfor _ in sys.stdin: {said}print('{{\"code\": 3}}', flush=True)"
-    worker = Worker([sys.executable, "-c", code], {})
+    said = "".join(f"print({line!r}, flush=True); " for line in lines)
+    code = f"import sys\nfor _ in sys.stdin: {said}print('{{\"code\": 3}}', flush=True)"
+    worker = Heard([sys.executable, "-c", code], {})
     for _ in range(2):
         assert shares_of(worker, ["x"], tmp_path / "log") == (shares, Ended(3, "exit code 3, no line"))
     worker.close()
@@ -58,11 +67,23 @@ def test_what_is_done_never_shrinks_and_the_next_command_begins_at_nothing(lines
 
 def test_a_sweep_is_told_of_the_commands_that_run(tmp_path):
     """Of two workers, each job of the first level; a command that does nothing fails, as it leaves no output."""
-    plan, told = planned(folder=tmp_path), []
-    said = 'print(\'{"done": 1, "total": 2}\', flush=True); time.sleep(0.3); print(\'{"code": 0}\', flush=True)'
-    workers = [Worker([sys.executable, "-c", f"import sys, time\nfor _ in sys.stdin: {said}"], {}) for _ in range(2)]
+    plan, told, go = planned(folder=tmp_path), [], tmp_path / "go"
+    code = f"""
+import os, sys, time
+for _ in sys.stdin:
+    print('{{"done": 1, "total": 2}}', flush=True)
+    while not os.path.exists({str(go)!r}): time.sleep(0.01)
+    print('{{"code": 0}}', flush=True)
+"""
+    workers = [Worker([sys.executable, "-c", code], {}) for _ in range(2)]
     jobs = [job for job in plan.jobs.values() if job.kind == "beton"]
-    outcome = run_jobs(plan, jobs, workers, StopFlag(), moved=lambda shares, outcome: told.append(dict(shares)))
+
+    def moved(shares: dict[str, float], _: object) -> None:
+        told.append(dict(shares))
+        if shares == {job.name: 0.5 for job in jobs}:
+            go.touch()
+
+    outcome = run_jobs(plan, jobs, workers, StopFlag(), moved=moved)
     assert {job.name: 0.5 for job in jobs} in told
     assert told[-1] == {}
     assert outcome.failed.keys() == {job.name for job in jobs}
