@@ -38,7 +38,14 @@ ENDS_AFTER_S = 60
 def start(line: str) -> subprocess.Popen:
     """A command in a session of its own."""
     command = [sys.executable, "-m", "fastkd", *line.split(), "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **pipes, start_new_session=True, preexec_fn=_heed)
+
+
+def _heed() -> None:
+    """What started the campaign may ignore signals, as nohup does."""
+    for number in SIGNALS[:3]:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def running(session: int) -> list[str]:

@@ -181,7 +181,7 @@ def train(
     from fastkd.store.logit_store import LogitStore
     from fastkd.teacher.recipe import stored_precision
     from fastkd.train.about import command_line
-    from fastkd.train.inputs import open_inputs, started_center, started_precisions
+    from fastkd.train.inputs import open_inputs, started_beside, started_center, started_precisions
     from fastkd.train.logs import parse_trackers
     from fastkd.train.recipe import ALPHA_RULE, choose_alpha, choose_recipe
     from fastkd.train.run_folder import started_global_batch
@@ -238,7 +238,7 @@ def train(
         val_fields=replace(fields, strict=False),
         val_version=val_center,
         val_size=val_size,
-        precision_beside=begun.get("beside"),
+        beside={} if force else share(world, lambda: started_beside(out)),
         num_workers=num_workers,
         prefetch=prefetch,
         device=device,

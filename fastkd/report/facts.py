@@ -59,6 +59,7 @@ def facts_of(head: dict[str, Any]) -> Facts:
     """
     params, inputs, about = dict(head["params"]), dict(head["inputs"]), head.get("about")
     recipe = params.pop("recipe")
+    params.pop("teacher_norm", None)  # `about` tells
     drawn = {role: inputs.pop(role) for role in ("mask", "logits", "teacher") if role in inputs}
     alone = recipe["alpha"] == 0 and recipe["kd"] not in METHODS
     facts = _flat(recipe | params | inputs)

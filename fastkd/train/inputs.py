@@ -1,8 +1,9 @@
 """What a training run is made from: its files opened, checked against each other, and turned into loaders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fastkd.data.beton.dataset import Dataset, open_dataset, relabelled
@@ -59,7 +60,7 @@ def open_inputs(
     val_fields: Fields = AS_FOUND,
     val_version: int | None = None,
     val_size: int | None = None,
-    precision_beside: str | None = None,
+    beside: Mapping[str, Any] = MappingProxyType({}),
     class_map: ClassMap | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> RunInputs:
@@ -71,7 +72,7 @@ def open_inputs(
         global_batch: samples of a step on all ranks together; None for the recipe's batch size × ranks.
         val_fields: which of `val` hold the image and the label. val_version: of the views of it; None for the newest. val_size:
             their side in pixels; None for that of `views`.
-        precision_beside: of a live teacher in a run of before, `beside` of `started_precisions`.
+        beside: what a run of before does not have of its live teacher in its identity, see `started_beside`.
         resident: `auto`, `on` or `off`: see `make_resident`.
         class_map: says which class is which, where names do not; part of the run's identity.
         log: called with lines for people.
@@ -99,8 +100,10 @@ def open_inputs(
     of_teacher: dict[str, Any] = {}
     if teacher is not None:
         fingerprints["teacher"] = teacher.fingerprint
-        if teacher.precision not in ("fp32", precision_beside):
-            of_teacher = {"teacher_precision": teacher.precision}
+        if teacher.precision not in ("fp32", beside.get("precision")):
+            of_teacher["teacher_precision"] = teacher.precision
+        if "norm" not in beside or beside["norm"] not in (None, teacher.norm.describe()):
+            of_teacher["teacher_norm"] = teacher.norm.describe()
     by_number = class_map is not None and class_map.targets is None
     loader = Loader(
         dataset,
@@ -174,20 +177,36 @@ def started_center(out: Path) -> tuple[int | None, int | None]:
 def started_precisions(out: Path) -> dict[str, str | None]:
     """The precisions that the run which a folder holds began with: `student`, and `teacher`, of a live one; None each where none did.
 
-    Runs of before whose live teacher was not of float32 have no word of that in their identity, only beside it: `beside`.
+    Raises:
+        FormatError: a damaged run.json.
+    """
+    head = read_json(out / "run.json") or {}
+    params, inputs = (_entries(head.get(name)) for name in ("params", "inputs"))
+    amp = _entries(params.get("recipe")).get("amp")
+    found = {"student": "fp32" if amp == "off" else amp, "teacher": None}
+    if "teacher" in inputs:
+        found["teacher"] = params.get("teacher_precision") or started_beside(out).get("precision") or "fp32"
+    return {name: value if value in tuple(PRECISIONS) else None for name, value in found.items()}
+
+
+def started_beside(out: Path) -> dict[str, Any]:
+    """What the run that a folder holds does not have of its live teacher in its identity, as runs of before have it, but beside it.
+
+    Returns:
+        `precision`, and `norm` as `Norm.describe` gives it, each None where the run has no word of it; neither where there is
+        no such run, or it has them in its identity.
 
     Raises:
         FormatError: a damaged run.json.
     """
     head = read_json(out / "run.json") or {}
-    found: dict[str, str | None] = {"student": None, "teacher": None, "beside": None}
     params, about, inputs = (_entries(head.get(name)) for name in ("params", "about", "inputs"))
-    amp = _entries(params.get("recipe")).get("amp")
-    found["student"] = "fp32" if amp == "off" else amp
-    if "teacher" in inputs:
-        found["beside"] = None if "teacher_precision" in params else _entries(about.get("teacher")).get("precision")
-        found["teacher"] = params.get("teacher_precision") or found["beside"] or "fp32"
-    return {name: value if value in tuple(PRECISIONS) else None for name, value in found.items()}
+    if "teacher" not in inputs:
+        return {}
+    told = _entries(about.get("teacher"))
+    norm = {name: told.get(name) for name in ("mean", "std", "size")} if "mean" in told else None
+    found = {"precision": told.get("precision"), "norm": norm}
+    return {name: value for name, value in found.items() if f"teacher_{name}" not in params}
 
 
 def _entries(value: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.commands import assert_one_clear_line, fastkd, fastkd_in_ranks
 
+from fastkd.models.norm import parse_norm
 from fastkd.store.tables import read_tables
 from fastkd.teacher import precision
 from fastkd.teacher.precision import auto_precision, cpu_flags
@@ -109,6 +110,25 @@ def test_a_live_teachers_precision_is_part_of_the_run_and_runs_of_before_go_on(f
     plain = [*line[:-1], tmp_path / "plain"]
     assert fastkd(*plain).code == 0
     assert "teacher_precision" not in read_run(tmp_path / "plain")["params"]
+
+
+def test_a_live_teachers_normalisation_is_part_of_the_run_and_runs_of_before_go_on(files, tmp_path):
+    """Those have it beside their identity alone, or nowhere."""
+    line = f"{TRAIN} --teacher {{t}} --out {{out}}".format(**files).split()
+    assert fastkd(*line, "--teacher-norm", "cifar").code == 0
+    new = read_run(files["out"])
+    assert new["params"]["teacher_norm"] == parse_norm("cifar").describe()
+    others = [("--teacher-norm", "imagenet"), ("--teacher-norm", "cifar", "--teacher-size", 48)]
+    for other in others:
+        assert_one_clear_line(fastkd(*line, *other), "teacher_norm")
+    params = {name: value for name, value in new["params"].items() if name != "teacher_norm"}
+    for about in (new["about"], None):
+        old = tmp_path / f"old-{about is None}"
+        claim_folder(old, {"inputs": new["inputs"], "params": params}, {"about": about} if about else {})
+        for other in others if about else ():
+            assert_one_clear_line(fastkd(*line[:-1], old, *other), "teacher_norm")
+        assert fastkd(*line[:-1], old, "--teacher-norm", "cifar").code == 0
+        assert read_run(old)["params"] == params
 
 
 def test_ranks_whose_machines_differ_are_told_so(files, monkeypatch):
