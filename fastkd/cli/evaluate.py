@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--size",
     type=click.IntRange(1, MOST_SIZE),
-    help="Side of the centre crop, and of the network's input.  [default: the images' own up to 64 pixels, else 224]",
+    help="Side of the centre crop, and of the network's input.  [default: what CKPT was measured or trained on, else the images' own up to 64 pixels, else 224]",
 )
 @click.option(
     "--crop-ratio",
@@ -103,7 +103,9 @@ def evaluate(
     )
     outputs = match_outputs(dataset.classes, network.classes, mapping)
     dataset = relabelled(dataset, outputs, network.classes)
-    views = center_views(dataset.beton, choose_views(dataset, size=size).size, crop_ratio=crop_ratio)
+    views = center_views(
+        dataset.beton, choose_views(dataset, size=size or network.view_size).size, crop_ratio=crop_ratio
+    )
     used = network.norm if size is None else replace(network.norm, size=None)
     require_size(network.model, network.name, used.size or views.size, "give another --size")
     loader = Loader(

@@ -250,14 +250,20 @@ def _makes_sense(meta: dict[str, Any]) -> bool:
         return False
     if not isinstance(about.get("mask") or {}, dict):
         return False
+    if not (_is_size(meta.get("size")) and _is_size(params.get("val_size"))):
+        return False
     if not norm:
         return True
     mean, std, size = norm.get("mean", []), norm.get("std", []), norm.get("size")
     return (
         all(isinstance(one, list) and len(one) == 3 and all(map(_is_number, one)) for one in (mean, std))
         and min(std) > 0
-        and (size is None or (isinstance(size, int) and 1 <= size <= 4096))
+        and _is_size(size)
     )
+
+
+def _is_size(value: object) -> bool:
+    return value is None or (isinstance(value, int) and 1 <= value <= 4096)
 
 
 def _is_number(value: object) -> bool:

@@ -26,7 +26,8 @@ class Teacher:
     """A frozen network with its preprocessing.
 
     fingerprint: of its weights. norm: normalisation and input size. precision: fp32, bf16 or fp16 (autocast). classes:
-    those of its outputs. about: where it comes from, see `about_network`; no part of its identity.
+    those of its outputs. about: where it comes from, see `about_network`; no part of its identity. view_size: the side of the
+    views that it was measured on, else trained on, in pixels; None where its checkpoint does not say.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class Teacher:
     device: torch.device
     classes: Classes
     about: dict[str, Any] = field(default_factory=dict)
+    view_size: int | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of views: uint8 (B, 3, H, W) → float32 (B, C), rounded to float16, without gradients.
@@ -189,6 +191,7 @@ def load_teacher(
         device=device,
         classes=Classes(where=spec, count=num_outputs, names=said_names(meta)),
         about=about_network(model, meta),
+        view_size=(meta.get("params") or {}).get("val_size") or meta.get("size"),
     )
 
 
