@@ -14,7 +14,7 @@ from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
 from fastkd.models.fitting import require_size
-from fastkd.models.fresh import create_with_drops
+from fastkd.models.libraries import create_with_drops
 from fastkd.models.norm import PRESETS, Norm
 from fastkd.models.sync_norm import synchronise_norms
 from fastkd.models.taps import Taps, embedding_name, stage_names

@@ -6,7 +6,7 @@ from typing import Any
 from fastkd.data.order import ORDERS
 from fastkd.distil.methods import LOGIT_LOSSES, METHODS, NAMES, native_weight
 from fastkd.errors import OptionError
-from fastkd.models.fresh import create_with_drops
+from fastkd.models.libraries import create_with_drops
 from fastkd.models.registry import canonical_name
 from fastkd.train.recipes.lines import along, number, parse_course, parse_points
 from fastkd.train.recipes.update import OF_BEFORE, Update, require_timm_optimizer

@@ -20,7 +20,7 @@ from fastkd.dist import World
 from fastkd.errors import MissingDependencyError, OptionError
 from fastkd.feed.loader import Loader
 from fastkd.models.checkpoint import load_model, read_checkpoint
-from fastkd.models.fresh import create_with_drops
+from fastkd.models.libraries import create_with_drops
 from fastkd.models.registry import create_model
 from fastkd.scoring.recording import Record
 from fastkd.train.checks import verify_run
