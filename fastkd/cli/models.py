@@ -18,7 +18,7 @@ def models(pattern: str) -> tuple[dict[str, Any], str]:
     \b
     fastkd models resnet
     """
-    from fastkd.models.libraries import model_names
+    from fastkd.models.registry import model_names
 
     names = model_names(pattern)
     return {"kind": "models", "names": names}, "\n".join(names) or f"no network has {pattern!r} in its name"

@@ -57,9 +57,9 @@ def known_commands(group: click.Command) -> "Commands":
 
 def _require_model(name: str) -> None:
     """Refuses a network that cannot be made; it takes up to a second to know."""
-    from fastkd.models.registry import canonical_name, create_model
+    from fastkd.models.registry import create_model
 
-    create_model(canonical_name(name), 10)
+    create_model(name, 10)
 
 
 def _refuse_together(name: str, params: Mapping[str, Any], require_model: Callable[[str], None]) -> None:

@@ -176,6 +176,7 @@ def train(
     from fastkd.feed.loader import choose_views, kept_ids
     from fastkd.models.classes import read_class_map
     from fastkd.models.init import choose_norm
+    from fastkd.models.libraries import sized_name
     from fastkd.prune.masks.mask import Mask
     from fastkd.prune.masks.weights import describe_weights
     from fastkd.store.logit_store import LogitStore
@@ -218,6 +219,7 @@ def train(
     teacher_flags["teacher_precision"] = take_precision(asked, "--teacher-precision", device, world, there)
     more: dict[str, Any] = {"num_epochs": epochs, "mix": mix, "mix_alpha": mix_alpha, "center_version": own_center}
     chosen = choose_views(dataset, views, size, num_seeds, store=store, **more)
+    options["model"] = sized_name(options["model"], chosen.size)
     options |= {"alpha": weight, "layers": parse_names(layers), "teacher_layers": parse_names(teacher_layers)}
     recipe = choose_recipe(chosen.kind, dataset.num_classes, **options)
     start = (

@@ -25,7 +25,8 @@ from torch.serialization import safe_globals
 from fastkd.errors import CorruptError, FormatError, MismatchError, ModelError, NotFoundError, UnfinishedError
 from fastkd.fingerprint import fingerprint
 from fastkd.models.foreign import ALLOWED, choose_weights
-from fastkd.models.registry import canonical_name, load_weights, state_fingerprint, strip_prefixes
+from fastkd.models.libraries import canonical_name
+from fastkd.models.registry import load_weights, state_fingerprint, strip_prefixes
 from fastkd.models.torch_file import load_torch
 from fastkd.writing import atomic_path, reading
 

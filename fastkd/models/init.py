@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from fastkd.errors import MismatchError, ModelError
 from fastkd.models.checkpoint import read_checkpoint
 from fastkd.models.classes import Classes, said_names
+from fastkd.models.libraries import canonical_name
 from fastkd.models.norm import Norm, norm_of, parse_norm
-from fastkd.models.registry import canonical_name, count_classes, entries_and_head, load_weights, weights_fingerprint
+from fastkd.models.registry import count_classes, entries_and_head, load_weights, weights_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -10,7 +10,8 @@ from torch import nn
 
 from fastkd.errors import MissingDependencyError, ModelError
 from fastkd.models.classes import imagenet_wnids
-from fastkd.models.registry import canonical_name, is_cifar_model, timm_for, torchvision_for
+from fastkd.models.libraries import canonical_name, timm_for, torchvision_for
+from fastkd.models.registry import is_cifar_model
 
 _DOWNLOAD_ERRORS = (OSError, RuntimeError, HTTPException, EOFError, UnpicklingError)
 

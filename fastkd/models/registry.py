@@ -1,26 +1,25 @@
 """Networks by name, and weights into networks.
 
 A name is one of the CIFAR networks (`resnet20`, `wrn_40_2`, `cifar_vgg8`, `cifar_resnet50` for the ResNet-50 of ImageNet's
-widths), one of torchvision's classification networks (`resnet50`) or `timm:NAME`. torchvision and timm are imported only where one of
-their names, or an error's suggestions, need them.
+widths), one of torchvision's classification networks (`resnet50`) or `timm:NAME`; see `libraries` for those.
 """
 
 import collections
-import difflib
+import fnmatch
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from fastkd.errors import MissingDependencyError, ModelError, OptionError
+from fastkd.errors import ModelError, OptionError
 from fastkd.fingerprint import fingerprint
 from fastkd.models import cifar
 from fastkd.models.cifar_mobile import CifarMobileNetV2, CifarShuffleNetV1, CifarShuffleNetV2
+from fastkd.models.libraries import canonical_name, flags_of, library_model, timm_names, torchvision_names
 
 _PLAIN_CIFAR: dict[str, Callable[[int], nn.Module]] = {
     **{name: partial(cifar.WideResNet, *shape) for name, shape in cifar.WIDE_RESNETS.items()},
@@ -31,16 +30,8 @@ _PLAIN_CIFAR: dict[str, Callable[[int], nn.Module]] = {
 }
 CIFAR_MODELS = (*cifar.CIFAR_RESNETS, *_PLAIN_CIFAR, *cifar.SMALL_STEM_RESNETS)
 
-_AUXILIARY_HEADS = ("googlenet", "inception_v3")  # these return tuples of logits while they train
 _FOREIGN_COUNTER = re.compile(r"(^|\.)(n_averaged|total_ops|total_params)$")  # torch's AveragedModel, thop
 _PROBE_CLASSES = 1013  # a size that no other dimension of a network has: it marks the head
-
-
-def canonical_name(name: str) -> str:
-    """The one spelling of a network's name: lower case, `_` for `-`; what follows `timm:` stays as it is."""
-    if name.lower().startswith("timm:"):
-        return "timm:" + name[len("timm:") :]
-    return name.lower().replace("-", "_")
 
 
 def is_cifar_model(name: str) -> bool:
@@ -48,42 +39,62 @@ def is_cifar_model(name: str) -> bool:
     return canonical_name(name) in CIFAR_MODELS
 
 
-def create_model(name: str, num_classes: int, *, shortcut: str = "B") -> nn.Module:
+def model_names(pattern: str = "") -> list[str]:
+    """The names that `create_model` takes: fastkd's own for small images, torchvision's, then timm's where it is installed.
+
+    Args:
+        pattern: what they have in them, `*` for anything.
+    """
+    known = [*CIFAR_MODELS, *torchvision_names(), *timm_names()]
+    return fnmatch.filter(known, f"*{canonical_name(pattern)}*")
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    *,
+    shortcut: str = "B",
+    drop_path: float | None = None,
+    dropout: float | None = None,
+) -> nn.Module:
     """Makes a network with fresh weights, drawn from torch's global generator.
 
     Args:
-        name: a CIFAR network's name, a torchvision classification name or `timm:NAME`.
+        name: a CIFAR network's name, a torchvision classification name or `timm:NAME`; see `library_model`.
         num_classes: number of logits, at least 1.
         shortcut: "A" or "B", for the CIFAR ResNets alone: see `CifarResNet`.
+        drop_path: stochastic depth, the share of residual branches that are left out; of most networks that of the last
+            block, from which it falls to 0 at the first. dropout: where the network's definition has it, mostly the head.
+            None for the network's own rate.
 
     Returns:
         The network in training mode, on the CPU: float32 images (B, 3, H, W) to logits (B, num_classes).
 
     Raises:
         ModelError: an unknown name, or one without the shortcut asked for.
-        OptionError: num_classes below 1.
+        OptionError: num_classes below 1; a network that takes no such rate.
         MissingDependencyError: a `timm:` name without timm.
     """
     name = canonical_name(name)
     if num_classes < 1:
         raise OptionError(f"{name}: num_classes is {num_classes}, expected at least 1")
-    if name in cifar.CIFAR_RESNETS:
-        depth, widths = cifar.CIFAR_RESNETS[name]
-        return cifar.CifarResNet(depth, num_classes, shortcut, widths)
-    if shortcut != "B":
+    if shortcut != "B" and name not in cifar.CIFAR_RESNETS:
         raise ModelError(
             f"{name}: has no shortcut {shortcut!r}; the CIFAR ResNets alone ({', '.join(cifar.CIFAR_RESNETS)}) have"
         )
+    given = {key: rate for key, rate in {"drop_path": drop_path, "dropout": dropout}.items() if rate is not None}
+    if not is_cifar_model(name):
+        return library_model(name, num_classes, given, others=CIFAR_MODELS)
+    if any(given.values()):
+        raise OptionError(
+            f"{name}: has nothing that {flags_of(given)} could drop: leave it out (0 where a recipe has it), or use another --model"
+        )
+    if name in cifar.CIFAR_RESNETS:
+        depth, widths = cifar.CIFAR_RESNETS[name]
+        return cifar.CifarResNet(depth, num_classes, shortcut, widths)
     if name in _PLAIN_CIFAR:
         return _PLAIN_CIFAR[name](num_classes)
-    if name in cifar.SMALL_STEM_RESNETS:
-        original = cifar.SMALL_STEM_RESNETS[name]
-        return cifar.small_stem(torchvision_for(original).get_model(original, weights=None, num_classes=num_classes))
-    if name.startswith("timm:"):
-        return timm_for(name).create_model(name.removeprefix("timm:"), pretrained=False, num_classes=num_classes)
-    if name in _AUXILIARY_HEADS:
-        raise ModelError(f"{name}: has auxiliary heads, expected a network with one output; choose another")
-    return torchvision_for(name).get_model(name, weights=None, num_classes=num_classes)
+    return cifar.small_stem(library_model(cifar.SMALL_STEM_RESNETS[name], num_classes))
 
 
 def load_weights(model_name: str, state_dict: Mapping[str, Tensor], num_classes: int | None = None) -> nn.Module:
@@ -258,43 +269,3 @@ def _lookalike(name: str, state: Mapping[str, Tensor]) -> str | None:
             if candidate != name and _match(candidate, state, shapes)[2] is None:
                 return candidate
     return None
-
-
-def torchvision_names() -> list[str]:
-    """torchvision's classification networks that have one output."""
-    import torchvision.models
-
-    names = torchvision.models.list_models(module=torchvision.models)
-    return [name for name in names if name not in _AUXILIARY_HEADS]
-
-
-def torchvision_for(name: str) -> ModuleType:
-    """torchvision.models, if it has the classification network."""
-    import torchvision.models
-
-    if name not in _AUXILIARY_HEADS and name not in torchvision_names():
-        raise ModelError(_unknown(name, [*CIFAR_MODELS, *torchvision_names()]))
-    return torchvision.models
-
-
-def timm_for(name: str) -> ModuleType:
-    """timm, if it is installed and has the network."""
-    try:
-        import timm
-    except ImportError:
-        raise MissingDependencyError(
-            f"{name}: needs timm, which is not installed: pip install 'fastkd[timm]'"
-        ) from None
-    if not timm.is_model(name.removeprefix("timm:").partition(".")[0]):
-        raise ModelError(_unknown(name, [f"timm:{other}" for other in timm.list_models()]))
-    return timm
-
-
-def _unknown(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3)
-    hint = (
-        f"did you mean {', '.join(close)}?"
-        if close
-        else "expected e.g. resnet32, a torchvision classification name or timm:NAME"
-    )
-    return f"unknown model {name!r}: {hint}"

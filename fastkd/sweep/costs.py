@@ -81,10 +81,11 @@ def measured_rates(model: str, num_classes: int, size: int) -> tuple[float, floa
     import torch
     import torch.nn.functional as F
 
-    from fastkd.models.registry import canonical_name, create_model
+    from fastkd.models.libraries import sized_name
+    from fastkd.models.registry import create_model
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = create_model(canonical_name(model), num_classes).to(device).to(memory_format=torch.channels_last)
+    network = create_model(sized_name(model, size), num_classes).to(device).to(memory_format=torch.channels_last)
     images = torch.zeros(_BATCH, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(_BATCH, dtype=torch.int64, device=device)
 
@@ -146,9 +147,10 @@ def counted_gflops(model: str, num_classes: int, size: int) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from fastkd.models.registry import canonical_name, create_model
+    from fastkd.models.libraries import sized_name
+    from fastkd.models.registry import create_model
 
-    network = create_model(canonical_name(model), num_classes).eval().to("meta")
+    network = create_model(sized_name(model, size), num_classes).eval().to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(1, 3, size, size, device="meta"))
     return counter.get_total_flops() / 1e9

@@ -1,11 +1,12 @@
 """The folder of sweeps: which suites were run in it, and what none of them names any more."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastkd.errors import FormatError
+from fastkd.errors import BusyError, FormatError
 from fastkd.sweep.graph import Plan
 from fastkd.sweep.local import log_path
 from fastkd.writing import atomic_path
@@ -13,15 +14,31 @@ from fastkd.writing import atomic_path
 PLACES = ("data", "teachers", "scores", "masks", "stores", "runs", "galleries")
 """The folders of outputs."""
 
+_PATIENCE_S = 30.0
+
 
 def remember(plan: Plan, asked: dict[str, Any]) -> None:
-    """Keeps what a suite said, by its name, for `--gc`. asked: `text`, `where`, `scale` and `sets`, as `read_suite` takes them."""
+    """Keeps what a suite said, by its name, for `--gc`. Shards that start at one moment take turns.
+
+    Args:
+        asked: `text`, `where`, `scale` and `sets`, as `read_suite` takes them.
+
+    Raises:
+        BusyError: somebody else does not end writing it.
+    """
     path = plan.folder / "suites" / f"{plan.suite.name}.json"
     path.parent.mkdir(exist_ok=True)
     text = json.dumps({"name": plan.suite.name, **asked}, indent=1) + "\n"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        with atomic_path(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+    ends = time.monotonic() + _PATIENCE_S
+    while not path.exists() or path.read_text(encoding="utf-8") != text:
+        try:
+            with atomic_path(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+            return
+        except BusyError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.02)
 
 
 def left_over(folder: Path, plan_of: Callable[[dict[str, Any]], Plan]) -> list[dict[str, Any]]:

@@ -14,9 +14,10 @@ from fastkd.errors import MismatchError, ModelError, OptionError
 from fastkd.fingerprint import fingerprint
 from fastkd.models.checkpoint import load_model
 from fastkd.models.classes import Classes, said_names
+from fastkd.models.libraries import canonical_name
 from fastkd.models.norm import Norm, norm_of, parse_norm
 from fastkd.models.published import pretrained
-from fastkd.models.registry import canonical_name, count_classes, weights_fingerprint
+from fastkd.models.registry import count_classes, weights_fingerprint
 from fastkd.models.taps import Taps, embedding_name
 from fastkd.teacher.precision import PRECISIONS
 

@@ -14,8 +14,8 @@ from fastkd.errors import OptionError
 from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
 from fastkd.models.fitting import require_size
-from fastkd.models.libraries import create_with_drops
 from fastkd.models.norm import PRESETS, Norm
+from fastkd.models.registry import create_model
 from fastkd.models.sync_norm import synchronise_norms
 from fastkd.models.taps import Taps, embedding_name, stage_names
 from fastkd.teacher.network import LiveTeacher, Teacher
@@ -87,7 +87,7 @@ def make_learner(
         raise OptionError(
             f"--kd {recipe.kd} goes by one label a sample, mixed images have two: leave --mix out, or use another"
         )
-    model = create_with_drops(recipe.model, num_classes, drop_path=recipe.drop_path, dropout=recipe.dropout)
+    model = create_model(recipe.model, num_classes, drop_path=recipe.drop_path, dropout=recipe.dropout)
     model = model.to(loader.device).to(memory_format=torch.channels_last)
     _require_runs(recipe, model, loader, world)
     if teacher is not None:

@@ -6,8 +6,8 @@ from typing import Any
 from fastkd.data.order import ORDERS
 from fastkd.distil.methods import LOGIT_LOSSES, METHODS, NAMES, native_weight
 from fastkd.errors import OptionError
-from fastkd.models.libraries import create_with_drops
-from fastkd.models.registry import canonical_name
+from fastkd.models.libraries import canonical_name
+from fastkd.models.registry import create_model
 from fastkd.train.recipes.lines import along, number, parse_course, parse_points
 from fastkd.train.recipes.update import OF_BEFORE, Update, require_timm_optimizer
 
@@ -181,8 +181,8 @@ def choose_recipe(view_kind: str, num_classes: int, *, beta: str | None = None, 
             raise OptionError(f"--opt {opt}: its rates are its own, so give --lr, and --weight-decay where it has one")
     suited = RECIPES[view_kind] | (OF_ADAMW if opt == "adamw" else {})
     recipe = Recipe(**(suited | given | {"model": canonical_name(given["model"])}))
-    rates = {"drop_path": recipe.drop_path, "dropout": recipe.dropout}
-    create_with_drops(recipe.model, num_classes, **rates)  # an unknown name is told before any file is read through
+    # an unknown name is told before any file is read through
+    create_model(recipe.model, num_classes, drop_path=recipe.drop_path, dropout=recipe.dropout)
     return recipe
 
 

@@ -55,7 +55,7 @@ def recorded(dataset, mask, tmp_path_factory) -> tuple[Path, np.ndarray]:
     """A run that records, and the logits (T, N, C) that its network gave in training mode, caught on the way."""
     out = tmp_path_factory.mktemp("recording") / "run"
     trace = np.full((EPOCHS, 600, 10), np.nan, np.float32)
-    network, seen = learner.create_with_drops, []
+    network, seen = learner.create_model, []
 
     def hooked(*arguments: Any, **options: Any) -> torch.nn.Module:
         model = network(*arguments, **options)
@@ -63,7 +63,7 @@ def recorded(dataset, mask, tmp_path_factory) -> tuple[Path, np.ndarray]:
         return model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner, "create_with_drops", hooked)
+        patch.setattr(learner, "create_model", hooked)
         run(out, dataset, mask)
     loader = Loader(dataset, Views("crop-flip", 32, 9), mask=mask, batch_size=48, shuffle=True, num_workers=1)
     assert len(seen.pop(0)) == 1  # an empty image, before the run: whether the network can take the views
