@@ -58,6 +58,17 @@ seed = [0, 1, 2]
 x = "fraction"
 lines = ["method", "alpha"]
 """,
+    "fig3-large": """
+[matrix]
+train.epochs = [{epochs}]
+prune.keep = [0.1, 0.3, 0.5]
+train.alpha = [0, 0.5]
+seed = [0, 1, 2]
+
+[report]
+x = "fraction"
+lines = ["alpha"]
+""",
     "k-alpha-f": """
 [matrix]
 train.epochs = [{epochs}]
@@ -145,6 +156,7 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, help="folder of akamaster's resnet20, resnet32 and resnet56")
     parser.add_argument("folder", type=Path, help="of all outputs")
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=list(SUITES))
+    parser.add_argument("--jobs", type=int, help="commands at once; one for each core without it")
     parser.add_argument("--results", type=Path, default=measure.RESULTS / "sweeps", help="where tables and pages go")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +165,8 @@ def main() -> None:
     for name in args.suites:
         suite = args.folder / f"{name}.toml"
         suite.write_text((BASE + SUITES[name]).format(**given))
-        print(measure.fastkd("sweep", suite, "--out", args.folder), flush=True)
+        jobs = ["--jobs", args.jobs] if args.jobs else []
+        print(measure.fastkd("sweep", suite, "--out", args.folder, *jobs), flush=True)
         for ending in ("csv", "html"):
             text = (args.folder / f"{name}.{ending}").read_text()
             for path in (args.train, args.val, args.checkpoints, args.folder):  # where they lie is nobody's concern

@@ -1,6 +1,6 @@
 """Claim: a vision transformer learns from a store by the recipe of its kind, and better than by the paper's SGD in as many epochs.
 
-A small ViT on images of 32 pixels, on a random part of them, from a store that a teacher filled; by AdamW as the recipe `deit-s`
+A small ViT of this script's, or a `--model` of torchvision's or timm's (`timm:vit_tiny_patch16_224`, built for 32 pixels), on a random part of them, from a store that a teacher filled; by AdamW as the recipe `deit-s`
 has it (cosine, label smoothing, no decay of norms and biases; rate, epochs, batch
 and a warm-up of a tenth are this script's), and by SGD as the default recipe
 has it, at several rates, of which the best counts. In as many epochs, from the same weights, over the same views, some seeds
@@ -26,6 +26,7 @@ from benchmarks import measure
 from fastkd.data.beton.dataset import open_dataset
 from fastkd.data.views.draw import Views
 from fastkd.feed.loader import Loader
+from fastkd.models.libraries import sized_name
 from fastkd.models.norm import PRESETS, Norm
 from fastkd.prune.masks.mask import Mask, save_mask
 from fastkd.teacher.fill import fill_store
@@ -53,7 +54,12 @@ if small_vit.__name__ not in BUILTIN_MODELS:
 
 def recipes(args: argparse.Namespace, num_classes: int) -> dict[str, Recipe]:
     """The contenders of one seed."""
-    common = {"model": "small_vit", "epochs": args.epochs, "batch_size": args.batch_size, "alpha": args.alpha}
+    common = {
+        "model": sized_name(args.model, 32),
+        "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "alpha": args.alpha,
+    }
     values = {key.replace("-", "_"): value for key, value in read_named("deit-s")[0].items()}
     taken = ("opt", "weight_decay", "schedule", "per_step", "min_lr", "label_smoothing")
     own: dict[str, Any] = {name: values[name] for name in taken} | {"no_decay": tuple(values["no_decay"].split(","))}
@@ -71,6 +77,7 @@ def main() -> None:
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--teacher-model")
     parser.add_argument("--teacher-norm", help="where the checkpoint does not say")
+    parser.add_argument("--model", default="small_vit", help="the student")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -113,7 +120,7 @@ def main() -> None:
                 print(f"seed {seed}, {contender}: {result['val_top1']:.2f} %", file=sys.stderr)
     means = {contender: statistics.mean(values) for contender, values in top1.items()}
     best = max((mean, contender) for contender, mean in means.items() if contender != "adamw")
-    settings = ("images", "epochs", "batch_size", "alpha", "lr", "seeds", "num_seeds", "device")
+    settings = ("model", "images", "epochs", "batch_size", "alpha", "lr", "seeds", "num_seeds", "device")
     measure.save(
         args.name,
         {
