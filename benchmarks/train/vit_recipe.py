@@ -1,13 +1,13 @@
 """Claim: a vision transformer learns from a store by the recipe of its kind, and better than by the paper's SGD in as many epochs.
 
-A small ViT of this script's, or a `--model` of torchvision's or timm's (`timm:vit_tiny_patch16_224`, built for 32 pixels), on a random part of them, from a store that a teacher filled; by AdamW as the recipe `deit-s`
-has it (cosine, label smoothing, no decay of norms and biases; rate, epochs, batch
-and a warm-up of a tenth are this script's), and by SGD as the default recipe
-has it, at several rates, of which the best counts. In as many epochs, from the same weights, over the same views, some seeds
+A small ViT of this script's, or a `--model` of torchvision's or timm's that is built for 32 pixels, on a random part of the images,
+from a store that a teacher filled; by AdamW as the recipe `deit-s` has it (cosine, label smoothing, no decay of norms and
+biases; rate, epochs, batch and a warm-up of a tenth are this script's), and by SGD as the default recipe has it, at several
+rates, of which the best counts. In as many epochs, from the same weights, over the same views, some seeds
 each. Asserted: AdamW's mean top-1 is above that of SGD at each of its rates.
 
     python -m benchmarks.train.vit_recipe train.beton test.beton --teacher resnet56.th --teacher-model resnet56 \\
-        --images 10000 --epochs 30 --seeds 3
+        --images 10000 --epochs 30 --seeds 3 --model timm:vit_tiny_patch16_224
 """
 
 import argparse

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from fastkd.errors import ModelError
 from fastkd.store.codec import make_codec
 from fastkd.store.plan import make_plan
 from fastkd.sweep.graph import Plan
@@ -32,6 +34,13 @@ def cost_of(plan: Plan, job: Job, data: Data | None, rates: Callable[[str, int, 
     Args:
         rates: (network, classes, pixels) → images a second of training and of a forward pass.
     """
+
+    def rates_of(model: object) -> tuple[float | None, float | None]:
+        with suppress(ModelError):  # its command tells
+            if data is not None and isinstance(model, str) and size is not None:
+                return rates(model, data.num_classes, size)
+        return None, None
+
     about = job.about
     if job.kind not in ("run", "teacher", "store"):
         return Cost()
@@ -39,8 +48,7 @@ def cost_of(plan: Plan, job: Job, data: Data | None, rates: Callable[[str, int, 
     if data is None or kept is None:
         return Cost(images=None, forwards=None, size_bytes=None)
     size = about["views"].get("size", data.size)
-    known = isinstance(about["model"], str) and size is not None
-    train_rate, forward_rate = rates(about["model"], data.num_classes, size) if known else (None, None)
+    train_rate, forward_rate = rates_of(about["model"])
     if job.kind == "store":
         num_seeds = about["num_seeds"] or 162
         codec = make_codec(about["codec"], data.num_classes)
@@ -54,8 +62,8 @@ def cost_of(plan: Plan, job: Job, data: Data | None, rates: Callable[[str, int, 
     live = about.get("live")
     seconds = None if train_rate is None else images / train_rate
     if live is not None and seconds is not None:
-        model = plan.jobs[live].about.get("model")
-        seconds = seconds + images / rates(model, data.num_classes, size)[1] if isinstance(model, str) else None
+        live_rate = rates_of(plan.jobs[live].about.get("model"))[1]
+        seconds = None if live_rate is None else seconds + images / live_rate
     return Cost(images=images, forwards=images if live is not None else 0, seconds=seconds)
 
 
@@ -128,7 +136,10 @@ def weight_of(plan: Plan, job: Job, data: Data | None, gflops: Callable[[str, in
     )
 
     def of_pass(model: object) -> float:
-        return gflops(model, num_classes, about["views"].get("size") or size or 32) if isinstance(model, str) else 0.0
+        with suppress(ModelError):  # its command tells
+            if isinstance(model, str):
+                return gflops(model, num_classes, about["views"].get("size") or size or 32)
+        return 0.0
 
     kept = kept_of(plan.jobs, about["mask"], num_samples) or 1
     if job.kind == "store":

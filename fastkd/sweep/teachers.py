@@ -1,13 +1,15 @@
 """The teachers of a suite: trained once, or the user's."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastkd.errors import ModelError, NotFoundError, OptionError
+from fastkd.errors import FastKDError, ModelError, NotFoundError, OptionError
 from fastkd.fingerprint import fingerprint
+from fastkd.models.checkpoint import read_checkpoint
 from fastkd.prune.scores.recorder import RECORDABLE
 from fastkd.sweep.jobs import Draft, Input, Job
 from fastkd.sweep.masks import Family, mask_job
@@ -57,8 +59,9 @@ def teacher_job(
         if not path.exists():
             if "/" in spec or path.suffix:
                 raise NotFoundError(f"{suite.place(('teacher', name, 'checkpoint'))}: {spec}: no such file")
-            return _with(draft.given("published", path, spec, name), network)
-        return _with(draft.given("checkpoint", path, digest_of("teacher", path), name), network)
+            return _with(draft.given("published", path, spec, name), network, spec)
+        given = draft.given("checkpoint", path, digest_of("teacher", path), name)
+        return _with(given, network, network.get("teacher-model") or _said_model(path))
     if network:
         key = next(iter(network))
         raise OptionError(f"{suite.place(('teacher', name, key))}: {key} is of a checkpoint, and [{section}] has none")
@@ -130,9 +133,20 @@ def _after(job: Job, epoch: int) -> Job:
     return replace(job, path=weights_after(job.path, epoch), digest=digest, label=f"{job.label}-e{epoch}")
 
 
-def _with(job: Job, network: dict[str, Any]) -> Job:
+def _with(job: Job, network: dict[str, Any], model: str | None) -> Job:
     job.about.setdefault("network", network)
+    job.about.setdefault("model", model)
     return job
+
+
+@functools.cache
+def _said_model(path: Path) -> str | None:
+    """The network that a checkpoint says it holds, for what its passes cost; None for one that cannot be read, as its command will tell."""
+    try:
+        model = read_checkpoint(path).meta.get("model")
+    except FastKDError:
+        return None
+    return model if isinstance(model, str) else None
 
 
 def _complement(

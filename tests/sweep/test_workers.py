@@ -9,6 +9,7 @@ from helpers.suites import GRID, planned
 
 from fastkd.cli.common import progress_bar
 from fastkd.cli.sweep_run import WORKER
+from fastkd.errors import ModelError
 from fastkd.stopping import StopFlag
 from fastkd.sweep.costs import counted_gflops, weight_of
 from fastkd.sweep.local import run_jobs
@@ -111,3 +112,24 @@ def test_lines_of_progress_come_further_apart_the_longer_it_takes(monkeypatch, c
     lines = capsys.readouterr().err.splitlines()
     assert 200 < len(lines) < 400
     assert lines[0] == "sweep: 10 of 86,400 GFLOP, 1 GFLOP/s, 86,390 s left"
+
+
+@pytest.mark.parametrize("said", ["by the suite", "by the file"])
+def test_the_work_of_a_teacher_that_is_there_is_its_networks(said, teacher_file, tmp_path):
+    """A checkpoint of a ResNet-8; one whose network is unknown is for its command to tell."""
+    source = "\nteacher-model = 'resnet8'" if said == "by the suite" else ""
+    text = GRID.replace('model = "resnet14"', f'checkpoint = "{teacher_file}"{source}')
+    plan, seen = planned(text), []
+
+    def gflops(model: str, *_: int) -> float:
+        seen.append(model)
+        return 2.0
+
+    store = next(job for job in plan.jobs.values() if job.kind == "store")
+    assert weight_of(plan, store, DIGITS, gflops) == round(0.3 * 1438) * 5 * 2.0
+    assert seen == ["resnet8"]
+
+    def unknown(model: str, *_: int) -> float:
+        raise ModelError(f"unknown model {model}")
+
+    assert weight_of(plan, store, DIGITS, unknown) == 0.0
