@@ -115,8 +115,8 @@ def prune(
     opened, fingerprint, class_names = dataset.beton, dataset.fingerprint, dataset.class_names
     labels = opened.labels
     if method in _OF_MASKS:
-        ids, of_samples, inputs = combine_masks(method, mask, opened, fingerprint)
-        params: dict[str, Any] = {"method": method, "keep": keep}
+        ids, of_samples, inputs, of = combine_masks(method, mask, opened, fingerprint)
+        params: dict[str, Any] = {"method": method, "keep": keep, "of": of}
         if of_samples is not None:
             params["weights"] = "carried"
         if keep is not None:

@@ -57,10 +57,11 @@ def read_candidates(
 
 def combine_masks(
     method: str, paths: tuple[Path, ...], opened: "Beton", fingerprint: str
-) -> tuple[Any, Any, dict[str, str]]:
-    """The sample_ids that the masks give together, their weights or None, and the masks' fingerprints."""
+) -> tuple[Any, Any, dict[str, str], list[dict[str, Any]]]:
+    """The sample_ids that the masks give together, their weights or None, the masks' fingerprints and how they were chosen."""
     from fastkd.errors import OptionError
     from fastkd.prune.masks.mask import Mask, combine_ids, complement_ids
+    from fastkd.prune.masks.origin import origin_of
     from fastkd.prune.masks.weights import carried_weights
 
     masks = [Mask.load(path) for path in paths]
@@ -76,7 +77,8 @@ def combine_masks(
         weights = carried_weights(found, [(one.sample_ids, one.weights) for one in keepers], opened.num_samples)
     if not len(found):
         raise OptionError(f"the {method} of {' and '.join(map(str, paths))} holds no samples: there is no mask of none")
-    return found, weights, {f"mask {i}": one.header.fingerprint for i, one in enumerate(masks, start=1)}
+    inputs = {f"mask {i}": one.header.fingerprint for i, one in enumerate(masks, start=1)}
+    return found, weights, inputs, [origin_of(one) for one in masks]
 
 
 def read_weights(text: str, ids: Any, dataset: "Dataset") -> tuple[Any, Any, dict[str, str]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastkd.distil.methods import LOGIT_LOSSES, METHODS
+from fastkd.prune.masks.origin import without_seeds
 
 Facts = dict[str, Any]
 """Name → plain value; `mask.…`, `teacher.…` and `logits.…` are of the input that is named first."""
@@ -15,7 +16,10 @@ _FAMILIES = {"mask": "mask", "teacher": "teacher", "logits": "store", "origin": 
 """Facts of one thing, and what that is called."""
 _OF_SEEDS = ("seed", "mask.seed", "mask.fingerprint", "mask.class_min", "mask.class_max")
 """The run's seed, its mask's, and what is drawn by the latter."""
-_OF_TEACHERS_SEEDS = ("teacher.fingerprint", "teacher.val_top1", "teacher.mask.seed", "teacher.mask.fingerprint")
+_OF_TEACHERS_SEEDS = (
+    *("teacher.fingerprint", "teacher.val_top1"),
+    *("teacher.mask.seed", "teacher.mask.fingerprint", "teacher.mask.of"),
+)
 """What is drawn by the seeds of a teacher of which `teacher.training` says all else."""
 _TWICE = ("mask.keep", "mask.fraction", "mask.num_samples")
 """What num_kept, fraction and the data's fingerprint say."""
@@ -65,10 +69,13 @@ def facts_of(head: dict[str, Any]) -> Facts:
     facts = _flat(recipe | params | inputs)
     facts["source"] = "labels" if alone else "store" if "logits" in drawn else "teacher"
     if about is None:
-        told = ", ".join(f"{role} {digest[:8]}" for role, digest in drawn.items())
-        facts |= {"origin": NOT_RECORDED, "origin.inputs": told or "all samples, no teacher"}
+        named = ", ".join(f"{role} {digest[:8]}" for role, digest in drawn.items())
+        facts |= {"origin": NOT_RECORDED, "origin.inputs": named or "all samples, no teacher"}
     else:
-        facts |= _flat({name: about[name] for name in ("mask", "teacher", "logits") if about.get(name) is not None})
+        told = {name: about[name] for name in ("mask", "teacher", "logits") if about.get(name) is not None}
+        if isinstance(told.get("mask"), dict):
+            told["mask"] = without_seeds(told["mask"])
+        facts |= _flat(told)
     without: tuple[str, ...]
     if alone:
         without = (*_OF_TEACHER, "teacher.", "logits.")
@@ -142,7 +149,7 @@ def course_of(facts: Facts, name: str) -> str | None:
 def _is_opaque(name: str) -> bool:
     """Whether a fact is a fingerprint or a fine point, and told only where nothing else tells."""
     of_its_mask = name.startswith("teacher.mask.") and name not in ("teacher.mask.method", "teacher.mask.fraction")
-    return name.endswith((".fingerprint", ".training")) or ".inputs" in name or of_its_mask
+    return name.endswith((".fingerprint", ".training", ".of")) or ".inputs" in name or of_its_mask
 
 
 def _alone_tells(name: str, facts: Facts, other: Facts) -> bool:

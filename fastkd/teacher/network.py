@@ -19,6 +19,7 @@ from fastkd.models.norm import Norm, norm_of, parse_norm
 from fastkd.models.published import pretrained
 from fastkd.models.registry import count_classes, weights_fingerprint
 from fastkd.models.taps import Taps, embedding_name
+from fastkd.prune.masks.origin import without_seeds
 from fastkd.teacher.precision import PRECISIONS
 
 
@@ -199,7 +200,7 @@ def load_teacher(
 ALL_SAMPLES = {"method": "all", "fraction": 1.0}
 """What is recorded of the mask of a run without one."""
 
-_OF_MASK = ("method", "seed", "score", "level", "balance", "fraction", "fingerprint")
+_OF_MASK = ("method", "seed", "score", "level", "balance", "fraction", "fingerprint", "of")
 
 
 def about_network(model: nn.Module, meta: dict[str, Any]) -> dict[str, Any]:
@@ -230,9 +231,7 @@ def _training_digest(meta: Mapping[str, Any]) -> str:
     """What a network was trained with; equal for two that differ in seeds alone, their own or those of their random masks."""
     recipe = {name: value for name, value in meta["params"]["recipe"].items() if name != "seed"}
     about = meta.get("about") or {}
-    mask = about.get("mask") or {}
-    if mask.get("method") == "random":
-        mask = {name: value for name, value in mask.items() if name not in ("seed", "fingerprint")}
+    mask = without_seeds(about.get("mask") or {})
     inputs = {role: digest for role, digest in meta.get("inputs", {}).items() if role != "mask"}
     told = [meta["params"] | {"recipe": recipe}, inputs, mask, about.get("teacher"), meta.get("epoch")]
     return fingerprint([json.dumps(told, sort_keys=True)])

@@ -13,6 +13,7 @@ from fastkd.artefact import write_artefact
 from fastkd.data.beton.read import identify, open_beton
 from fastkd.errors import CorruptError, FormatError
 from fastkd.prune.masks.mask import Mask
+from fastkd.prune.masks.origin import without_seeds
 from fastkd.prune.scores.features import save_features
 from fastkd.prune.scores.score_file import load_scores, save_scores
 from fastkd.prune.select.levels import select_level
@@ -122,6 +123,25 @@ def test_masks_are_combined(raw_beton, tmp_path):
         assert pruned(raw_beton, tmp_path / f"{method}.h5", *flags).sample_ids.tolist() == ids
     left = pruned(raw_beton, tmp_path / "m.h5", "--method", "complement", "--mask", tmp_path / "1.h5", "--keep", 17)
     assert left.sample_ids.tolist() == sorted(set(range(600)) - set(a))[:17]
+
+
+def test_combined_masks_say_of_what_and_tell_seeds_from_choices(raw_beton, tmp_path):
+    for seed, keep in ((1, 100), (2, 100), (3, 90)):
+        pruned(raw_beton, tmp_path / f"{seed}.h5", "--keep", keep, "--seed", seed)
+    made = {}
+    for seed in (1, 2, 3):
+        flags = ["--method", "complement", "--mask", tmp_path / f"{seed}.h5"]
+        made[seed] = pruned(raw_beton, tmp_path / f"not-{seed}.h5", *flags).header
+        (of,) = made[seed].params["of"]
+        assert (of["method"], of["seed"], of["keep"]) == ("random", seed, "90" if seed == 3 else "100")
+    one, drawn_anew, smaller = (
+        without_seeds({**h.params, "inputs": h.inputs, "fingerprint": h.fingerprint}) for h in made.values()
+    )
+    assert one == drawn_anew
+    assert one != smaller
+    twice = ["--method", "union", "--mask", tmp_path / "not-1.h5", "--mask", tmp_path / "3.h5"]
+    inner = pruned(raw_beton, tmp_path / "twice.h5", *twice).header.params["of"][0]
+    assert inner["of"][0]["seed"] == 1
 
 
 @pytest.mark.parametrize(

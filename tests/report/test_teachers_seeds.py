@@ -65,6 +65,35 @@ def test_masks_of_scores_are_told_by_their_fingerprints():
     assert one["training"] != other["training"]
 
 
+def complement(seed: int, digest: str, **of: object) -> dict:
+    """What is recorded of the samples that a mask of that seed leaves out."""
+    one = {"method": "random", "keep": "0.5", "seed": seed, "inputs": {}} | of
+    return {"method": "complement", "fingerprint": digest * 32, "inputs": {"mask 1": digest * 32}, "of": [one]}
+
+
+def test_complements_of_masks_that_differ_in_seeds_are_one_kind(tmp_path):
+    def told(*of: object, **more: object) -> str:
+        return trained(about={"mask": complement(*of, **more)})["training"]
+
+    assert told(0, "m") == told(1, "n")
+    scored = {"method": "scores", "score": "el2n", "inputs": {"scores": "s" * 32}}
+    others = [
+        told(0, "m", keep="0.6"),
+        told(0, "m", **scored),
+        told(0, "m", **scored | {"inputs": {"scores": "z" * 32}}),
+    ]
+    assert len({told(0, "m"), *others}) == 4
+    for number, masked in enumerate([complement(0, "m"), complement(1, "n"), complement(0, "m", keep="0.6")]):
+        make_run(tmp_path / str(number), 60.0 + number, mask=masked, inputs={"mask": str(number) * 32}, seed=number)
+    assert sorted(group.num_runs for group in collect_runs(tmp_path)) == [1, 2]
+
+
+@pytest.mark.parametrize("damaged", [{}, {"of": 1}, {"of": [1]}, {"of": [], "inputs": []}])
+def test_what_a_damaged_run_says_of_its_mask_is_taken_as_it_is(damaged, tmp_path):
+    make_run(tmp_path / "run", 60.0, mask={"method": "union"} | damaged)
+    assert [group.num_runs for group in collect_runs(tmp_path)] == [1]
+
+
 def teacher(digest: str, training: str, top1: float) -> dict:
     return {"fingerprint": digest * 32, "training": training * 32, "val_top1": top1, "mask": {"seed": ord(digest)}}
 
