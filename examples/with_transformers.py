@@ -8,12 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import (  # type: ignore[import-not-found, unused-ignore]
-    ResNetConfig,
-    ResNetForImageClassification,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
 
 import fastkd
 from fastkd.losses import ce_loss, kd_loss, mixed_loss
@@ -33,11 +28,12 @@ class Named:
             yield {"pixel_values": images, "labels": labels, "teacher": logits}
 
 
-class Distilling(Trainer):  # type: ignore[misc, unused-ignore]
+class Distilling(Trainer):
     """A Trainer with the loss of distillation."""
 
     def get_train_dataloader(self) -> Any:
-        return Named(self.train_dataset)
+        loader: Any = self.train_dataset
+        return Named(loader)
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *_: Any, **__: Any) -> Any:
         own = model(pixel_values=inputs["pixel_values"]).logits
@@ -47,9 +43,15 @@ class Distilling(Trainer):  # type: ignore[misc, unused-ignore]
 def train(beton: str, mask: str, store: str, out: str, *, epochs: int = 50) -> float:
     """Trains a small ResNet; gives the mean loss."""
     loader = fastkd.Loader(beton, mask=mask, logits=store, batch_size=64, shuffle=True, normalize="cifar")
-    sizes = {"embedding_size": 16, "hidden_sizes": [16, 32, 64], "depths": [1, 1, 1], "layer_type": "basic"}
-    model = ResNetForImageClassification(ResNetConfig(num_labels=loader.dataset.num_classes, **sizes))
-    options = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "save_strategy": "no", "report_to": "none"}
+    sizes: dict[str, Any] = {"embedding_size": 16, "hidden_sizes": [16, 32, 64], "depths": [1, 1, 1]}
+    sizes |= {"layer_type": "basic", "num_labels": loader.dataset.num_classes}
+    model = ResNetForImageClassification(ResNetConfig(**sizes))
+    options: dict[str, Any] = {
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "cosine",
+        "save_strategy": "no",
+        "report_to": "none",
+    }
     arguments = TrainingArguments(out, num_train_epochs=epochs, **options)
     return float(Distilling(model, arguments, train_dataset=loader).train().training_loss)
 

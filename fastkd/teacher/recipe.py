@@ -11,7 +11,8 @@ from fastkd.data.beton.dataset import Dataset
 from fastkd.data.identity import view_identity
 from fastkd.data.views.draw import Views
 from fastkd.errors import FastKDError, OptionError
-from fastkd.feed.loader import kept_ids, views_of
+from fastkd.feed.checks import views_of
+from fastkd.feed.loader import kept_ids
 from fastkd.models.classes import names_fingerprint
 from fastkd.prune.masks.mask import Mask
 from fastkd.store.codec import Codec, make_codec

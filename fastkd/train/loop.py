@@ -21,7 +21,8 @@ from fastkd.feed.loader import Loader
 from fastkd.feed.resident import Resident
 from fastkd.scoring.recording import TrainingRecord
 from fastkd.stopping import StopFlag
-from fastkd.train.learner import Learner, LiveTeacher
+from fastkd.teacher.network import LiveTeacher
+from fastkd.train.learner import Learner
 from fastkd.train.logs import Tracker, scalars_of
 from fastkd.train.metrics import CsvLines, JsonLines, Stopwatch
 from fastkd.train.objective import objective

@@ -144,7 +144,7 @@ def require_timm_optimizer(opt: str) -> Any:
         raise MissingDependencyError(
             f"--opt {opt}: needs timm, which is not installed: pip install 'fastkd[timm]'"
         ) from None
-    name, known = opt.removeprefix("timm:"), optim.list_optimizers()
+    name, known = opt.removeprefix("timm:"), [str(other) for other in optim.list_optimizers()]
     if name not in known:
         close = ", ".join(difflib.get_close_matches(name, known, n=3))
         raise OptionError(
