@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fastkd.errors import ModelError
+from fastkd.errors import FastKDError
 from fastkd.store.codec import make_codec
 from fastkd.store.plan import make_plan
 from fastkd.sweep.graph import Plan
@@ -15,6 +15,8 @@ from fastkd.sweep.sizes import Data, kept_of
 
 _SECONDS, _BATCH = 0.5, 64
 """How long a network is timed for each of a forward and a training step, and on how many images."""
+_OF_COMMANDS = (FastKDError, RuntimeError, AssertionError, ValueError, IndexError)
+"""What goes wrong where a network cannot be made, or not be run on images of a size: its command tells, here it costs nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +38,7 @@ def cost_of(plan: Plan, job: Job, data: Data | None, rates: Callable[[str, int, 
     """
 
     def rates_of(model: object) -> tuple[float | None, float | None]:
-        with suppress(ModelError):  # its command tells
+        with suppress(*_OF_COMMANDS):
             if data is not None and isinstance(model, str) and size is not None:
                 return rates(model, data.num_classes, size)
         return None, None
@@ -136,7 +138,7 @@ def weight_of(plan: Plan, job: Job, data: Data | None, gflops: Callable[[str, in
     )
 
     def of_pass(model: object) -> float:
-        with suppress(ModelError):  # its command tells
+        with suppress(*_OF_COMMANDS):
             if isinstance(model, str):
                 return gflops(model, num_classes, about["views"].get("size") or size or 32)
         return 0.0

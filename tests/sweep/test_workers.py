@@ -3,13 +3,14 @@
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from helpers.suites import GRID, planned
 
 from fastkd.cli.common import progress_bar
 from fastkd.cli.sweep_run import WORKER
-from fastkd.errors import ModelError
+from fastkd.errors import MissingDependencyError, ModelError
 from fastkd.stopping import StopFlag
 from fastkd.sweep.costs import counted_gflops, weight_of
 from fastkd.sweep.local import run_jobs
@@ -129,7 +130,5 @@ def test_the_work_of_a_teacher_that_is_there_is_its_networks(said, teacher_file,
     assert weight_of(plan, store, DIGITS, gflops) == round(0.3 * 1438) * 5 * 2.0
     assert seen == ["resnet8"]
 
-    def unknown(model: str, *_: int) -> float:
-        raise ModelError(f"unknown model {model}")
-
-    assert weight_of(plan, store, DIGITS, unknown) == 0.0
+    for failure in (ModelError("unknown model"), MissingDependencyError("no timm"), RuntimeError("kernel size")):
+        assert weight_of(plan, store, DIGITS, mock.Mock(side_effect=failure)) == 0.0
