@@ -61,7 +61,7 @@ lines = ["method", "alpha"]
     "fig3-large": """
 [matrix]
 train.epochs = [{epochs}]
-prune.keep = [0.1, 0.3, 0.5]
+prune.keep = [0.1, 0.3]
 train.alpha = [0, 0.5]
 seed = [0, 1, 2]
 
