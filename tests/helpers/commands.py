@@ -122,9 +122,9 @@ def fastkd_as_ranks(
 
         pids = [forked(lambda rank=rank: run(rank)) for rank in range(size)]
         written = [Path(folder, str(rank)) for rank in range(size)]
-        while not until() and not all(map(has_ended, pids)):
+        while not (holds := until()) and not all(map(has_ended, pids)):
             time.sleep(0.005)
-        if until():
+        if holds:
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
         codes = wait_for(pids)

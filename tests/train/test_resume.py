@@ -1,5 +1,6 @@
 """Runs that are stopped, killed or damaged, and go on."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from helpers.commands import fastkd_forked, finish, start
 from helpers.moments import at_call, die
 from helpers.runs import interrupt_after, records, run, weights
 
-from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, StoppedError
+from fastkd.errors import CorruptError, FastKDError, FormatError, MismatchError, NotFoundError, StoppedError
 from fastkd.models.norm import Norm
 from fastkd.models.registry import create_model
 from fastkd.train.learner import Learner
@@ -211,17 +212,19 @@ def test_a_run_that_was_killed_goes_on_to_the_bits_of_an_undisturbed_one(trainin
     undisturbed = start(*training, "--out", tmp_path / "undisturbed")
     state = tmp_path / "killed" / "resume.pt"
 
-    def die_after_a_state() -> None:
-        """States are written beside the training."""
-        while not state.exists() or load_resume(state)["epoch"] < 2:
+    def die_after_the_state() -> None:
+        """That of the third epoch; states are written beside the training, and change places."""
+        while True:
+            with contextlib.suppress(NotFoundError):
+                if load_resume(state)["epoch"] == 3:
+                    die()
             time.sleep(0.005)
-        die()
 
     killed = fastkd_forked(
-        *training, "--out", tmp_path / "killed", first=at_call("train_epoch " * 4, die_after_a_state)
+        *training, "--out", tmp_path / "killed", first=at_call("train_epoch " * 4, die_after_the_state)
     )()
     assert killed.code == -signal.SIGKILL, killed.err
-    assert 2 <= load_resume(state)["epoch"] < 4
+    assert load_resume(state)["epoch"] == 3
     assert not (tmp_path / "killed" / "result.json").exists()
     resumed, whole = finish(start(*training, "--out", tmp_path / "killed")), finish(undisturbed)
     assert (resumed.code, whole.code) == (0, 0), resumed.err + whole.err
