@@ -10,6 +10,7 @@ epoch. Asserted in each round: both end with the same weights, to the bit. Where
 import argparse
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fastkd.data.beton.dataset import open_dataset
 from fastkd.prune.masks.mask import random_order, save_mask
 
 EPOCHS = (1, 3)
-PYTHON = ["python", "-P", "-m", "fastkd"]
+PYTHON = [sys.executable, "-P", "-m", "fastkd"]
 """The package is that of PYTHONPATH, whatever the folder it is started in."""
 
 
