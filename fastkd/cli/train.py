@@ -77,7 +77,7 @@ _SECTIONS = {
     "--model",
     required=True,
     metavar="NAME",
-    help="The student: resnet8 … resnet110, resnet8x4, wrn_40_2, cifar_vgg8, … (see fastkd/models), a torchvision or timm: name.",
+    help="The student: resnet8 … resnet110, resnet8x4, wrn_40_2, cifar_vgg8, … (see fastkd/models), a torchvision or timm: name; NAME@PIXELS says the size of a ViT.",
 )
 @click.option(
     "--init",
