@@ -75,7 +75,7 @@ def ours(args: argparse.Namespace, train: Path, val: Path, teacher: Path, studen
         *options,
     ]
     return {
-        "fastkd fill": lambda epochs: [*fill, *common, "--out", "l.h5"],
+        "fastkd fill": lambda epochs: [*fill, *options, "--out", "l.h5"],
         "fastkd": lambda epochs: [*learn, "--epochs", str(epochs), "--out", "run"],
     }
 

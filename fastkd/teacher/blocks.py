@@ -83,6 +83,7 @@ def fill_blocks(
         progress: called with rows done and in all, of all ranks: the blocks up to the last one that was done here.
     """
     ends = np.minimum(tables.block_rows, tables.num_rows - blocks[:, 1] * tables.block_rows).cumsum()
+    num_rows = min(tables.block_rows, tables.num_rows)  # of each batch, so that bits are the same in all
     turns = take_turns(world, len(blocks))
     taken: deque[int] = deque()  # turns whose views are being made
     written = 0
@@ -107,7 +108,7 @@ def fill_blocks(
             turn = taken.popleft()
             seed, block = blocks[turn].tolist()
             at = np.flatnonzero(~_have(olds, filler.block_ids(block), seed))
-            outputs = start_teacher(recipe, _in_place(batch.images, at, tables.block_rows)) if len(at) else None
+            outputs = start_teacher(recipe, _in_place(batch.images, at, num_rows)) if len(at) else None
             waiting.append((turn, writer.submit(_write, filler, recipe, olds, seed, block, outputs)))
             while waiting and (len(waiting) > AHEAD or waiting[0][1].done()):
                 finish()
@@ -148,10 +149,10 @@ def _have(olds: list[OldRows], ids: np.ndarray, aug_seed: int) -> np.ndarray:
     return np.any([old.find(ids, aug_seed) >= 0 for old in olds], axis=0) if olds else np.zeros(len(ids), bool)
 
 
-def _in_place(images: Tensor, at: np.ndarray, block_rows: int) -> Tensor:
-    """A batch of block_rows images with the given ones at their places; the first of them stands at all others."""
-    if len(at) == block_rows:
+def _in_place(images: Tensor, at: np.ndarray, num_rows: int) -> Tensor:
+    """A batch of num_rows images with the given ones at their places; the first of them stands at all others."""
+    if len(at) == num_rows:
         return images
-    source = np.zeros(block_rows, np.int64)
+    source = np.zeros(num_rows, np.int64)
     source[at] = np.arange(len(at))
     return images[torch.from_numpy(source).to(images.device)].contiguous(memory_format=torch.channels_last)

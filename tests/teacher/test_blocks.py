@@ -14,14 +14,16 @@ from fastkd.teacher import blocks
 
 
 class Counting(nn.Module):
-    """A network that says when it was asked for so many batches."""
+    """A network that says when it was asked for so many batches, and of how many samples."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network, self.asked = network, [threading.Event() for _ in range(40)]
+        self.sizes: list[int] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         next(event for event in self.asked if not event.is_set()).set()
+        self.sizes.append(len(images))
         return self.network(images)
 
 
@@ -61,6 +63,13 @@ def test_the_teacher_is_ahead_of_the_disk_by_a_few_blocks_at_most(options, count
     monkeypatch.setattr(blocks, "encode_rows", encode_late)
     cache(tmp_path / "l.h5", **options)
     assert ahead == [blocks.AHEAD]
+
+
+@pytest.mark.parametrize("block_rows", [16, 256])
+def test_all_batches_are_of_one_size_and_none_is_larger_than_the_store(options, counting, mask, tmp_path, block_rows):
+    assert 16 < len(mask.sample_ids) < 256
+    cache(tmp_path / "l.h5", **options | {"block_rows": block_rows})
+    assert set(counting.model.sizes) == {min(block_rows, len(mask.sample_ids))}
 
 
 def test_what_fails_while_blocks_are_written_ends_the_fill_and_its_thread(options, tmp_path, monkeypatch):
