@@ -18,6 +18,7 @@ from fastkd.errors import FastKDError, MismatchError, OptionError
 
 T = TypeVar("T")
 _GOODBYE_S, _ROLL_CALL_S, _LISTENS_S = 10.0, 5.0, 0.5
+_LOOKS_S, _SILENT_S = 5.0, 300.0  # between looks at whether late ranks live; of one that does not
 _GOES_ON = "killed, or its machine is gone; the same command goes on where it can"
 _RANK_0_GONE = f"rank 0 has ended without a word, and with it the ranks' meeting place: {_GOES_ON}"
 _POLLS_S = (0.01, 0.2)  # between looks: at first, and later on
@@ -144,7 +145,8 @@ def telling_failures(world: World) -> Iterator[None]:
 
 @contextmanager
 def _listening(world: World) -> Iterator[list[str]]:
-    """For the length of the block, a list that gets the line of a rank that failed, as soon as it does.
+    """For the length of the block, a list that gets the line of a rank that failed, as soon as it does; and beats of this rank, which
+    tell that it lives.
 
     A rank that waits in the group for another learns of its end no sooner than the other's process ends, and rank 0 takes what
     it told with it. So it is heard meanwhile; and rank 0, which stays until the others have left, need not wait for this one.
@@ -154,6 +156,8 @@ def _listening(world: World) -> Iterator[list[str]]:
 
     def listen() -> None:
         while not heard and not is_over.wait(_LISTENS_S):
+            with suppress(RuntimeError):  # the store has gone
+                world.store.add(f"fastkd/beats/{world.rank}", 1)
             failure = _failure(world)
             if failure is not None:
                 heard.append(failure)
@@ -218,17 +222,21 @@ def _exchange(world: World, record: Any) -> list[Any]:
 
 
 def _wait(world: World, keys: list[str], patience_s: float) -> None:
-    """Waits until all keys are set.
+    """Waits until all keys, one of each rank, are set.
 
     Raises:
-        FastKDError: a rank failed, or nobody came.
+        FastKDError: a rank failed, fell silent, or did not come.
     """
-    begin = time.monotonic()
+    begin, looks = time.monotonic(), 0
+    silent: dict[tuple[int, int], int] = {}  # rank and how often it has beaten → at how many looks
     while True:
         try:
             if world.store.check(keys):
                 return
             failure = _failure(world)
+            if time.monotonic() - begin > (looks + 1) * _LOOKS_S:
+                looks += 1
+                failure = failure or _silence(world, keys, silent)
         except RuntimeError:
             raise FastKDError(_RANK_0_GONE) from None
         waited = time.monotonic() - begin
@@ -237,6 +245,17 @@ def _wait(world: World, keys: list[str], patience_s: float) -> None:
         if waited > patience_s:
             raise FastKDError(f"some of {world.size} ranks did not come within {patience_s:.0f} s")
         time.sleep(_POLLS_S[waited > 1])
+
+
+def _silence(world: World, keys: list[str], silent: dict[tuple[int, int], int]) -> str | None:
+    """The line of a rank that has been silent for too many looks, of those whose keys are not set; this look is counted. Looks
+    are what counts, not the clock: where all processes of a job are held up, none has been silent."""
+    for rank, key in enumerate(keys):
+        beats = 0 if world.store.check([key]) else world.store.add(f"fastkd/beats/{rank}", 0)
+        silent[rank, beats] = silent.get((rank, beats), 0) + 1
+        if beats and silent[rank, beats] * _LOOKS_S > _SILENT_S:
+            return f"rank {rank} has not been heard of for {_SILENT_S:.0f} s: {_GOES_ON}"
+    return None
 
 
 def _failure(world: World) -> str | None:

@@ -133,6 +133,34 @@ def test_a_rank_that_is_killed_in_a_step_is_named(killed, tmp_path):
     assert seconds < 40
 
 
+def test_a_rank_that_is_killed_before_it_came_is_waited_for_no_longer_than_it_may_be_silent(monkeypatch, tmp_path):
+    monkeypatch.setattr("fastkd.agree._LOOKS_S", 0.2)
+    monkeypatch.setattr("fastkd.agree._SILENT_S", 2.0)
+
+    def function(world: World) -> None:
+        if world.rank == 1:
+            while not world.store.add("fastkd/beats/1", 0):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        agree(world, {"mask": "m"})
+
+    found, seconds = as_ranks(2, tmp_path, function)
+    assert found[0].startswith("FastKDError: rank 1 has not been heard of for 2 s")
+    assert seconds < 40
+
+
+def test_a_rank_that_comes_late_is_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setattr("fastkd.agree._LOOKS_S", 0.2)
+    monkeypatch.setattr("fastkd.agree._SILENT_S", 2.0)
+
+    def function(world: World) -> None:
+        if world.rank == 1:
+            time.sleep(5)
+        agree(world, {"mask": "m"})
+
+    assert as_ranks(2, tmp_path, function)[0] == ["None"] * 2
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_rank_that_is_through_fails_with_one_that_is_not(failing, tmp_path):
     def function(world: World) -> None:

@@ -18,8 +18,8 @@ from fastkd.train.run_folder import read_result, read_run
 
 
 class State(NamedTuple):
-    """is_done: the output is whole and made from what the job reads. is_begun: something is there. why: in words, where it is not
-    done."""
+    """is_done: nothing is left to be done; as a rule the output is whole and made from what the job reads. is_begun: something is
+    there. why: in words, where it is not done."""
 
     is_done: bool
     is_begun: bool = False
@@ -37,7 +37,16 @@ class Found(NamedTuple):
 
 
 def state_of(plan: Plan, job: Job) -> State:
-    """Where a job stands. Reads headers alone."""
+    """Where a job stands. Reads headers alone. A store is done, too, where all runs that read it are: it may be removed then."""
+    found = _output_state(plan, job)
+    if job.kind == "store" and not found.is_done:
+        readers = [other for other in plan.jobs.values() if job.name in other.inputs.values()]
+        if readers and all(_output_state(plan, other).is_done for other in readers):
+            return State(True)
+    return found
+
+
+def _output_state(plan: Plan, job: Job) -> State:
     if not job.words:
         return State(True)
     if not job.path.exists():

@@ -53,6 +53,20 @@ def test_what_is_done_is_not_done_again(inside):
     assert (inside / "D/s.csv").read_bytes() == table
 
 
+def test_a_store_is_owed_while_a_run_that_reads_it_is_and_may_be_removed_after(inside):
+    (store,) = Path("D/stores").rglob("*.h5")
+    (run,) = {path.parent for path in Path("D/runs").glob("*/result.json") if "labels" not in path.parent.name}
+    held, result = store.read_bytes(), run / "result.json"
+    store.unlink()
+    assert fastkd("sweep", "s.toml", "--out", "D", "--dry-run", "--json").result["num_owed"] == 0
+    told = result.read_bytes()
+    result.unlink()
+    plan = fastkd("sweep", "s.toml", "--out", "D", "--dry-run", "--json").result
+    assert sorted(one["kind"] for one in plan["commands"] if one["state"] != "done") == ["run", "store"]
+    store.write_bytes(held)
+    result.write_bytes(told)
+
+
 def test_a_dry_run_tells_what_is_done_and_what_is_owed_and_writes_nothing(inside):
     before = sorted(inside.rglob("*"))
     result = fastkd("sweep", "s.toml", "--out", "D", "--set", "prune.keep=[0.05, 0.1]", "--dry-run", "--json").result
