@@ -14,7 +14,6 @@ the whole file's values. An outcome is
 """
 
 import argparse
-import io
 import json
 import math
 import os
@@ -27,231 +26,19 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from benchmarks import measure
+from benchmarks.cli.artefact_kinds import KINDS, Value
 from benchmarks.cli.damages import ways_of
+from benchmarks.cli.lab import prepare
 
 HANGS_AFTER_S, MOST_BYTES, EACH = 10, 200 << 20, 250
-NUM_IMAGES, SIDE = 60, 16
-CPU = "--device cpu --num-workers 1"
-RUN = f"train x.beton --mask m.h5 --logits l.h5 --model resnet8 --epochs 3 --batch-size 10 --val x.beton {CPU}"
-DATA = (
-    "build-beton images --mode raw --out x.beton",
-    "prune x.beton --keep 0.5 --weights inverse-class --out m.h5",
-    "prune x.beton --keep 0.5 --seed 5 --weights inverse-class --out m5.h5",
-)
-TRAIN = f"train x.beton --alpha 0 --model resnet8 --views center --epochs 3 --batch-size 20 --record el2n,dual --dual-window 2 {CPU}"
-CACHE = f"cache-logits x.beton --mask m.h5 --num-seeds 2 --outputs logits,embedding --batch-size 8 {CPU}"
-LAB = (
-    *DATA,
-    f"{TRAIN} --out t",
-    f"{TRAIN} --seed 5 --out t5",
-    f"score x.beton --method moderate --model t --features-out f.h5 --out s0.h5 {CPU}",
-    f"score x.beton --method moderate --model t5 --features-out f5.h5 --out s05.h5 {CPU}",
-    f"{CACHE} --teacher t --out l.h5",
-    f"{CACHE} --teacher t5 --out l5.h5",
-    f"{CACHE} --teacher t --shard 1/2 --out a.h5",
-    f"{CACHE} --teacher t --shard 2/2 --out b.h5",
-    f"{CACHE} --teacher t5 --shard 1/2 --out a5.h5",
-    f"{RUN} --out run",
-    f"{RUN} --seed 5 --out run5",
-)
-CHANGING = ("images_per_s", "data_wait_percent", "step_percent", "size_bytes", "notes", "done_percent", "teacher_top1")
-"""Of results: rates, and what damage may change without that anything is read as else: the size of the file, and how much of
-a store is filled, where flags are cleared."""
-Value = Any
-
-
-def call(line: str) -> tuple[int, str]:
-    """A command in this process: its exit code, and what it prints on stdout; errors come as exceptions."""
-    from fastkd.cli import cli
-
-    out = io.StringIO()
-    with redirect_stdout(out), redirect_stderr(io.StringIO()):
-        try:
-            cli.main(line.split(), prog_name="fastkd", standalone_mode=False)
-        except SystemExit as end:
-            return int(end.code or 0), out.getvalue()
-    return 0, out.getvalue()
-
-
-def result_of(line: str) -> dict[str, Any]:
-    """The result of a command; without what depends on the moment."""
-    from fastkd.errors import CorruptError
-
-    code, text = call(f"{line} --json")
-    found: dict[str, Any] = json.loads(text)
-    if code:
-        assert found["problems"]
-        raise CorruptError("; ".join(found["problems"]))
-    return {name: value for name, value in found.items() if name not in CHANGING}
-
-
-def written(line: str, out: str) -> Value:
-    """The bytes of what a command writes."""
-    shutil.rmtree("out", ignore_errors=True)
-    os.mkdir("out")
-    call(f"{line} --out out/{out}")
-    return Path("out", out).read_bytes()
-
-
-def trained() -> Value:
-    result = result_of(f"{RUN} --out copy/run")
-    return [result, Path("copy/run/model.safetensors").read_bytes()]
-
-
-def loaded(*, logits: bool) -> Value:
-    """What a loader gives of a mask, or of a store beside one."""
-    from fastkd.data.views.draw import Views
-    from fastkd.feed.loader import Loader
-
-    mask, more = ("m.h5", {"logits": "copy/l.h5", "embeddings": True}) if logits else ("copy/m.h5", {"logits": None})
-    loader = Loader(
-        "x.beton", None if logits else Views("crop-flip", SIDE, 2), mask=mask, batch_size=16, num_workers=1, **more
-    )
-    found = []
-    for batch in [batch for epoch in range(2) for batch in loader.epoch(epoch)]:
-        parts = [batch.images, batch.labels, batch.sample_ids, batch.logits, getattr(batch, "embeddings", None)]
-        found.append([None if part is None else part.numpy().tobytes() for part in parts])
-    return [*found, None if loader.weights is None else loader.weights.numpy().tobytes()]
-
-
-def merged() -> Value:
-    """Tables and records of the store that is merged of a shard."""
-    from fastkd.store.tables import read_tables
-
-    written("merge copy/a.h5 b.h5", "l.h5")
-    tables = read_tables("out/l.h5")
-    arrays = (tables.sample_ids, tables.done, tables.top1, tables.probes, tables.probe_crc32c)
-    records = [tables.map_records(output)[..., : output.codec.payload_bytes + 4] for output in tables.outputs]
-    return [tables.header, tables.about, *(array.tobytes() for array in (*arrays, *records))]
-
-
-def inspected(name: str) -> list[Callable[[], Value]]:
-    return [lambda: result_of(f"inspect copy/{name}"), lambda: result_of(f"verify copy/{name}")]
-
-
-# Kind → the file or folder, another of its kind, what of the folder is damaged, and what reads it.
-KINDS: dict[str, tuple[str, str, tuple[str, ...], list[Callable[[], Value]]]] = {
-    "mask": (
-        "m.h5",
-        "m5.h5",
-        (),
-        [
-            *inspected("m.h5"),
-            lambda: loaded(logits=False),
-            lambda: written("prune x.beton --method complement --mask copy/m.h5", "c.h5"),
-            lambda: result_of("plan x.beton --num-seeds 2 --mask copy/m.h5 --images-per-s 1"),
-        ],
-    ),
-    "scores": (
-        "t/scores.h5",
-        "t5/scores.h5",
-        (),
-        [
-            *inspected("scores.h5"),
-            lambda: written("prune x.beton --keep 0.3 --method scores --score el2n --scores copy/scores.h5", "c.h5"),
-            lambda: result_of("inspect t5/scores.h5 --compare copy/scores.h5 --score el2n"),
-        ],
-    ),
-    "features": (
-        "f.h5",
-        "f5.h5",
-        (),
-        [
-            *inspected("f.h5"),
-            lambda: written("prune x.beton --keep 0.3 --method moderate --features copy/f.h5", "c.h5"),
-        ],
-    ),
-    "store": (
-        "l.h5",
-        "l5.h5",
-        (),
-        [
-            *inspected("l.h5"),
-            lambda: loaded(logits=True),
-            lambda: written("score x.beton --method el2n --logits copy/l.h5", "s.h5"),
-        ],
-    ),
-    "shard": (
-        "a.h5",
-        "a5.h5",
-        (),
-        [lambda: result_of("inspect copy/a.h5"), merged],
-    ),
-    "finished run": (
-        "run",
-        "run5",
-        (
-            "run.json",
-            "run.json",
-            "result.json",
-            "result.json",
-            "metrics.jsonl",
-            "metrics.csv",
-            "model.safetensors",
-            "resume.pt",
-        ),
-        [
-            *inspected("run"),
-            lambda: result_of("report copy --out out/r.html"),
-            lambda: result_of(f"evaluate x.beton --model copy/run {CPU}"),
-            trained,
-        ],
-    ),
-    "stopped run": (
-        "stopped",
-        "stopped5",
-        ("run.json", "resume.pt", "resume.pt", "resume-previous.pt", "metrics.jsonl", "metrics.csv"),
-        [*inspected("run"), trained],
-    ),
-}
 SHARES = {"mask": 20, "scores": 20, "features": 10, "store": 18, "shard": 10, "finished run": 12, "stopped run": 10}
 """Of a hundred copies."""
-
-
-def prepare(folder: Path, lines: tuple[str, ...] = LAB) -> None:
-    """The whole files, in the working folder; lines: DATA for those that no network is needed for."""
-    for i in range(NUM_IMAGES):
-        coarse = np.random.default_rng(i).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        (folder / "images" / "abc"[i % 3]).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(coarse).resize((SIDE, SIDE)).save(folder / "images" / "abc"[i % 3] / f"{i:02}.png")
-    for line in lines:
-        code, text = call(line)
-        assert code == 0, (line, text)
-    for name, more in (("stopped", ""), ("stopped5", "--seed 5")) if lines == LAB else ():
-        stop(f"{RUN} {more} --out {name}/run", after=2)
-    for name in ("out", "copy"):
-        (folder / name).mkdir()
-
-
-def stop(line: str, after: int) -> None:
-    """A run in a process of its own that ends as if killed once so many states are written."""
-    pid = os.fork()
-    if pid:
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-        return
-    from fastkd.train.parts.states import Checkpoints
-
-    save, count = Checkpoints.save, iter(range(1, after + 1))
-
-    def save_and_end(self: Checkpoints, position: dict[str, Any]) -> None:
-        save(self, position)
-        if next(count) == after:
-            self.finish()
-            os._exit(9)
-
-    Checkpoints.save = save_and_end  # type: ignore[method-assign]
-    try:
-        call(line)
-    finally:
-        os._exit(1)
 
 
 def memory(name: str) -> int:

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure
-from benchmarks.cli.damaged_artefacts import CPU, DATA, LAB, RUN, prepare
+from benchmarks.cli.lab import CPU, DATA, LAB, RUN, prepare
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "build-beton": ("build-beton images --mode raw --out out/y.beton",),

@@ -27,8 +27,8 @@ import numpy as np
 
 import fastkd
 from benchmarks import measure
-from benchmarks.cli.damaged_artefacts import DATA, LAB, prepare
 from benchmarks.cli.failing_calls import COMMANDS, OF_DATA, contents, prepare_out
+from benchmarks.cli.lab import DATA, LAB, prepare
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGHUP: -signal.SIGHUP, signal.SIGKILL: -signal.SIGKILL}

@@ -37,10 +37,10 @@ def test_a_few_signals_leave_nothing_behind():
 
 
 def test_a_few_damaged_masks_are_refused_or_the_same(tmp_path, monkeypatch):
-    script = benchmark("cli.damaged_artefacts")
+    lab = benchmark("cli.lab")
     monkeypatch.chdir(tmp_path)
-    script.prepare(tmp_path, script.DATA)
-    found = script.campaign(tmp_path, "mask", 150, 0)
+    lab.prepare(tmp_path, lab.DATA)
+    found = benchmark("cli.damaged_artefacts").campaign(tmp_path, "mask", 150, 0)
     assert found["wrong"] == []
     assert sum(found["totals"].values()) == 150
 
