@@ -7,6 +7,7 @@ from fastkd.data.beton.dataset import Dataset
 from fastkd.data.identity import probe_checksums, view_identity
 from fastkd.data.views.draw import Views
 from fastkd.data.views.mix import Mix
+from fastkd.differences import differences, in_a_line
 from fastkd.errors import FormatError, MismatchError, OptionError
 from fastkd.models.classes import SAME_ORDER, require_same_names
 from fastkd.store.logit_store import LogitStore
@@ -42,9 +43,10 @@ def check_store(store: LogitStore, dataset: Dataset, views: Views, *, by_number:
     """
     path, header = store.tables.path, store.tables.header
     require_input(header, path, "beton", dataset.fingerprint, dataset.beton.path)
-    for name, wanted in view_identity(views, store.sample_ids).items():
-        if header.params.get(name) != wanted:
-            raise MismatchError(f"{path}: made for {name} {header.params.get(name)}, asked for {wanted}")
+    wanted = view_identity(views, store.sample_ids)
+    differs = differences({name: header.params.get(name) for name in wanted}, wanted)
+    if differs:
+        raise MismatchError(f"{path}: made for {in_a_line(differs)}; its own are {_as_options(views_of(store.tables))}")
     if views.num_seeds > store.num_seeds:
         raise MismatchError(f"{path}: holds {store.num_seeds} seeds a sample, {views.num_seeds} are asked for")
     if store.num_classes != dataset.num_classes:
@@ -55,6 +57,11 @@ def check_store(store: LogitStore, dataset: Dataset, views: Views, *, by_number:
         way_out = f"take the classes by their numbers with --class-map {SAME_ORDER}"
         require_same_names(header.params, path, dataset.class_names, dataset.beton.path, way_out)
     check_probes(store.tables, dataset)
+
+
+def _as_options(views: Views) -> str:
+    mix = "" if views.mix is None else f" --mix {views.mix.kind} --mix-alpha {views.mix.alpha:g}"
+    return f"--views {views.kind} --size {views.size}{mix}"
 
 
 def check_probes(tables: StoreTables, dataset: Dataset) -> None:

@@ -233,7 +233,9 @@ def test_the_loss_weighs_both_labels_of_each_sample(dataset, ids, tmp_path):
 def test_a_mixed_store_serves_its_own_mask_alone(dataset, ids, stores):
     with pytest.raises(MismatchError, match="mixed among all 200 samples that it holds, 50 are kept here"):
         Loader(dataset, mask=ids[:50], logits=stores["fp16"])
-    with pytest.raises(MismatchError, match=r"made for views .*cutmix.*, asked for"):
+    with pytest.raises(
+        MismatchError, match=r"made for views\.mix .*cutmix.* \(asked for none\); its own are --views .* --mix cutmix"
+    ):
         Loader(dataset, views_with(None), mask=ids, logits=stores["fp16"])
 
 

@@ -117,7 +117,10 @@ def test_a_store_of_another_beton_is_refused(dataset, raw_mask, tmp_path):
 @pytest.mark.parametrize(
     ("views", "words"),
     [
-        (Views("rrc", 32, 3), "made for views .*crop-flip.*, asked for .*rrc"),
+        (
+            Views("rrc", 32, 3),
+            r"made for views\.kind crop-flip \(asked for rrc\).*; its own are --views crop-flip --size 32",
+        ),
         (Views("crop-flip", 32, 4), "3 seeds .* 4"),
     ],
 )
@@ -131,7 +134,9 @@ def test_a_store_of_another_size_of_views_is_refused(jpg_beton, tmp_path):
     views = Views("rrc", 48, 2)
     path = make_store(tmp_path / "l.h5", random_logits(2, 24, 3), np.arange(24), dataset=small, views=views)
     Loader(small, views, logits=path)
-    with pytest.raises(MismatchError, match=r"l\.h5: made for views .*48.*, asked for .*64"):
+    with pytest.raises(
+        MismatchError, match=r"l\.h5: made for views\.size 48 \(asked for 64\); its own are --views rrc --size 48"
+    ):
         Loader(small, Views("rrc", 64, 2), logits=path)
 
 
