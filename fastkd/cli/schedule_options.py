@@ -1,6 +1,7 @@
 """Options of `fastkd train` on how long, how fast and by which updates it learns; and recipes, which are values of options."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -125,10 +126,20 @@ keep_option = click.option(
 )
 
 
-def say_left_out(name: str | None) -> None:
-    """Says what fastkd does not do of a named recipe."""
-    if name is not None and (left_out := read_named(name)[1]):
+def say_recipe(name: str | None, options: Mapping[str, Any], num_ranks: int) -> None:
+    """Says what fastkd does not do of a named recipe, and where its learning rate meets updates of other sizes than its own."""
+    if name is None:
+        return
+    own, left_out = read_named(name)
+    if left_out:
         say(f"train: --recipe {name} is its source's but for: {left_out}")
+    samples = options["batch_size"] * options["accumulate"] * num_ranks
+    own_samples = own["batch-size"] * own.get("accumulate", 1)
+    if options["lr"] == own["lr"] and samples != own_samples:
+        say(
+            f"train: lr {own['lr']:g} is the recipe's for {own_samples:,} samples an update, here are {samples:,}; a good one for them is "
+            f"likely {'lower' if samples < own_samples else 'higher'}: --lr"
+        )
 
 
 def describe_update(recipe: "Recipe") -> str:

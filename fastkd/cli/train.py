@@ -25,7 +25,7 @@ from fastkd.cli.schedule_options import (
     describe_update,
     keep_option,
     order_options,
-    say_left_out,
+    say_recipe,
     schedule_options,
 )
 from fastkd.cli.train_options import (
@@ -207,7 +207,7 @@ def train(
     has_teacher, fraction = bool(teacher or logits), len(kept_ids(dataset, kept)) / dataset.beton.num_samples
     refuse_idle({"standardise_logits": options["standardise_logits"]}, "logits or --teacher", has_teacher)
     weight = choose_alpha(alpha, alpha_rule, fraction=fraction, kd=options["kd"], has_teacher=has_teacher)
-    say_left_out(options.pop("recipe"))
+    say_recipe(options.pop("recipe"), options, world.size)
     # fewer epochs than one are refused by the recipe, which needs the views first
     epochs = 50 if options["steps"] else max(1, options["epochs"] or 240)
     own_center, val_center = (None, None) if force else share(world, lambda: started_center(out))

@@ -135,6 +135,25 @@ def test_what_a_recipe_leaves_out_is_said(raw_beton, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            ("--batch-size", 100),
+            "lr 0.5 is the recipe's for 512 samples an update, here are 100; a good one for them is likely lower",
+        ),
+        (("--batch-size", 150, "--accumulate", 4), "here are 600; a good one for them is likely higher: --lr"),
+        (("--batch-size", 256, "--accumulate", 2), None),
+        (("--batch-size", 100, "--lr", 0.1), None),
+    ],
+)
+def test_a_recipes_rate_at_other_updates_than_its_own_is_said(raw_beton, tmp_path, more, told):
+    words = ("--model", "resnet8", "--alpha", 0, "--out", tmp_path / "r", "--recipe", "fast-cifar", "--device", "cpu")
+    outcome = fastkd("train", raw_beton, *words, "--steps", 1, *more)
+    assert outcome.code == 0, outcome.err
+    assert told in outcome.err if told else "samples an update" not in outcome.err
+
+
+@pytest.mark.parametrize(
     ("words", "told"),
     [
         (("--alpha", "0:1,0:0"), "the fractions must increase"),
