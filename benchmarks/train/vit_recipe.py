@@ -7,7 +7,8 @@ each the best counts. In as many epochs, from the same weights, over the same vi
 each. Asserted: the mean top-1 of AdamW at its best rate is above that of SGD at its best.
 
     python -m benchmarks.train.vit_recipe train.beton test.beton --teacher resnet56.th --teacher-model resnet56 \\
-        --images 10000 --epochs 30 --seeds 3 --model timm:vit_tiny_patch16_224
+        --teacher-norm imagenet --model timm:vit_tiny_patch16_224 --images 4000 --epochs 15 --seeds 2 --num-seeds 8 \\
+        --lr 3e-4 --sgd-lr 0.002 0.005 --jobs 2 --name vit_recipe_tiny
 """
 
 import argparse
@@ -93,7 +94,9 @@ def prepare(args: argparse.Namespace, folder: Path) -> list[Task]:
         if not mask.exists():
             ids = np.random.default_rng(seed).permutation(dataset.beton.num_samples)[: args.images]
             save_mask(mask, ids, params={"method": "random", "seed": seed}, **told)
-        recipe = StoreRecipe(dataset=dataset, teacher=teacher, views=views, mask=Mask.load(mask))
+        kept = Mask.load(mask)
+        assert len(kept.sample_ids) == args.images, f"{mask}: of {len(kept.sample_ids)} images, take another --folder"
+        recipe = StoreRecipe(dataset=dataset, teacher=teacher, views=views, mask=kept)
         fill_store(folder / f"l{seed}.h5", recipe)
         tasks += [Task(seed, contender, folder) for contender in recipes(args, dataset.num_classes)]
     return tasks
